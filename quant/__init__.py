@@ -1,0 +1,42 @@
+"""The arithmetic of low bits: one set of weights, seen at any bit-width."""
+
+from quant.affine import (
+    activation_qparams,
+    dequantize,
+    fake_quantize_activation,
+    fake_quantize_weight,
+    integer_range,
+    quantize,
+    quantize_weight,
+    weight_scale,
+)
+from quant.bits import FULL_PRECISION, BitWidth, parse_bit_width
+from quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear, valid_frames
+from quant.policy import Policy
+from quant.prepare import NotCalibratedError, at, calibrate, observe, prepare, quant_layers
+
+__all__ = [
+    "FULL_PRECISION",
+    "BitWidth",
+    "NotCalibratedError",
+    "Policy",
+    "QuantConv1d",
+    "QuantConv2d",
+    "QuantLayer",
+    "QuantLinear",
+    "activation_qparams",
+    "at",
+    "calibrate",
+    "dequantize",
+    "fake_quantize_activation",
+    "fake_quantize_weight",
+    "integer_range",
+    "observe",
+    "parse_bit_width",
+    "prepare",
+    "quant_layers",
+    "quantize",
+    "quantize_weight",
+    "valid_frames",
+    "weight_scale",
+]
