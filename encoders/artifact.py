@@ -121,7 +121,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not {"format_version", "encoder", "arguments"} <= config.keys():
         raise ArtifactError(f"{path} must have the keys format_version, encoder and arguments")
     if config["format_version"] != FORMAT_VERSION:
-        raise ArtifactError(f"{path} has format_version {config['format_version']}; this version reads {FORMAT_VERSION}")
+        raise ArtifactError(
+            f"{path} has format_version {config['format_version']}; this version reads {FORMAT_VERSION}"
+        )
     return config
 
 
@@ -137,7 +139,9 @@ def _load_weights(encoder: Encoder, path: Path) -> None:
     problems = [f"missing {key}" for key in expected.keys() - found.keys()]
     problems += [f"unexpected {key}" for key in found.keys() - expected.keys()]
     problems += [
-        f"{key} has shape {found[key]}, not {shape}" for key, shape in expected.items() if found.get(key, shape) != shape
+        f"{key} has shape {found[key]}, not {shape}"
+        for key, shape in expected.items()
+        if found.get(key, shape) != shape
     ]
     if problems:
         shown = "; ".join(sorted(problems)[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")

@@ -100,7 +100,9 @@ def fake_quantize_weight(weight: Tensor, bits: int) -> Tensor:
 
 
 def fake_quantize_activation(values: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
-    """The tensor on its unsigned grid, by torch's fused kernel; gradient 1 inside the range, 0 outside.
+    """The tensor on its unsigned grid, by torch's fused kernel.
+
+    The gradient is 1 inside the range and 0 outside; none flows into the range (as published).
 
     Args:
         values: any shape, float32 or bfloat16.
@@ -109,7 +111,7 @@ def fake_quantize_activation(values: Tensor, scale: Tensor, zero_point: Tensor, 
         bits: 2 to 8.
     """
     low, high = integer_range(bits, signed=False)
-    return torch.fake_quantize_per_tensor_affine(values, scale, zero_point, low, high)
+    return torch.fake_quantize_per_tensor_affine(values, scale.detach(), zero_point, low, high)
 
 
 class _FakeQuantize(torch.autograd.Function):

@@ -1,0 +1,159 @@
+"""Random views of a batch: of waveforms and their log-mels, or of images.
+
+All randomness comes from torch's global generator; the training step seeds it from (seed, step, rank).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+import torchaudio.functional as AF
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from encoders.encoder import Encoder
+from encoders.log_mel import WINDOW
+
+
+class SpeechAugmentation(nn.Module):
+    """Waveform crop, gain, mixing and noise, then mel random resized crop and masking.
+
+    Args:
+        min_crop: smallest part of a clip that a view keeps, 0 to 1.
+        gain_db: lowest and highest gain in dB.
+        noise_snr_db: lowest and highest signal-to-noise ratio of added white noise, in dB.
+        mix_snr_db: the same for another clip of the batch mixed in behind.
+        noise_probability: share of clips that get noise; mixing has the same share.
+        mel_scale: smallest part of the mel axis and of the time axis that the resized crop keeps.
+        frequency_mask: widest band that is masked, in mels (SpecAugment); 0 masks none.
+        time_mask: longest stretch that is masked, as a part of the clip; 0 masks none.
+    """
+
+    def __init__(
+        self,
+        min_crop: float = 0.6,
+        gain_db: Sequence[float] = (-12.0, 6.0),
+        noise_snr_db: Sequence[float] = (5.0, 30.0),
+        mix_snr_db: Sequence[float] = (5.0, 20.0),
+        noise_probability: float = 0.5,
+        mel_scale: float = 0.7,
+        frequency_mask: int = 12,
+        time_mask: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.min_crop, self.gain_db = min_crop, gain_db
+        self.noise_snr_db, self.mix_snr_db, self.noise_probability = noise_snr_db, mix_snr_db, noise_probability
+        self.mel_scale, self.frequency_mask, self.time_mask = mel_scale, frequency_mask, time_mask
+
+    def forward(self, inputs: Tensor, lengths: Tensor, encoder: Encoder) -> tuple[Tensor, Tensor]:
+        """One view of a batch.
+
+        Args:
+            inputs: waveforms, shape (batch, samples), 16,000 Hz, zero beyond each clip's length.
+            lengths: samples of each clip, shape (batch,).
+            encoder: gives the log-mel front end.
+
+        Returns:
+            log_mel, shape (batch, n_mels, frames); frames of each clip, shape (batch,).
+        """
+        waveform, lengths = random_crop(inputs, lengths, self.min_crop)
+        waveform = waveform * decibels(uniform(len(waveform), self.gain_db, waveform))
+        waveform = self._add(waveform, waveform.roll(1, dims=0), self.mix_snr_db)
+        waveform = self._add(waveform, torch.randn_like(waveform), self.noise_snr_db)
+        waveform = waveform * (torch.arange(waveform.shape[1], device=lengths.device) < lengths[:, None])
+        log_mel, frames = encoder.front_end(waveform, lengths)
+        log_mel = random_resized_crop(log_mel, frames, self.mel_scale)
+        return self._mask(log_mel, frames), frames
+
+    def _add(self, signal: Tensor, other: Tensor, snr_db: Sequence[float]) -> Tensor:
+        chosen = torch.rand(len(signal), 1, device=signal.device) < self.noise_probability
+        ratio = rms(signal) / rms(other) / decibels(uniform(len(signal), snr_db, signal))
+        return signal + other * ratio * chosen
+
+    def _mask(self, log_mel: Tensor, frames: Tensor) -> Tensor:
+        batch, n_mels, time = log_mel.shape
+        longest = frames * self.time_mask
+        for axis, size, widest in ((1, n_mels, torch.full_like(longest, self.frequency_mask)), (2, time, longest)):
+            extent = torch.where(frames > 0, n_mels, frames) if axis == 1 else frames
+            width = torch.rand(batch, device=log_mel.device) * widest
+            start = torch.rand(batch, device=log_mel.device) * (extent - width).clamp_min(0)
+            position = torch.arange(size, device=log_mel.device)
+            hidden = (position >= start[:, None]) & (position < (start + width)[:, None])
+            log_mel = log_mel.masked_fill(hidden.unsqueeze(2 if axis == 1 else 1), 0)
+        return log_mel
+
+
+class ImageAugmentation(nn.Module):
+    """The published recipe: resized crop, flip, colour jitter, greyscale, and blur for large images.
+
+    Args:
+        image_size: height and width of a view, in pixels.
+        min_area: smallest part of the image's area that the crop keeps.
+        colour: jitter of brightness, contrast, saturation and hue, with probability 0.8, and greyscale with 0.2;
+            for grey images only brightness and contrast.
+        flip: mirror half of the views; wrong for digits and letters.
+        blur: Gaussian blur with probability 0.5 (the ImageNet recipe).
+    """
+
+    def __init__(
+        self, image_size: int = 32, min_area: float = 0.2, colour: bool = True, flip: bool = True, blur: bool = False
+    ) -> None:
+        super().__init__()
+        steps: list[nn.Module] = [v2.RandomResizedCrop(image_size, scale=(min_area, 1.0), antialias=True)]
+        if colour:
+            steps += [v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), v2.RandomGrayscale(0.2)]
+        if blur:
+            kernel = max(3, image_size // 10 | 1)
+            steps.append(v2.RandomApply([v2.GaussianBlur(kernel, sigma=(0.1, 2.0))], p=0.5))
+        if flip:
+            steps.append(v2.RandomHorizontalFlip())
+        self.transform = v2.Compose(steps)
+
+    def forward(self, inputs: Tensor, lengths: Tensor | None, encoder: Encoder) -> tuple[Tensor, Tensor | None]:
+        """One view, each image with its own draw: (batch, channels, height, width) in [0, 1], then normalized."""
+        views = torch.stack([self.transform(image) for image in inputs])
+        normalized, lengths = encoder.front_end(views, lengths)
+        return normalized, lengths
+
+
+def random_crop(waveform: Tensor, lengths: Tensor, min_crop: float) -> tuple[Tensor, Tensor]:
+    """A random stretch of each clip, at least `min_crop` of it and at least one 25 ms frame."""
+    keep = min_crop + (1 - min_crop) * torch.rand(len(lengths), device=lengths.device)
+    new_lengths = (lengths * keep).long().clamp_min(2 * WINDOW).minimum(lengths)
+    start = (torch.rand(len(lengths), device=lengths.device) * (lengths - new_lengths + 1)).long()
+    position = torch.arange(int(new_lengths.max()), device=lengths.device)
+    index = (start[:, None] + position).clamp_max(waveform.shape[1] - 1)
+    return waveform.gather(1, index) * (position < new_lengths[:, None]), new_lengths
+
+
+def random_resized_crop(log_mel: Tensor, frames: Tensor, min_scale: float) -> Tensor:
+    """A random rectangle of each clip's mel-time plane, stretched back to its full size (BYOL-A, Sec. III-B)."""
+    batch, n_mels, time = log_mel.shape
+    grid = []
+    for size, extent in ((time, frames.float()), (n_mels, torch.full_like(frames, n_mels).float())):
+        scale = min_scale + (1 - min_scale) * torch.rand(batch, device=log_mel.device)
+        start = torch.rand(batch, device=log_mel.device) * (1 - scale) * extent
+        source = start[:, None] + scale[:, None] * torch.arange(size, device=log_mel.device)
+        grid.append((2 * source + 1) / size - 1)  # grid_sample's coordinates, -1 to 1
+    across, down = grid
+    points = torch.stack(
+        [across[:, None, :].expand(-1, n_mels, -1), down[:, :, None].expand(-1, -1, time)], dim=-1
+    )  # (batch, n_mels, time, 2)
+    resized = F.grid_sample(log_mel.unsqueeze(1), points, padding_mode="border", align_corners=False)
+    return resized.squeeze(1)
+
+
+def uniform(count: int, bounds: Sequence[float], like: Tensor) -> Tensor:
+    """Uniform draws between two bounds, shape (count, 1)."""
+    low, high = bounds
+    return low + (high - low) * torch.rand(count, 1, device=like.device)
+
+
+def decibels(gain: Tensor) -> Tensor:
+    """Gain in dB to a factor of amplitude."""
+    return AF.DB_to_amplitude(gain, 1.0, 0.5)
+
+
+def rms(waveform: Tensor) -> Tensor:
+    """Root mean square of each clip, shape (batch, 1), never zero."""
+    return waveform.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-6)

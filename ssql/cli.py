@@ -1,0 +1,53 @@
+"""The `ssql` command: pretrain, evaluate, export, verify, bench."""
+
+import sys
+from collections.abc import Callable
+
+USAGE = """usage: ssql COMMAND [options]
+
+  pretrain   pretrain an encoder:       ssql pretrain --config FILE.yaml --output runs/mine
+  evaluate   accuracy at bit-widths:    ssql evaluate --config FILE.yaml --output runs/mine
+  export     write ONNX files:          ssql export --encoder runs/mine/encoder --output runs/mine --bit_width w4a8
+  verify     ONNX file against torch:   ssql verify --file F.onnx --encoder runs/mine/encoder
+  bench      latency of ONNX files:     ssql bench --files '[a.onnx, b.onnx]'
+
+ssql COMMAND --help says more; --print_config writes a command's whole configuration.
+"""
+
+
+def main() -> None:
+    """Entry point: one-line errors, exit code 1 for bad input and 2 for a bad command line."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        sys.stdout.write(USAGE)
+        sys.exit(0 if len(sys.argv) > 1 else 2)
+    name, *args = sys.argv[1:]
+    if name not in ("pretrain", "evaluate", "export", "verify", "bench"):
+        sys.exit(f"ssql: unknown command {name!r}\n{USAGE}")
+    sys.argv = [f"ssql {name}", *args]
+    try:
+        _command(name)(args)
+    except (ValueError, OSError, RuntimeError, TypeError) as error:
+        if "--debug" in args:
+            raise
+        sys.exit(f"ssql {name}: error: {error}")
+
+
+def _command(name: str) -> Callable[[list[str]], object]:
+    # Imported only when run: torch and Lightning take seconds, `ssql --help` should not.
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if name == "pretrain":
+        from ssql.pretrain import pretrain
+
+        return pretrain
+    from jsonargparse import auto_cli
+
+    from ssql import commands
+
+    function = getattr(commands, name)
+    return lambda args: auto_cli(function, args=args, as_positional=False, prog=f"ssql {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The commands beside `ssql pretrain`, each a typed function that jsonargparse turns into a command line."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import export as onnx_export
+from encoders import Encoder, load_encoder
+from quant import parse_bit_width
+from ssql.data import DataModule
+from ssql.evaluate import BIT_WIDTHS
+from ssql.evaluate import evaluate as evaluate_encoders
+from ssql.report import markdown_table, save_json, save_plot, terminal_table
+
+FILE_NAMES = {"fp": "encoder-fp32.onnx", "w8a8": "encoder-int8.onnx", "w4a8": "encoder-int4.onnx"}
+
+
+def evaluate(
+    encoders: dict[str, str],
+    data: DataModule,
+    output: str,
+    bit_widths: list[str] = list(BIT_WIDTHS),  # noqa: B006
+    tasks: list[str] | None = None,
+    calibration_batches: int = 8,
+    overwrite: bool = False,
+) -> None:
+    """Probe frozen encoders at several bit-widths: one table, one plot.
+
+    Writes accuracy.json (rows of method, task, bit_width, metric, value), accuracy.md and accuracy.png.
+    Example: ssql evaluate --encoders.SSQL runs/a/encoder --encoders.SimSiam runs/b/encoder
+    --data SpokenWords --output runs/a
+
+    Args:
+        encoders: name in the table to encoder folder.
+        data: labelled data module.
+        output: folder for the results.
+        bit_widths: fp, w8a8, w4a8, ...
+        tasks: label names; all of the data's by default.
+        calibration_batches: training batches that set the activation ranges.
+        overwrite: replace earlier results.
+    """
+    targets = [Path(output) / f"accuracy.{ending}" for ending in ("json", "md", "png")]
+    _refuse_existing(targets, overwrite)
+    loaded = {name: load_encoder(folder) for name, folder in encoders.items()}
+    rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches)
+    save_json(rows, targets[0])
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    targets[1].write_text("\n".join(f"**{metric}**\n\n{markdown_table(rows, metric)}" for metric in metrics))
+    save_plot(rows, targets[2])
+    console = Console()
+    for metric in metrics:
+        console.print(terminal_table(rows, metric))
+    console.print(f"rows: {targets[0]}\nplot: {targets[2]}")
+
+
+def export(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overwrite: bool = False) -> None:
+    """Write an encoder as ONNX at one or more bit-widths, verify each file against torch, measure them.
+
+    Example: ssql export --encoder runs/a/encoder --output runs/a --bit_width '[fp, w8a8, w4a8]'
+
+    Args:
+        encoder: encoder folder.
+        output: folder for encoder-fp32.onnx (fp), encoder-int8.onnx (w8a8), encoder-int4.onnx (w4a8),
+            encoder-<bit-width>.onnx for others.
+        bit_width: one, or a list.
+        overwrite: replace existing files.
+    """
+    bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
+    paths = {b: Path(output) / FILE_NAMES.get(b, f"encoder-{parse_bit_width(b)}.onnx") for b in bit_widths}
+    _refuse_existing(list(paths.values()), overwrite)
+    loaded = load_encoder(encoder)
+    for name, path in paths.items():
+        onnx_export.to_onnx(loaded, path, name, overwrite=overwrite)
+        _print_verification(path, loaded, name)
+    bench([str(path) for path in paths.values()], output=str(Path(output) / "latency.json"))
+
+
+def verify(file: str, encoder: str, bit_width: str) -> None:
+    """Compare an ONNX file with torch: every integer, and features at several lengths and batch sizes.
+
+    Example: ssql verify --file runs/a/encoder-int4.onnx --encoder runs/a/encoder --bit_width w4a8
+
+    Args:
+        file: the ONNX file.
+        encoder: the encoder folder it was exported from.
+        bit_width: the bit-width it was exported at.
+    """
+    _print_verification(Path(file), load_encoder(encoder), bit_width)
+
+
+def bench(files: list[str], seconds: list[float] = [1.0, 10.0], threads: int = 0, output: str | None = None) -> None:  # noqa: B006
+    """Size, cold start, latency and real-time factor of ONNX files, side by side in ONNX Runtime.
+
+    Example: ssql bench --files '[runs/a/encoder-fp32.onnx, runs/a/encoder-int8.onnx]'
+
+    Args:
+        files: ONNX files that `ssql export` wrote; ratios are against the first.
+        seconds: clip lengths in seconds.
+        threads: of ONNX Runtime; 0 takes its default.
+        output: JSON file for the rows.
+    """
+    rows = onnx_export.measure_files([Path(file) for file in files], seconds=tuple(seconds), threads=threads)
+    if output:
+        save_json(rows, Path(output))
+    columns = list(rows[0])
+    table = Table(*columns, title="ONNX Runtime on this machine")
+    for row in rows:
+        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console().print(table)
+
+
+def _print_verification(path: Path, encoder: Encoder, bit_width: str) -> None:
+    result = onnx_export.verify(path, encoder, bit_width)
+    save_json(result.to_dict(), path.with_suffix(".verification.json"))
+    Console().print(f"{path}: {result}")
+    if not result.passed:
+        raise onnx_export.VerificationError(f"{path} does not agree with torch at {bit_width}: {result}")
+
+
+def _refuse_existing(paths: list[Path], overwrite: bool) -> None:
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists already: use --overwrite true, or another --output")

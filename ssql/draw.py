@@ -1,0 +1,21 @@
+"""The bit-width of a training step: a function of seed and step, the same on every rank and after a resume."""
+
+import random
+from collections.abc import Sequence
+
+from quant import BitWidth
+
+
+def draw_bit_width(
+    seed: int, step: int, weight_bits: Sequence[int] = (2, 8), activation_bits: Sequence[int] = (4, 8)
+) -> BitWidth:
+    """One weight and one activation bit-width for the whole network, drawn independently and uniformly.
+
+    Args:
+        seed: of the run.
+        step: optimizer step, from 0.
+        weight_bits: smallest and largest, both included; 2 to 8 is published (Cao et al. 2022).
+        activation_bits: smallest and largest, both included; 4 to 8 is published.
+    """
+    stream = random.Random(f"bit_width {seed} {step}")
+    return BitWidth(stream.randint(*weight_bits), stream.randint(*activation_bits))

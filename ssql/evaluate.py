@@ -1,0 +1,135 @@
+"""What a frozen encoder still knows at each bit-width: linear probe and kNN on its quantized features."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+import quant
+from encoders.encoder import Encoder
+
+BIT_WIDTHS = ("fp", "w8a8", "w4a8", "w4a4", "w2a4")
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+class LabelledData(Protocol):
+    """What evaluation needs of a data module."""
+
+    modality: str
+    classes: dict[str, list[str]]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find or make the data."""
+
+    def evaluation_dataloader(self, split: Any) -> Iterable[dict[str, Any]]:
+        """Batches of `train` or `test`, in order."""
+
+
+def evaluate(
+    encoders: Mapping[str, Encoder],
+    data: LabelledData,
+    bit_widths: Sequence[str] = BIT_WIDTHS,
+    tasks: Sequence[str] | None = None,
+    calibration_batches: int = 8,
+) -> list[Row]:
+    """Probe frozen encoders at full precision and at each bit-width.
+
+    Each encoder is calibrated (min-max, one shot) on the first training batches. Three metrics, all accuracy
+    in percent on the test split:
+    `linear`: a float linear head trained on features of that bit-width (the paper's protocol);
+    `linear_fp_head`: the head trained on full-precision features, then the encoder quantized;
+    `knn`: 10 nearest neighbours by cosine, weighted by distance.
+
+    Args:
+        encoders: method name to encoder; prepared here when it is not.
+        data: labelled train and test splits.
+        bit_widths: `fp`, `w8a8`, ...
+        tasks: label names; all of the data's when None.
+        calibration_batches: training batches that set the activation ranges.
+
+    Returns:
+        rows with the keys method, task, bit_width, metric, value, clips.
+
+    Raises:
+        ValueError: unknown bit-width or task, unlabelled data, an encoder for another modality.
+    """
+    for bit_width in bit_widths:
+        quant.parse_bit_width(bit_width)
+    data.setup()
+    tasks = list(tasks or data.classes)
+    if not tasks or not set(tasks) <= data.classes.keys():
+        raise ValueError(
+            f"tasks {list(tasks)} are not all among the data's labels: {', '.join(data.classes) or 'none'}"
+        )
+    rows: list[Row] = []
+    for method, encoder in encoders.items():
+        if encoder.modality != data.modality:
+            raise ValueError(f"{method} is an encoder for {encoder.modality}, the data is {data.modality}")
+        if not any(isinstance(layer, quant.QuantLayer) for layer in encoder.modules()):
+            quant.prepare(encoder)
+        calibrate_on(encoder, data, calibration_batches)
+        reference: dict[str, Pipeline] = {}
+        for bit_width in ("fp", *[b for b in bit_widths if b != "fp"]):
+            train, train_labels = embed_split(encoder, data, "train", bit_width)
+            test, test_labels = embed_split(encoder, data, "test", bit_width)
+            for task in tasks:
+                probe, metrics = _probe(train, train_labels[task], test, test_labels[task], reference.get(task))
+                reference.setdefault(task, probe)
+                if bit_width in bit_widths:
+                    common = {"method": method, "task": task, "bit_width": bit_width, "clips": len(test)}
+                    rows += [common | {"metric": name, "value": value} for name, value in metrics.items()]
+            log.info("%s at %s done", method, bit_width)
+    return rows
+
+
+def calibrate_on(encoder: Encoder, data: LabelledData, batches: int) -> None:
+    """Set the activation ranges of a prepared encoder from the first training batches, not augmented."""
+    device = next(encoder.parameters()).device
+
+    def forward(batch: dict[str, Any]) -> Tensor:
+        return encoder.embed_raw(*_inputs(batch, device))
+
+    loader = data.evaluation_dataloader("train")
+    quant.calibrate(encoder, (batch for _, batch in zip(range(batches), loader, strict=False)), forward)
+
+
+@torch.no_grad()
+def embed_split(
+    encoder: Encoder, data: LabelledData, split: str, bit_width: str
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Embeddings (clips, feature_dim) and labels (clips,) of a whole split at a bit-width."""
+    device = next(encoder.parameters()).device
+    encoder.eval()
+    embeddings: list[Tensor] = []
+    labels: dict[str, list[Tensor]] = {}
+    with quant.at(encoder, bit_width, reuse_weights=True):
+        for batch in data.evaluation_dataloader(split):
+            embeddings.append(encoder.embed_raw(*_inputs(batch, device)).float().cpu())
+            for task, values in batch["labels"].items():
+                labels.setdefault(task, []).append(values)
+    return torch.cat(embeddings).numpy(), {task: torch.cat(values).numpy() for task, values in labels.items()}
+
+
+def _inputs(batch: dict[str, Any], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    lengths = batch["lengths"]
+    return batch["inputs"].to(device), None if lengths is None else lengths.to(device)
+
+
+def _probe(
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, reference: Pipeline | None
+) -> tuple[Pipeline, dict[str, float]]:
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=1.0, tol=1e-3))
+    linear.fit(train, train_labels)
+    knn = KNeighborsClassifier(min(10, len(train)), metric="cosine", weights="distance", algorithm="brute")
+    knn.fit(train, train_labels)
+    heads = {"linear": linear, "linear_fp_head": reference or linear, "knn": knn}
+    return linear, {name: 100 * float(head.score(test, test_labels)) for name, head in heads.items()}

@@ -1,0 +1,105 @@
+"""`ssql pretrain`: the Lightning CLI around one method and one data module."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from ssql.data import DataModule
+from ssql.evaluate import calibrate_on
+from ssql.simsiam import SimSiam
+
+log = logging.getLogger(__name__)
+
+HELP = """Pretrain an encoder whose features survive quantization.
+
+  ssql pretrain --config experiments/speech/transformer_ssql_words.yaml --output runs/words
+  ssql pretrain --config runs/words/logs/version_0/config.yaml --resume true
+  ssql pretrain --config ... --model.ssql null      (plain SimSiam, the baseline)
+
+Leaves encoder/ (config.json, model.safetensors), checkpoints/ and logs/ (CSV, TensorBoard) in the output folder.
+"""
+
+
+class PretrainCLI(LightningCLI):
+    """Adds the output folder, resuming and checkpoint frequency to the Lightning CLI."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Arguments beside trainer, model and data."""
+        parser.description = HELP
+        parser.add_argument("--output", type=str, required=True, help="folder of the run")
+        parser.add_argument("--resume", type=bool, default=False, help="go on from the run's last checkpoint")
+        parser.add_argument("--overwrite", type=bool, default=False, help="delete an earlier run in the folder")
+        parser.add_argument("--checkpoint_steps", type=int, default=200, help="steps from checkpoint to checkpoint")
+        parser.add_argument("--calibration_batches", type=int, default=8, help="batches that set the saved ranges")
+
+    def before_instantiate_classes(self) -> None:
+        """Look at the output folder before anything is built."""
+        _prepare_output(Path(self.config.output), self.config.resume, self.config.overwrite)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Loggers and checkpoints go to the output folder unless the configuration has its own."""
+        output = Path(self.config.output)
+        if self.config_init.trainer.logger in (None, True):
+            csv = CSVLogger(output, name="logs")
+            kwargs["logger"] = [csv, TensorBoardLogger(output, name="logs", version=csv.version)]
+        self.trainer_defaults["callbacks"] = [
+            ModelCheckpoint(
+                output / "checkpoints",
+                filename="step-{step}",
+                auto_insert_metric_name=False,
+                every_n_train_steps=self.config.checkpoint_steps,
+                save_last=True,
+            ),
+            LearningRateMonitor(),
+        ]
+        return super().instantiate_trainer(**kwargs)
+
+
+def pretrain(args: ArgsType = None) -> Path:
+    """Run `ssql pretrain` and return the folder of the saved encoder.
+
+    Args:
+        args: command-line words; those of the process when None.
+    """
+    cli = PretrainCLI(
+        SimSiam,
+        DataModule,
+        subclass_mode_data=True,
+        run=False,
+        seed_everything_default=0,
+        args=args,
+        parser_kwargs={"prog": "ssql pretrain"},
+        trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 5},
+    )
+    output = Path(cli.config.output)
+    checkpoint = output / "checkpoints" / "last.ckpt" if cli.config.resume else None
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    encoder = cli.model.encoder
+    calibrate_on(encoder, cli.datamodule, cli.config.calibration_batches)
+    if cli.trainer.is_global_zero:
+        encoder.save_pretrained(output / "encoder", overwrite=True)
+        log.info("encoder saved in %s", output / "encoder")
+    return output / "encoder"
+
+
+def _prepare_output(output: Path, resume: bool, overwrite: bool) -> None:
+    last = output / "checkpoints" / "last.ckpt"
+    if resume:
+        if not last.exists():
+            raise FileNotFoundError(f"nothing to resume: {last} does not exist")
+        return
+    owned = [output / name for name in ("checkpoints", "logs", "encoder")]
+    found = [path for path in owned if path.exists()]
+    if found and not overwrite:
+        raise FileExistsError(
+            f"{output} holds an earlier run: go on with --resume true, replace it with --overwrite true, "
+            "or choose another --output"
+        )
+    for path in found:
+        shutil.rmtree(path)
