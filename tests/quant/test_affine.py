@@ -58,7 +58,7 @@ def test_weight_values_equal_torchs_kernel_away_from_the_tie(bits):
     weight = torch.randn(6, 10, generator=torch.Generator().manual_seed(0))
     scale = weight_scale(weight, bits).flatten()
     kernel = torch.fake_quantize_per_channel_affine(weight, scale, torch.zeros(6), 0, *integer_range(bits, signed=True))
-    # max|w| / scale is (2^b - 1) / 2, halfway between two integers: the kernel's w * (1 / scale) may round it otherwise.
+    # max|w| / scale is halfway between two integers: the kernel multiplies by 1 / scale and may round it otherwise.
     away = weight.abs() < weight.abs().amax(dim=1, keepdim=True)
     assert away.sum() == 54
     assert torch.allclose(fake_quantize_weight(weight, bits)[away], kernel[away])

@@ -1,0 +1,39 @@
+import pytest
+import torch
+import torchaudio
+
+from encoders import LogMel
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_equals_torchaudio(n_mels):
+    waveform = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0)) * 0.1
+    reference = torchaudio.transforms.MelSpectrogram(
+        16_000, n_fft=400, win_length=400, hop_length=160, n_mels=n_mels, norm="slaney", mel_scale="slaney",
+        pad_mode="constant",
+    )(waveform)[..., :-1]  # fmt: skip
+    log_mel, lengths = LogMel(n_mels)(waveform)
+    assert log_mel.shape == (2, n_mels, 50)
+    assert lengths.tolist() == [50, 50]
+    assert torch.allclose(log_mel, (reference.clamp_min(1e-10).log10() + 4) / 4, atol=1e-5)
+
+
+def test_frames_do_not_depend_on_padding():
+    waveform = torch.randn(1, 5000, generator=torch.Generator().manual_seed(0))
+    alone, _ = LogMel()(waveform)
+    padded, lengths = LogMel()(torch.nn.functional.pad(waveform, (0, 3000)), torch.tensor([5000]))
+    assert torch.allclose(padded[..., : lengths[0]], alone, atol=1e-6)
+
+
+def test_silence_is_finite():
+    assert LogMel()(torch.zeros(1, 400))[0].isfinite().all()
+
+
+def test_clip_shorter_than_a_frame_is_an_error():
+    with pytest.raises(ValueError, match="clip of 399 samples is shorter than one frame"):
+        LogMel()(torch.zeros(1, 399))
+
+
+def test_unknown_number_of_mels_is_an_error():
+    with pytest.raises(ValueError, match="80 or 128, got 64"):
+        LogMel(64)
