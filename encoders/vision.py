@@ -50,7 +50,7 @@ class VisionEncoder(Encoder):
         self.model = timm.create_model(model_name, num_classes=0, in_chans=in_channels, **(model_arguments or {}))
         if small_images:
             _shrink_stem(self.model, model_name, in_channels)
-        self.feature_dim = int(self.model.num_features)
+        self.feature_dim = int(self.model.num_features)  # type: ignore[arg-type]
         self.front_end = PixelNormalization(mean, std)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -77,13 +77,12 @@ class PixelNormalization(nn.Module):
 
 
 def _shrink_stem(model: nn.Module, model_name: str, in_channels: int) -> None:
-    if not isinstance(getattr(model, "conv1", None), nn.Conv2d) or not hasattr(model, "maxpool"):
+    conv1 = getattr(model, "conv1", None)
+    if not isinstance(conv1, nn.Conv2d) or not hasattr(model, "maxpool"):
         raise ValueError(
             f"small_images knows ResNets only, not {model_name!r}; "
             "give the model its own arguments, such as model_arguments={'img_size': 32, 'patch_size': 4}"
         )
-    width = model.conv1.out_channels
-    assert isinstance(width, int)
-    stem = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+    stem = nn.Conv2d(in_channels, conv1.out_channels, 3, padding=1, bias=False)
     torch.nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
     model.conv1, model.maxpool = stem, nn.Identity()

@@ -55,7 +55,7 @@ def prepare(model: Model, policy: Policy | None = None) -> Model:
     mode = Mode(policy)
     for name, layer in layers.items():
         if type(layer) in QUANTIZED_FORM:
-            layer.__class__ = QUANTIZED_FORM[type(layer)]
+            layer.__class__ = QUANTIZED_FORM[type(layer)]  # type: ignore[assignment]
             assert isinstance(layer, QuantLayer)
             layer.attach(rules[name], mode)
     return model

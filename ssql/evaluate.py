@@ -1,8 +1,8 @@
 """What a frozen encoder still knows at each bit-width: linear probe and kNN on its quantized features."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 
 import quant
 from encoders.encoder import Encoder
+from ssql.data import DataModule
+from ssql.data.module import Split
 
 BIT_WIDTHS = ("fp", "w8a8", "w4a8", "w4a4", "w2a4")
 log = logging.getLogger(__name__)
@@ -21,22 +23,9 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
-class LabelledData(Protocol):
-    """What evaluation needs of a data module."""
-
-    modality: str
-    classes: dict[str, list[str]]
-
-    def setup(self, stage: str | None = None) -> None:
-        """Find or make the data."""
-
-    def evaluation_dataloader(self, split: Any) -> Iterable[dict[str, Any]]:
-        """Batches of `train` or `test`, in order."""
-
-
 def evaluate(
     encoders: Mapping[str, Encoder],
-    data: LabelledData,
+    data: DataModule,
     bit_widths: Sequence[str] = BIT_WIDTHS,
     tasks: Sequence[str] | None = None,
     calibration_batches: int = 8,
@@ -91,7 +80,7 @@ def evaluate(
     return rows
 
 
-def calibrate_on(encoder: Encoder, data: LabelledData, batches: int) -> None:
+def calibrate_on(encoder: Encoder, data: DataModule, batches: int) -> None:
     """Set the activation ranges of a prepared encoder from the first training batches, not augmented."""
     device = next(encoder.parameters()).device
 
@@ -104,7 +93,7 @@ def calibrate_on(encoder: Encoder, data: LabelledData, batches: int) -> None:
 
 @torch.no_grad()
 def embed_split(
-    encoder: Encoder, data: LabelledData, split: str, bit_width: str
+    encoder: Encoder, data: DataModule, split: Split, bit_width: str
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Embeddings (clips, feature_dim) and labels (clips,) of a whole split at a bit-width."""
     device = next(encoder.parameters()).device

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import lightning
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 import quant
@@ -108,7 +109,7 @@ class SimSiam(lightning.LightningModule):
         self.log_dict({name: value.float() for name, value in logs.items()}, prog_bar=False)
         return loss
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with a linear warm-up and a cosine to zero over the whole run."""
         optimizer = self.optimizer(self.parameters())
         total = int(self.trainer.estimated_stepping_batches)

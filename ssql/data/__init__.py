@@ -1,0 +1,8 @@
+"""Data modules: spoken words made on the spot, folders of audio, images."""
+
+from ssql.data.audio_folder import AudioFolder
+from ssql.data.images import Digits, FashionMNIST, ImageFolder
+from ssql.data.module import DataModule
+from ssql.data.spoken_words import SpokenWords
+
+__all__ = ["AudioFolder", "DataModule", "Digits", "FashionMNIST", "ImageFolder", "SpokenWords"]

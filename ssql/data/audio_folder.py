@@ -1,0 +1,215 @@
+"""Any folder of audio files, with labels from folders, file names or a CSV manifest."""
+
+import csv
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import soundfile
+import torch
+import torchaudio.functional as AF
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from encoders.log_mel import SAMPLE_RATE, WINDOW
+from ssql.data.batch import Batch, LabelledTensors
+from ssql.data.module import DataModule
+
+log = logging.getLogger(__name__)
+
+EXTENSIONS = (".wav", ".flac", ".ogg")
+
+
+class UnusableAudioError(ValueError):
+    """One file that cannot be used; it is skipped and counted under this reason."""
+
+
+@dataclass
+class Entry:
+    """A file, its labels as text and, when known beforehand, its split and sample rate."""
+
+    path: Path
+    labels: dict[str, str] = field(default_factory=dict)
+    split: str | None = None
+    sample_rate: int | None = None
+    row: int | None = None
+
+
+class AudioFolder(DataModule):
+    """wav, flac and ogg files of any sample rate below a folder; channel 0, resampled to 16,000 Hz, kept in memory.
+
+    Files that cannot be read, are empty, silent, not finite or shorter than 25 ms are skipped, counted and logged.
+
+    Args:
+        root: folder, searched recursively.
+        labels: `folder` (the parent folder's name is the label of task `class`), a CSV file (columns path and,
+            if wanted, split and sample_rate; every other column is a task), a regular expression with
+            named groups searched in the relative path (each group is a task), or null.
+        test_pattern: regular expression that marks the relative paths of the test split; without it (and
+            without a split column) every tenth file is a test file.
+        max_seconds: longer files are cut into consecutive segments of this many seconds.
+        batch_size: clips a batch, on each process.
+        num_workers: processes that load data; 0 loads in the training process.
+        seed: of the training order.
+    """
+
+    modality = "audio"
+
+    def __init__(
+        self,
+        root: str,
+        labels: str | None = "folder",
+        test_pattern: str | None = None,
+        max_seconds: float = 10.0,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed)
+        self.root, self.labels, self.max_seconds = Path(root), labels, max_seconds
+        self.test_pattern = _compiled(test_pattern, "test_pattern") if test_pattern else None
+        if max_seconds * SAMPLE_RATE < WINDOW:
+            raise ValueError(f"max_seconds {max_seconds} is shorter than one 25 ms frame")
+
+    def load(self) -> dict[str, Dataset[Batch]]:
+        """Read every file once; split and label what is usable."""
+        entries = self._entries()
+        waveforms = self._read_all(entries)
+        used = [(entry, waveform) for entry, waveform in zip(entries, waveforms, strict=True) if waveform is not None]
+        if not used:
+            raise ValueError(f"none of the {len(entries)} audio files in {self.root} can be used; the log says why")
+        tasks = list(used[0][0].labels)
+        self.classes = {task: sorted({entry.labels[task] for entry, _ in used}) for task in tasks}
+        splits: dict[str, Dataset[Batch]] = {}
+        for name in ("train", "test"):
+            clips: list[Tensor] = []
+            labels: dict[str, list[int]] = {task: [] for task in tasks}
+            for entry, waveform in used:
+                if entry.split == name:
+                    segments = self._segments(waveform)
+                    clips += segments
+                    for task in tasks:
+                        labels[task] += [self.classes[task].index(entry.labels[task])] * len(segments)
+            splits[name] = LabelledTensors(clips, labels)
+        return splits
+
+    def _entries(self) -> list[Entry]:
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"audio folder {self.root} does not exist")
+        if self.labels is not None and self.labels.endswith(".csv"):
+            entries = _read_manifest(Path(self.labels), self.root)
+        else:
+            paths = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in EXTENSIONS)
+            if not paths:
+                raise ValueError(f"audio folder {self.root} has no {', '.join(EXTENSIONS)} file")
+            entries = [Entry(path) for path in paths]
+            self._label(entries)
+        for index, entry in enumerate(entries):
+            if self.test_pattern:
+                entry.split = "test" if self.test_pattern.search(self._relative(entry)) else "train"
+            elif entry.split is None:
+                entry.split = "test" if index % 10 == 9 else "train"
+        return entries
+
+    def _relative(self, entry: Entry) -> str:
+        return entry.path.relative_to(self.root).as_posix() if entry.path.is_relative_to(self.root) else str(entry.path)
+
+    def _label(self, entries: Iterable[Entry]) -> None:
+        if self.labels == "folder":
+            for entry in entries:
+                entry.labels = {"class": entry.path.parent.name}
+        elif self.labels is not None:
+            pattern = _compiled(self.labels, "labels")
+            if not pattern.groupindex:
+                raise ValueError(f"labels {self.labels!r} has no named group: write like (?P<speaker>[a-z]+)_")
+            for entry in entries:
+                match = pattern.search(self._relative(entry))
+                if not match:
+                    raise ValueError(f"file {self._relative(entry)} does not match labels {self.labels!r}")
+                entry.labels = match.groupdict()
+
+    def _read_all(self, entries: list[Entry]) -> list[Tensor | None]:
+        skipped: dict[str, list[str]] = defaultdict(list)
+
+        def read(entry: Entry) -> Tensor | None:
+            try:
+                return read_audio(entry.path, entry.sample_rate)
+            except UnusableAudioError as error:
+                skipped[str(error)].append(self._relative(entry))
+                return None
+            except ValueError as error:
+                raise ValueError(f"manifest row {entry.row}: {error}") from None
+
+        with ThreadPoolExecutor() as pool:
+            results = pool.map(read, entries)
+            waveforms = list(track(results, "reading audio", len(entries), disable=len(entries) < 500, transient=True))
+        for reason, names in skipped.items():
+            log.warning(
+                "skipped %d files (%s): %s", len(names), reason, ", ".join(names[:3]) + " ..." * (len(names) > 3)
+            )
+        return waveforms
+
+    def _segments(self, waveform: Tensor) -> list[Tensor]:
+        segments = waveform.split(int(self.max_seconds * SAMPLE_RATE))
+        return [segment for segment in segments if len(segment) >= WINDOW]
+
+
+def read_audio(path: Path, sample_rate: int | None = None) -> Tensor:
+    """Channel 0 of an audio file at 16,000 Hz, shape (samples,), float32.
+
+    Args:
+        path: wav, flac or ogg.
+        sample_rate: what a manifest says the file has, in Hz.
+
+    Raises:
+        UnusableAudioError: unreadable, empty, silent, not finite or shorter than one 25 ms frame.
+        ValueError: the file's sample rate is another than `sample_rate`.
+    """
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError):
+        raise UnusableAudioError("unreadable") from None
+    if sample_rate is not None and rate != sample_rate:
+        raise ValueError(f"{path} has {rate} Hz, the manifest says {sample_rate} Hz")
+    waveform = torch.from_numpy(samples[:, 0].copy())
+    if len(waveform) == 0:
+        raise UnusableAudioError("zero-length")
+    if not waveform.isfinite().all():
+        raise UnusableAudioError("not finite")
+    if waveform.abs().max() == 0:
+        raise UnusableAudioError("all silent")
+    waveform = AF.resample(waveform, rate, SAMPLE_RATE)
+    if len(waveform) < WINDOW:
+        raise UnusableAudioError("shorter than one 25 ms frame")
+    return waveform
+
+
+def _compiled(pattern: str, argument: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{argument} {pattern!r} is not a regular expression: {error}") from None
+
+
+def _read_manifest(manifest: Path, root: Path) -> list[Entry]:
+    if not manifest.is_file():
+        raise FileNotFoundError(f"manifest {manifest} does not exist")
+    with manifest.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or "path" not in rows[0]:
+        raise ValueError(f"manifest {manifest} needs a header with the column path, and at least one row")
+    entries = []
+    for number, row in enumerate(rows, start=2):
+        path = root / row.pop("path")
+        if not path.is_file():
+            raise ValueError(f"manifest {manifest} row {number}: {path} does not exist")
+        split, rate = row.pop("split", None), row.pop("sample_rate", None)
+        if split not in (None, "train", "test"):
+            raise ValueError(f"manifest {manifest} row {number}: split is {split!r}, not train or test")
+        entries.append(Entry(path, row, split, int(rate) if rate else None, number))
+    return entries

@@ -1,0 +1,55 @@
+"""Items and batches: inputs, lengths, labels and indices.
+
+An item is a dict: inputs (waveform (samples,) at 16,000 Hz, or image (channels, height, width) in [0, 1]),
+labels (task name to int), index (int). A batch is a dict: inputs (waveforms padded with zeros), lengths
+(int64 (batch,) in samples, None for images), labels (task name to int64 (batch,)), indices (int64 (batch,)).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+Batch = dict[str, Any]
+
+
+class LabelledTensors(Dataset[Batch]):
+    """Inputs in memory with a label for each task.
+
+    Args:
+        inputs: waveforms (samples,), or images as uint8 (channels, height, width) or float in [0, 1].
+        labels: task name to one label an input.
+    """
+
+    def __init__(self, inputs: Sequence[Tensor] | Tensor, labels: Mapping[str, Sequence[int]]) -> None:
+        self.inputs, self.labels = inputs, labels
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> Batch:
+        """The item at an index."""
+        inputs = self.inputs[index]
+        if inputs.dtype == torch.uint8:
+            inputs = inputs.float() / 255
+        return {
+            "inputs": inputs,
+            "labels": {task: values[index] for task, values in self.labels.items()},
+            "index": index,
+        }
+
+
+def collate(items: Sequence[Batch]) -> Batch:
+    """Items to a batch; clips are padded with zeros to the longest."""
+    inputs = [item["inputs"] for item in items]
+    audio = inputs[0].dim() == 1
+    return {
+        "inputs": pad_sequence(inputs, batch_first=True) if audio else torch.stack(inputs),
+        "lengths": torch.tensor([len(clip) for clip in inputs]) if audio else None,
+        "labels": {task: torch.tensor([item["labels"][task] for item in items]) for task in items[0]["labels"]},
+        "indices": torch.tensor([item["index"] for item in items]),
+    }

@@ -1,0 +1,158 @@
+"""Images: scikit-learn's digits, any folder of class folders, Fashion-MNIST."""
+
+import logging
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from rich.progress import track
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from ssql.data.batch import Batch, LabelledTensors
+from ssql.data.module import DataModule
+
+log = logging.getLogger(__name__)
+
+
+class Digits(DataModule):
+    """scikit-learn's 1,797 handwritten digits, 8x8 grey, shipped inside its wheel.
+
+    Args:
+        batch_size: images a batch, on each process.
+        num_workers: processes that load data; 0 loads in the training process.
+        seed: of the split and of the training order.
+    """
+
+    modality = "image"
+
+    def load(self) -> dict[str, Dataset[Batch]]:
+        """Every image, a fifth of them for the test."""
+        digits = load_digits()
+        images = torch.from_numpy(digits.images).float().unsqueeze(1) / 16
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
+        self.classes = {"class": [str(name) for name in digits.target_names]}
+        labels = torch.from_numpy(digits.target)
+        cut = len(images) // 5
+        return {
+            name: LabelledTensors(images[chosen], {"class": labels[chosen].tolist()})
+            for name, chosen in (("train", order[cut:]), ("test", order[:cut]))
+        }
+
+
+class ImageFolder(DataModule):
+    """A folder with `train` and `test`, each a folder of class folders; decoded once and kept in memory as uint8.
+
+    Args:
+        root: the folder.
+        image_size: height and width in pixels; other sizes are resized and cropped at the centre.
+        grey: one channel instead of three.
+        train_limit: only this many training images, the same number of each class.
+        test_limit: the same for the test split.
+        batch_size: images a batch, on each process.
+        num_workers: processes that load data; 0 loads in the training process.
+        seed: of the training order.
+    """
+
+    modality = "image"
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 32,
+        grey: bool = False,
+        train_limit: int | None = None,
+        test_limit: int | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed)
+        self.root, self.image_size, self.grey = Path(root), image_size, grey
+        self.limits = {"train": train_limit, "test": test_limit}
+
+    def load(self) -> dict[str, Dataset[Batch]]:
+        """Decode both splits."""
+        for name in ("train", "test"):
+            if not (self.root / name).is_dir():
+                raise FileNotFoundError(
+                    f"{self.root / name} does not exist: expected {self.root}/{{train,test}}/CLASS/IMAGE"
+                )
+        folders = {}
+        for name in ("train", "test"):
+            try:
+                folders[name] = datasets.ImageFolder(self.root / name)
+            except FileNotFoundError as error:
+                raise ValueError(f"{self.root / name} holds no images in class folders: {error}") from None
+        if folders["train"].classes != folders["test"].classes:
+            raise ValueError(f"{self.root}: train and test have different class folders")
+        self.classes = {"class": folders["train"].classes}
+        return {name: self._decode(folder.samples, name) for name, folder in folders.items()}
+
+    def _decode(self, samples: list[tuple[str, int]], split: str) -> LabelledTensors:
+        limit = self.limits[split]
+        if limit is not None:
+            each = limit // len(self.classes["class"])
+            by_class: dict[int, list[tuple[str, int]]] = {}
+            for path, label in samples:
+                by_class.setdefault(label, []).append((path, label))
+            samples = [sample for group in by_class.values() for sample in group[:each]]
+        images, labels, skipped = [], [], []
+        for path, label in track(samples, f"reading {split}", disable=len(samples) < 500, transient=True):
+            try:
+                images.append(self._read(path))
+                labels.append(label)
+            except (UnidentifiedImageError, OSError):
+                skipped.append(path)
+        if skipped:
+            log.warning("skipped %d unreadable images: %s", len(skipped), ", ".join(skipped[:3]))
+        if not images:
+            raise ValueError(f"{self.root / split} holds no readable image")
+        return LabelledTensors(torch.stack(images), {"class": labels})
+
+    def _read(self, path: str) -> Tensor:
+        with Image.open(path) as file:
+            image = v2.functional.pil_to_tensor(file.convert("L" if self.grey else "RGB"))
+        if image.shape[1:] != (self.image_size, self.image_size):
+            image = v2.functional.resize(image, [self.image_size], antialias=True)
+            image = v2.functional.center_crop(image, [self.image_size, self.image_size])
+        return image
+
+
+class FashionMNIST(DataModule):
+    """Fashion-MNIST from a folder that holds its four IDX files, compressed or not; nothing is downloaded.
+
+    Args:
+        root: the folder, 28x28 grey images.
+        batch_size: images a batch, on each process.
+        num_workers: processes that load data; 0 loads in the training process.
+        seed: of the training order.
+    """
+
+    modality = "image"
+
+    def __init__(self, root: str, batch_size: int = 64, num_workers: int = 0, seed: int = 0) -> None:
+        super().__init__(batch_size, num_workers, seed)
+        self.root = Path(root)
+
+    def load(self) -> dict[str, Dataset[Batch]]:
+        """Read both splits."""
+        self.classes = {"class": datasets.FashionMNIST.classes}
+        return {name: self._read(prefix) for name, prefix in (("train", "train"), ("test", "t10k"))}
+
+    def _read(self, prefix: str) -> LabelledTensors:
+        images = datasets.mnist.read_image_file(str(self._file(f"{prefix}-images-idx3-ubyte")))
+        labels = datasets.mnist.read_label_file(str(self._file(f"{prefix}-labels-idx1-ubyte")))
+        return LabelledTensors(images.unsqueeze(1), {"class": labels.tolist()})
+
+    def _file(self, name: str) -> Path:
+        raw, packed = self.root / name, self.root / f"{name}.gz"
+        if raw.is_file():
+            return raw
+        if packed.is_file():
+            datasets.utils.extract_archive(str(packed), str(self.root))
+            return raw
+        raise FileNotFoundError(f"{raw} does not exist, nor {packed.name}: the folder must hold the IDX files")

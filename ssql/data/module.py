@@ -1,0 +1,76 @@
+"""What all data modules share: splits, classes, a resumable training order."""
+
+from abc import abstractmethod
+from typing import ClassVar, Literal
+
+import lightning
+from torch.utils.data import DataLoader, Dataset
+
+from ssql.data.batch import Batch, collate
+from ssql.data.sampler import ResumableSampler
+
+Split = Literal["train", "test"]
+
+
+class DataModule(lightning.LightningDataModule):
+    """Base of all data modules; batches are those of `ssql.data.batch`, never augmented.
+
+    Args:
+        batch_size: clips or images a batch, on each process.
+        num_workers: processes that load data; 0 loads in the training process.
+        seed: of the training order.
+
+    Attributes:
+        modality: `audio` or `image`.
+        classes: task name to class names in label order; empty for unlabelled data.
+    """
+
+    modality: ClassVar[str]
+
+    def __init__(self, batch_size: int = 64, num_workers: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.classes: dict[str, list[str]] = {}
+        self._splits: dict[str, Dataset[Batch]] = {}
+
+    @abstractmethod
+    def load(self) -> dict[str, Dataset[Batch]]:
+        """Find or make the data: fills `classes`, returns the splits `train` and `test`."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the data once."""
+        if not self._splits:
+            self._splits = self.load()
+
+    def dataset(self, split: Split) -> Dataset[Batch]:
+        """A split."""
+        self.setup()
+        return self._splits[split]
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled batches of the training split, from where an interrupted run stopped.
+
+        Raises:
+            ValueError: fewer items than one batch.
+        """
+        dataset = self.dataset("train")
+        size = len(dataset)  # type: ignore[arg-type]
+        rank, world_size, done = 0, 1, 0
+        if self.trainer is not None:
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+            # Lightning restores its loops before it asks for this loader, and does not skip batches itself.
+            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if size // world_size < self.batch_size:
+            raise ValueError(
+                f"{size} training items on {world_size} process(es) do not fill one batch of {self.batch_size}: "
+                "lower batch_size or add data"
+            )
+        per_epoch = size // world_size // self.batch_size
+        sampler = ResumableSampler(size, self.seed, rank, world_size, done % per_epoch * self.batch_size)
+        return DataLoader(
+            dataset, self.batch_size, sampler=sampler, num_workers=self.num_workers, drop_last=True, collate_fn=collate
+        )
+
+    def evaluation_dataloader(self, split: Split) -> DataLoader[Batch]:
+        """A whole split, in order."""
+        return DataLoader(self.dataset(split), self.batch_size, num_workers=self.num_workers, collate_fn=collate)
