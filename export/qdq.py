@@ -1,0 +1,106 @@
+"""Export forms of the quantized layers: integers and scales in, ONNX quantization operators out."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.onnx.ops import symbolic
+
+from quant import BitWidth, QuantConv1d, QuantConv2d, QuantLayer, QuantLinear, activation_qparams, quantize_weight
+from quant.affine import dequantize, fake_quantize_activation
+from quant.bits import FLOAT_BITS
+
+QUANTIZATION_OPSET = 21
+WEIGHT, WEIGHT_SCALE = "weight_integers", "weight_scale"
+ACTIVATION_SCALE, ACTIVATION_ZERO_POINT = "activation_scale", "activation_zero_point"
+
+
+class QdqLayer(nn.Module):
+    """One layer at fixed bits; in ONNX: QuantizeLinear and DequantizeLinear before an ordinary product.
+
+    ONNX Runtime fuses the three into integer kernels. Linear weights are stored transposed, (in, out), so
+    that nothing stands between the integers and the MatMul.
+
+    Args:
+        layer: calibrated quantized layer.
+        run: bit-width of the model's run; the layer's own bits follow its policy.
+    """
+
+    def __init__(self, layer: QuantLayer, run: BitWidth) -> None:
+        super().__init__()
+        self.bits = layer.bits_at(run)
+        self.product = _product(layer)
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach())
+        self.channel_axis = 1 if isinstance(layer, QuantLinear) else 0
+        if self.bits.weight == FLOAT_BITS:
+            weight = layer.weight.detach()
+            self.register_buffer("weight", weight.T.contiguous() if self.channel_axis else weight)
+        else:
+            integers, scale = quantize_weight(layer.weight, self.bits.weight)
+            self.register_buffer(WEIGHT, integers.T.contiguous() if self.channel_axis else integers)
+            self.register_buffer(WEIGHT_SCALE, scale.flatten())
+        if self.bits.activation != FLOAT_BITS:
+            scale, zero_point = activation_qparams(layer.activation_min, layer.activation_max, self.bits.activation)
+            self.register_buffer(ACTIVATION_SCALE, scale)
+            self.register_buffer(ACTIVATION_ZERO_POINT, zero_point.to(torch.uint8))
+            ends = dequantize(torch.tensor([0, 2**self.bits.activation - 1]), scale, zero_point)
+            self.activation_range = (ends[0].item(), ends[1].item())
+
+    def forward(self, values: Tensor) -> Tensor:
+        """As the layer it came from."""
+        return self.product(self._input(values), self._weight(), self.bias)
+
+    def _weight(self) -> Tensor:
+        if self.bits.weight == FLOAT_BITS:
+            return self.get_buffer("weight")
+        integers, scale = self.get_buffer(WEIGHT), self.get_buffer(WEIGHT_SCALE)
+        if not torch.onnx.is_in_onnx_export():
+            shape = [1] * integers.dim()
+            shape[self.channel_axis] = -1
+            return dequantize(integers, scale.view(shape))
+        return symbolic(
+            "::DequantizeLinear", (integers, scale), {"axis": self.channel_axis},
+            dtype=torch.float32, shape=integers.shape, version=QUANTIZATION_OPSET,
+        )  # fmt: skip
+
+    def _input(self, values: Tensor) -> Tensor:
+        if self.bits.activation == FLOAT_BITS:
+            return values
+        scale, zero_point = self.get_buffer(ACTIVATION_SCALE), self.get_buffer(ACTIVATION_ZERO_POINT)
+        if not torch.onnx.is_in_onnx_export():
+            return fake_quantize_activation(values, scale, zero_point.int(), self.bits.activation)
+        if self.bits.activation < 8:
+            # The operators know 8 bits; a narrower grid is the same grid, clipped before.
+            values = values.clamp(*self.activation_range)
+        integers = symbolic(
+            "::QuantizeLinear", (values, scale, zero_point), dtype=torch.uint8, shape=values.shape,
+            version=QUANTIZATION_OPSET,
+        )  # fmt: skip
+        return symbolic(
+            "::DequantizeLinear", (integers, scale, zero_point), dtype=torch.float32, shape=values.shape,
+            version=QUANTIZATION_OPSET,
+        )  # fmt: skip
+
+
+def to_qdq(model: nn.Module, run: BitWidth) -> dict[str, QdqLayer]:
+    """Replace every quantized layer of a model, in place, by its export form; returns them by name."""
+    replaced = {}
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, QuantLayer):
+            replaced[name] = QdqLayer(layer, run)
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, replaced[name])
+    return replaced
+
+
+def _product(layer: QuantLayer) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    if isinstance(layer, QuantLinear):
+        return lambda values, weight, bias: values @ weight if bias is None else values @ weight + bias
+    if isinstance(layer, (QuantConv1d, QuantConv2d)):
+        if layer.padding_mode != "zeros":
+            raise ValueError(f"padding mode {layer.padding_mode!r} of a convolution cannot be exported; use zeros")
+        convolution = F.conv1d if isinstance(layer, QuantConv1d) else F.conv2d
+        stride, padding, dilation, groups = layer.stride, layer.padding, layer.dilation, layer.groups
+        return lambda values, weight, bias: convolution(values, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+    raise TypeError(f"{type(layer).__name__} has no export form")
