@@ -5,8 +5,19 @@ INSTALLED := .venv/.installed
 
 .PHONY: quickstart test lint bench install clean
 
+# Both encoders get the same compute: an SSQL step costs two SimSiam steps, so SimSiam trains twice the epochs.
+QUICKSTART := runs/quickstart
+WORDS := experiments/speech/transformer_ssql_words.yaml
+
 quickstart: $(INSTALLED)
-	$(BIN)/ssql quickstart --output runs/quickstart --overwrite true
+	$(BIN)/ssql pretrain --config $(WORDS) --output $(QUICKSTART) --overwrite true
+	$(BIN)/ssql pretrain --config $(WORDS) --output $(QUICKSTART)/simsiam --overwrite true \
+		--model.ssql null --trainer.max_epochs 12
+	$(BIN)/ssql evaluate --encoders '{"SSQL": "$(QUICKSTART)/encoder", "SimSiam": "$(QUICKSTART)/simsiam/encoder"}' \
+		--data SpokenWords --output $(QUICKSTART) --overwrite true
+	$(BIN)/ssql export --encoder $(QUICKSTART)/encoder --output $(QUICKSTART) \
+		--bit_width '[fp, w8a8, w4a8]' --overwrite true
+	@echo "Encoder, ONNX files, table and plot: $(QUICKSTART)/ (encoder/, encoder-*.onnx, accuracy.json, accuracy.png)"
 
 test: lint
 	$(BIN)/pytest

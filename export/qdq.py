@@ -16,6 +16,9 @@ WEIGHT, WEIGHT_SCALE = "weight_integers", "weight_scale"
 ACTIVATION_SCALE, ACTIVATION_ZERO_POINT = "activation_scale", "activation_zero_point"
 
 
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
 class QdqLayer(nn.Module):
     """One layer at fixed bits; in ONNX: QuantizeLinear and DequantizeLinear before an ordinary product.
 
@@ -29,8 +32,8 @@ class QdqLayer(nn.Module):
 
     def __init__(self, layer: QuantLayer, run: BitWidth) -> None:
         super().__init__()
-        self.bits = layer.bits_at(run)
-        self.product = _product(layer)
+        self.bits: BitWidth = layer.bits_at(run)
+        self.product: Product = _product(layer)
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach())
         self.channel_axis = 1 if isinstance(layer, QuantLinear) else 0
         if self.bits.weight == FLOAT_BITS:
@@ -94,7 +97,7 @@ def to_qdq(model: nn.Module, run: BitWidth) -> dict[str, QdqLayer]:
     return replaced
 
 
-def _product(layer: QuantLayer) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+def _product(layer: QuantLayer) -> Product:
     if isinstance(layer, QuantLinear):
         return lambda values, weight, bias: values @ weight if bias is None else values @ weight + bias
     if isinstance(layer, (QuantConv1d, QuantConv2d)):

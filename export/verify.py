@@ -17,7 +17,7 @@ from encoders.encoder import Encoder
 from encoders.log_mel import SAMPLE_RATE
 from encoders.speech_transformer import SpeechTransformer
 from export.onnx import example_inputs
-from export.qdq import ACTIVATION_SCALE, ACTIVATION_ZERO_POINT, WEIGHT, WEIGHT_SCALE
+from export.qdq import WEIGHT
 from quant import QuantLayer, activation_qparams, at, parse_bit_width, quant_layers, quantize_weight
 from quant.bits import FLOAT_BITS, FULL_PRECISION, BitWidth
 
@@ -84,11 +84,12 @@ def verify(
     metadata = {prop.key: prop.value for prop in proto.metadata_props}
     if metadata.get("encoder") != encoder.name or metadata.get("bit_width") != str(run):
         raise VerificationError(
-            f"{path} holds encoder {metadata.get('encoder')} at {metadata.get('bit_width')}, not {encoder.name} at {run}"
+            f"{path} holds encoder {metadata.get('encoder')} at {metadata.get('bit_width')}, "
+            f"not {encoder.name} at {run}"
         )
     layers = {} if run == FULL_PRECISION else quant_layers(encoder)
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    different = (name for name, layer in layers.items() if not _same_numbers(stored, name, layer, run))
+    graph = _Graph(proto)
+    different = (name for name, layer in layers.items() if not _same_numbers(graph, name, layer, run))
     cosines, differences = _compare_features(path, encoder, run, waveforms)
     return Verification(
         str(path), str(run), len(layers), next(different, None), min(cosines), max(differences), len(cosines)
@@ -119,24 +120,50 @@ def _load(path: Path) -> onnx.ModelProto:
         raise VerificationError(f"{path} is not an ONNX file: {error}") from error
 
 
-def _same_numbers(stored: dict[str, np.ndarray], name: str, layer: QuantLayer, run: BitWidth) -> bool:
-    bits, prefix = layer.bits_at(run), f"encoder.{name}."
-    pairs: list[tuple[np.ndarray | None, Tensor]] = []
-    if bits.weight != FLOAT_BITS:
-        integers, scale = quantize_weight(layer.weight, bits.weight)
-        integers = integers.T if integers.dim() == 2 else integers
-        file_integers = stored.get(f"{prefix}{WEIGHT}.int4" if bits.weight <= 4 else f"{prefix}{WEIGHT}")
-        pairs += [(file_integers, integers), (stored.get(prefix + WEIGHT_SCALE), scale.flatten())]
-    if bits.activation != FLOAT_BITS:
-        scale, zero_point = activation_qparams(layer.activation_min, layer.activation_max, bits.activation)
-        pairs += [
-            (stored.get(prefix + ACTIVATION_SCALE), scale),
-            (stored.get(prefix + ACTIVATION_ZERO_POINT), zero_point),
-        ]
-    return all(
-        found is not None and np.array_equal(found.astype(np.float64), expected.detach().numpy().astype(np.float64))
-        for found, expected in pairs
-    )
+class _Graph:
+    """A file's graph by name: which values it stores, which node makes or takes a tensor."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self.makers = {output: node for node in proto.graph.node for output in node.output}
+        self.takers = {(name, place): node for node in proto.graph.node for place, name in enumerate(node.input)}
+
+    def value(self, name: str) -> np.ndarray:
+        return numpy_helper.to_array(self.stored[name]).astype(np.float64)
+
+    def weight(self, layer: str) -> tuple[onnx.NodeProto, np.ndarray, np.ndarray]:
+        """The product a layer's weight goes into, the weight's integers and its scale."""
+        name = f"encoder.{layer}.{WEIGHT}"
+        dequantize = self.takers[name, 0]
+        stored_as = name if name in self.stored else self.makers[name].input[0]
+        return self.takers[dequantize.output[0], 1], self.value(stored_as), self.value(dequantize.input[1])
+
+    def activation(self, product: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and zero point of a product's input. The exporter shares equal ones between layers."""
+        dequantize = self.makers[product.input[0]]
+        quantize = self.makers[dequantize.input[0]]
+        if dequantize.input[1:3] != quantize.input[1:3]:
+            raise KeyError(f"{product.name} dequantizes with other numbers than it quantizes with")
+        return self.value(quantize.input[1]), self.value(quantize.input[2])
+
+
+def _same_numbers(graph: _Graph, name: str, layer: QuantLayer, run: BitWidth) -> bool:
+    bits = layer.bits_at(run)
+    try:
+        if bits.weight == FLOAT_BITS:
+            product = graph.takers[f"encoder.{name}.weight", 1]
+            pairs: list[tuple[np.ndarray, Tensor]] = []
+        else:
+            product, file_integers, file_scale = graph.weight(name)
+            integers, scale = quantize_weight(layer.weight, bits.weight)
+            integers = integers.T if integers.dim() == 2 else integers
+            pairs = [(file_integers, integers), (file_scale, scale.flatten())]
+        if bits.activation != FLOAT_BITS:
+            qparams = activation_qparams(layer.activation_min, layer.activation_max, bits.activation)
+            pairs += zip(graph.activation(product), qparams, strict=True)
+    except KeyError:
+        return False
+    return all(np.array_equal(found, expected.detach().double().numpy()) for found, expected in pairs)
 
 
 @torch.no_grad()

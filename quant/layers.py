@@ -53,6 +53,7 @@ class QuantLayer(nn.Module):
     """
 
     weight: Tensor
+    bias: Tensor | None
     rule: LayerRule
     mode: Mode
     activation_min: Tensor

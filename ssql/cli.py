@@ -37,10 +37,14 @@ def _command(name: str) -> Callable[[list[str]], object]:
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for noisy in ("matplotlib", "httpx", "torch.onnx", "onnxscript", "onnx_ir"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     if name == "pretrain":
         from ssql.pretrain import pretrain
 
-        return pretrain
+        logging.getLogger("lightning.pytorch").propagate = False  # it has a handler of its own
+
+        return lambda args: pretrain()
     from jsonargparse import auto_cli
 
     from ssql import commands

@@ -1,0 +1,48 @@
+import json
+
+import pytest
+import torch
+
+from encoders import SpeechTransformer, VisionEncoder
+from ssql.data import Digits
+from ssql.evaluate import evaluate
+from ssql.report import markdown_table, save_json, save_plot
+
+
+@pytest.fixture(scope="module")
+def rows():
+    torch.manual_seed(0)
+    encoder = VisionEncoder(
+        "vit_tiny_patch16_224", in_channels=1, model_arguments={"img_size": 8, "patch_size": 2, "depth": 2}
+    )
+    return evaluate({"random": encoder}, Digits(batch_size=256), ["fp", "w8a8", "w2a4"])
+
+
+def test_every_bit_width_and_metric_has_a_row_and_eight_bits_lose_nothing(rows):
+    assert [row["bit_width"] for row in rows[::3]] == ["fp", "w8a8", "w2a4"]
+    values = {(row["bit_width"], row["metric"]): row["value"] for row in rows}
+    assert values["fp", "linear"] > 50
+    assert abs(values["fp", "linear"] - values["w8a8", "linear"]) < 3
+    assert abs(values["fp", "knn"] - values["w8a8", "knn"]) < 3
+    assert values["fp", "linear_fp_head"] == values["fp", "linear"]
+    assert values["w2a4", "linear_fp_head"] < values["fp", "linear"]
+
+
+def test_table_plot_and_json(rows, tmp_path):
+    table = markdown_table(rows)
+    assert table.startswith("| task | method | fp | w8a8 | w2a4 |")
+    save_json(rows, tmp_path / "accuracy.json")
+    assert json.loads((tmp_path / "accuracy.json").read_text()) == rows
+    save_plot(rows, tmp_path / "accuracy.png")
+    assert (tmp_path / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_bad_questions_are_errors():
+    encoder = VisionEncoder("resnet10t", in_channels=1)
+    with pytest.raises(ValueError, match="unknown bit-width 'int4'"):
+        evaluate({"a": encoder}, Digits(), ["int4"])
+    with pytest.raises(ValueError, match="not all among the data's labels: class"):
+        evaluate({"a": encoder}, Digits(), ["fp"], tasks=["speaker"])
+    with pytest.raises(ValueError, match="a is an encoder for audio, the data is image"):
+        evaluate({"a": SpeechTransformer(width=16, depth=1, heads=1)}, Digits(), ["fp"])

@@ -1,0 +1,122 @@
+"""The whole `ssql pretrain` as a user runs it: a real process, killed and resumed."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from encoders import load_encoder
+
+CONFIG = """
+trainer: {{max_steps: {steps}, enable_progress_bar: false, enable_model_summary: false}}
+model:
+  encoder:
+    class_path: encoders.VisionEncoder
+    init_args:
+      model_name: resnet10t
+      in_channels: 1
+      model_arguments: {{stem_width: 8, channels: [8, 16, 24, 32]}}
+  augmentation: {{class_path: ssql.augment.ImageAugmentation, init_args: {{image_size: 8, flip: false, colour: false}}}}
+  dim: 32
+data: {{class_path: ssql.data.Digits, init_args: {{batch_size: 128}}}}
+checkpoint_steps: 4
+"""
+
+
+def start(folder: Path, *arguments: str, steps: int = 40) -> subprocess.Popen[str]:
+    config = folder.parent / "config.yaml"
+    config.write_text(CONFIG.format(steps=steps))
+    words = ["pretrain", "--config", str(config), "--output", str(folder), *arguments]
+    command = [sys.executable, "-m", "ssql.cli", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def run(folder: Path, *arguments: str, steps: int = 40) -> tuple[int, str]:
+    process = start(folder, *arguments, steps=steps)
+    output, _ = process.communicate(timeout=240)
+    return process.returncode, output
+
+
+def test_killed_and_resumed_run_ends_with_the_same_weights(tmp_path):
+    code, output = run(tmp_path / "whole")
+    assert code == 0, output
+
+    process = start(tmp_path / "killed")
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "encoder").exists()
+    reached = torch.load(last, weights_only=True)["global_step"]
+    assert 0 < reached < 40
+
+    code, output = run(tmp_path / "killed")
+    assert code == 1
+    assert "holds an earlier run: go on with --resume true" in output
+    code, output = run(tmp_path / "killed", "--resume", "true")
+    assert code == 0, output
+    whole, killed = (
+        safetensors.torch.load_file(tmp_path / name / "encoder" / "model.safetensors") for name in ("whole", "killed")
+    )
+    assert whole.keys() == killed.keys()
+    assert all(torch.equal(whole[key], killed[key]) for key in whole)
+
+
+def test_run_leaves_logs_of_losses_bits_and_collapse_and_a_calibrated_encoder(tmp_path):
+    code, output = run(tmp_path / "run", steps=10)
+    assert code == 0, output
+    logs = tmp_path / "run" / "logs" / "version_0"
+    header = (logs / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"loss", "loss_fp", "loss_quantized", "weight_bits", "activation_bits", "feature_std"} <= set(header)
+    assert list(logs.glob("events.out.tfevents*"))
+    assert (logs / "config.yaml").exists()
+    ranges = [
+        value for key, value in load_encoder(tmp_path / "run" / "encoder").state_dict().items() if "activation_" in key
+    ]
+    assert ranges
+    assert all(value.isfinite() for value in ranges)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data.batch_size", "5000"], "do not fill one batch of 5000"),
+        (["--resume", "true"], "nothing to resume"),
+        (["--model.policy.layers", '{"nothing": "w8"}'], "'nothing' matches no layer"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_code(tmp_path, arguments, message):
+    code, output = run(tmp_path / "run", *arguments)
+    assert code == 1
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("ssql pretrain: error:")
+    assert message in last
+    assert "Traceback" not in output
+
+
+def test_help_is_there_without_loading_torch():
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "ssql.cli", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "pretrain" in done.stdout
+    assert "| torch\n" not in done.stderr, time.monotonic() - started
+
+
+@pytest.mark.parametrize("config", sorted(Path("experiments").rglob("*.yaml")), ids=str)
+def test_every_shipped_configuration_is_read(config):
+    command = "evaluate" if "evaluate" in config.stem else "pretrain"
+    words = [sys.executable, "-m", "ssql.cli", command, "--config", str(config), "--output", "runs/x", "--print_config"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "class_path" in done.stdout
