@@ -1,6 +1,7 @@
 """Export forms of the quantized layers: integers and scales in, ONNX quantization operators out."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ class QdqLayer(nn.Module):
         super().__init__()
         self.bits: BitWidth = layer.bits_at(run)
         self.product: Product = _product(layer)
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach())
+        self.bias: Any = layer.bias  # a Parameter or None
         self.channel_axis = 1 if isinstance(layer, QuantLinear) else 0
         if self.bits.weight == FLOAT_BITS:
             weight = layer.weight.detach()

@@ -53,7 +53,6 @@ class QuantLayer(nn.Module):
     """
 
     weight: Tensor
-    bias: Tensor | None
     rule: LayerRule
     mode: Mode
     activation_min: Tensor

@@ -55,7 +55,8 @@ class _Synthesizer:
         self.chunks: list[np.ndarray] = []
         self.callback = _Callback(self._receive)
         self.library.espeak_SetSynthCallback(self.callback)
-        # The library draws its noise from rand().
+        # Breathy variants draw noise, seeded with the clock unless told otherwise.
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         ctypes.CDLL(None).srand(1)
 
     def close(self) -> None:

@@ -1,0 +1,63 @@
+import gzip
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssql.data import Digits, FashionMNIST, ImageFolder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split in ("train", "test"):
+        for label, colour in (("cat", (255, 0, 0)), ("dog", (0, 0, 255))):
+            (tmp_path / split / label).mkdir(parents=True)
+            for index in range(4):
+                Image.new("RGB", (40, 32), colour).save(tmp_path / split / label / f"{index}.png")
+    return tmp_path
+
+
+def test_digits_are_split_once_and_for_all():
+    data = Digits()
+    train, test = data.dataset("train"), data.dataset("test")
+    assert (len(train), len(test)) == (1438, 359)
+    assert train[0]["inputs"].shape == (1, 8, 8)
+    assert 0 <= train.inputs.min() < train.inputs.max() == 1
+    assert train.labels == Digits().dataset("train").labels
+
+
+def test_image_folder_resizes_limits_and_balances(folder):
+    data = ImageFolder(str(folder), image_size=16, train_limit=4)
+    assert len(data.dataset("train")) == 4
+    assert data.dataset("train").labels == {"class": [0, 0, 1, 1]}
+    item = data.dataset("test")[0]
+    assert item["inputs"].shape == (3, 16, 16)
+    assert item["inputs"].amax((1, 2)).tolist() == [1, 0, 0]
+    assert ImageFolder(str(folder), grey=True).dataset("test")[0]["inputs"].shape == (1, 32, 32)
+
+
+def test_unreadable_images_are_skipped_and_bad_folders_are_errors(folder, caplog, tmp_path_factory):
+    (folder / "train" / "cat" / "0.png").write_bytes(b"no image")
+    assert len(ImageFolder(str(folder)).dataset("train")) == 7
+    assert "skipped 1 unreadable images" in caplog.text
+    with pytest.raises(FileNotFoundError, match=r"expected .*/\{train,test\}/CLASS/IMAGE"):
+        ImageFolder("nowhere").setup()
+    empty = tmp_path_factory.mktemp("empty")
+    (empty / "train").mkdir()
+    (empty / "test").mkdir()
+    with pytest.raises(ValueError, match="holds no images in class folders"):
+        ImageFolder(str(empty)).setup()
+
+
+def test_fashion_mnist_reads_idx_files(tmp_path):
+    images = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28)
+    for prefix in ("train", "t10k"):
+        with gzip.open(tmp_path / f"{prefix}-images-idx3-ubyte.gz", "wb") as file:
+            file.write(struct.pack(">IIII", 2051, 2, 28, 28) + images.tobytes())
+        (tmp_path / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 2) + bytes([3, 9]))
+    item = FashionMNIST(str(tmp_path)).dataset("test")[1]
+    assert item["labels"] == {"class": 9}
+    assert np.allclose(item["inputs"].numpy() * 255, images[1:2])
+    with pytest.raises(FileNotFoundError, match="must hold the IDX files"):
+        FashionMNIST("nowhere").setup()

@@ -1,0 +1,55 @@
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from ssql.data import Digits
+from ssql.data.sampler import ResumableSampler
+
+
+class Recorder(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.seen = torch.nn.Linear(1, 1), []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(batch["indices"].tolist())
+        return self.layer(torch.ones(1)).sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def record(folder, steps, checkpoint=None):
+    model = Recorder()
+    trainer = lightning.Trainer(
+        max_steps=steps, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+        use_distributed_sampler=False, callbacks=[ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)],
+    )  # fmt: skip
+    trainer.fit(model, Digits(batch_size=400), ckpt_path=checkpoint, weights_only=True)
+    return model.seen
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("stop", [2, 3, 4, 6])
+def test_resumed_run_sees_the_same_batches(tmp_path, stop):
+    """Three batches an epoch: stops in mid-epoch and at an epoch's end."""
+    whole = record(tmp_path / "whole", 9)
+    first = record(tmp_path / "parts", stop)
+    rest = record(tmp_path / "parts", 9, tmp_path / "parts" / "last.ckpt")
+    assert first + rest == whole
+    assert whole[0] != whole[3]
+
+
+def test_ranks_share_an_epoch_without_overlap():
+    shares = [list(ResumableSampler(11, seed=1, rank=rank, world_size=2)) for rank in range(2)]
+    assert [len(share) for share in shares] == [5, 5]
+    assert len(set(shares[0]) | set(shares[1])) == 10
+
+
+def test_skip_holds_for_one_epoch_only():
+    sampler = ResumableSampler(10, seed=1, skip=4)
+    whole = list(ResumableSampler(10, seed=1))
+    assert list(sampler) == whole[4:]
+    assert list(sampler) == whole
+    assert len(sampler) == 10
