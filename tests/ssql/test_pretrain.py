@@ -38,7 +38,7 @@ def start(folder: Path, *arguments: str, steps: int = 40) -> subprocess.Popen[st
 
 def run(folder: Path, *arguments: str, steps: int = 40) -> tuple[int, str]:
     process = start(folder, *arguments, steps=steps)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=600)
     return process.returncode, output
 
 
@@ -48,7 +48,7 @@ def test_killed_and_resumed_run_ends_with_the_same_weights(tmp_path):
 
     process = start(tmp_path / "killed")
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not last.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(0.3)
