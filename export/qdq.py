@@ -48,8 +48,7 @@ class QdqLayer(nn.Module):
             scale, zero_point = activation_qparams(layer.activation_min, layer.activation_max, self.bits.activation)
             self.register_buffer(ACTIVATION_SCALE, scale)
             self.register_buffer(ACTIVATION_ZERO_POINT, zero_point.to(torch.uint8))
-            ends = dequantize(torch.tensor([0, 2**self.bits.activation - 1]), scale, zero_point)
-            self.activation_range = (ends[0].item(), ends[1].item())
+            self.activation_range = activation_range(scale, zero_point, self.bits.activation)
 
     def forward(self, values: Tensor) -> Tensor:
         """As the layer it came from."""
@@ -96,6 +95,12 @@ def to_qdq(model: nn.Module, run: BitWidth) -> dict[str, QdqLayer]:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, replaced[name])
     return replaced
+
+
+def activation_range(scale: Tensor, zero_point: Tensor, bits: int) -> tuple[float, float]:
+    """Smallest and largest float on the grid of `bits` bits; scale and zero_point have shape ()."""
+    low, high = dequantize(torch.tensor([0, 2**bits - 1]), scale, zero_point).tolist()
+    return low, high
 
 
 def _product(layer: QuantLayer) -> Product:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 import export as onnx_export
 from encoders import Encoder, load_encoder
@@ -11,7 +10,7 @@ from quant import parse_bit_width
 from ssql.data import DataModule
 from ssql.evaluate import BIT_WIDTHS
 from ssql.evaluate import evaluate as evaluate_encoders
-from ssql.report import markdown_table, save_json, save_plot, terminal_table
+from ssql.report import latency_table, markdown_table, save_json, save_plot, terminal_table
 
 FILE_NAMES = {"fp": "encoder-fp32.onnx", "w8a8": "encoder-int8.onnx", "w4a8": "encoder-int4.onnx"}
 
@@ -103,11 +102,7 @@ def bench(files: list[str], seconds: list[float] = [1.0, 10.0], threads: int = 0
     rows = onnx_export.measure_files([Path(file) for file in files], seconds=tuple(seconds), threads=threads)
     if output:
         save_json(rows, Path(output))
-    columns = list(rows[0])
-    table = Table(*columns, title="ONNX Runtime on this machine")
-    for row in rows:
-        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
-    Console().print(table)
+    Console().print(latency_table(rows))
 
 
 def _print_verification(path: Path, encoder: Encoder, bit_width: str) -> None:

@@ -38,6 +38,24 @@ def markdown_table(rows: Sequence[Row], metric: str = "linear") -> str:
     return head + "\n".join(body) + "\n"
 
 
+def latency_table(rows: Sequence[Row]) -> Table:
+    """Rows of `export.measure_files`: a line for each file and clip length."""
+    table = Table("file", "MB", "size", "start ms", "clip s", "latency ms", "speed-up", "real-time factor")
+    table.title = "ONNX Runtime on this machine; size and speed-up against the first file"
+    for row in rows:
+        table.add_row(
+            row["file"].removesuffix(".onnx"),
+            f"{row['size_bytes'] / 1e6:.2f}",
+            f"{row['size_ratio']:.3f}",
+            f"{row['cold_start_ms']:.0f}",
+            f"{row['seconds']:g}",
+            f"{row['latency_ms']:.2f} ± {row['spread_ms'] / 2:.2f}",
+            f"{row['speedup']:.2f}",
+            f"{row['real_time_factor']:.5f}" if row["real_time_factor"] else "-",
+        )
+    return table
+
+
 def save_json(value: Any, path: Path) -> None:
     """Write JSON to a temporary name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)

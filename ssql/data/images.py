@@ -1,6 +1,7 @@
 """Images: scikit-learn's digits, any folder of class folders, Fashion-MNIST."""
 
 import logging
+import tempfile
 from pathlib import Path
 
 import torch
@@ -144,15 +145,16 @@ class FashionMNIST(DataModule):
         return {name: self._read(prefix) for name, prefix in (("train", "train"), ("test", "t10k"))}
 
     def _read(self, prefix: str) -> LabelledTensors:
-        images = datasets.mnist.read_image_file(str(self._file(f"{prefix}-images-idx3-ubyte")))
-        labels = datasets.mnist.read_label_file(str(self._file(f"{prefix}-labels-idx1-ubyte")))
+        with tempfile.TemporaryDirectory() as unpacked:
+            images = datasets.mnist.read_image_file(self._file(f"{prefix}-images-idx3-ubyte", unpacked))
+            labels = datasets.mnist.read_label_file(self._file(f"{prefix}-labels-idx1-ubyte", unpacked))
         return LabelledTensors(images.unsqueeze(1), {"class": labels.tolist()})
 
-    def _file(self, name: str) -> Path:
+    def _file(self, name: str, unpacked: str) -> str:
+        """The raw file; a compressed one is unpacked elsewhere, the folder may be read-only."""
         raw, packed = self.root / name, self.root / f"{name}.gz"
         if raw.is_file():
-            return raw
+            return str(raw)
         if packed.is_file():
-            datasets.utils.extract_archive(str(packed), str(self.root))
-            return raw
+            return str(datasets.utils.extract_archive(str(packed), unpacked))
         raise FileNotFoundError(f"{raw} does not exist, nor {packed.name}: the folder must hold the IDX files")

@@ -59,5 +59,6 @@ def test_fashion_mnist_reads_idx_files(tmp_path):
     item = FashionMNIST(str(tmp_path)).dataset("test")[1]
     assert item["labels"] == {"class": 9}
     assert np.allclose(item["inputs"].numpy() * 255, images[1:2])
+    assert len(list(tmp_path.iterdir())) == 4
     with pytest.raises(FileNotFoundError, match="must hold the IDX files"):
         FashionMNIST("nowhere").setup()

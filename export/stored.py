@@ -1,0 +1,92 @@
+"""The numbers a file stores for each quantized layer, against those of `quant`, bit for bit."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+
+from export.qdq import WEIGHT, activation_range
+from quant import BitWidth, QuantLayer, activation_qparams, quantize_weight
+from quant.bits import FLOAT_BITS
+
+
+def first_difference(proto: onnx.ModelProto, layers: dict[str, QuantLayer], run: BitWidth) -> str | None:
+    """First layer whose integers, scales, zero point or clipping range are not those of `quant`; None if all are.
+
+    Args:
+        proto: a file written by `to_onnx`.
+        layers: calibrated layers by name.
+        run: bit-width of the file.
+    """
+    graph = _Graph(proto)
+    return next((name for name, layer in layers.items() if not _equal(graph, name, layer, run)), None)
+
+
+def _equal(graph: "_Graph", name: str, layer: QuantLayer, run: BitWidth) -> bool:
+    try:
+        pairs = list(_pairs(graph, name, layer, layer.bits_at(run)))
+    except (KeyError, IndexError):
+        return False  # an operator or initializer that belongs to the layer is not there
+    return all(np.array_equal(found, expected) for found, expected in pairs)
+
+
+def _pairs(graph: "_Graph", name: str, layer: QuantLayer, bits: BitWidth) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Found and expected numbers of one layer, all as float64."""
+    if bits.weight == FLOAT_BITS:
+        # The exporter may fold a normalization into a float weight: its values are the features' business.
+        product = graph.takers[f"encoder.{name}.weight", 1]
+    else:
+        product, found_integers, found_scale = graph.weight(name)
+        integers, scale = quantize_weight(layer.weight, bits.weight)
+        yield found_integers, _array(integers.T if integers.dim() == 2 else integers)
+        yield found_scale, _array(scale.flatten())
+    if bits.activation == FLOAT_BITS:
+        yield np.array(graph.is_quantized(product.input[0])), np.array(False)
+        return
+    found_scale, found_zero_point, clip = graph.activation(product)
+    scale, zero_point = activation_qparams(layer.activation_min, layer.activation_max, bits.activation)
+    yield found_scale, _array(scale)
+    yield found_zero_point, _array(zero_point)
+    if bits.activation < 8:
+        ends = activation_range(scale, zero_point, bits.activation)
+        yield clip, np.array(ends, dtype=np.float32).astype(np.float64)
+
+
+def _array(values: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = values.detach().double().numpy()
+    return array
+
+
+class _Graph:
+    """A file's graph by name: which values it stores, which node makes or takes a tensor."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self.makers = {output: node for node in proto.graph.node for output in node.output}
+        self.takers = {(name, place): node for node in proto.graph.node for place, name in enumerate(node.input)}
+
+    def value(self, name: str) -> np.ndarray:
+        return numpy_helper.to_array(self.stored[name]).astype(np.float64)
+
+    def is_quantized(self, name: str) -> bool:
+        return name in self.makers and self.makers[name].op_type == "DequantizeLinear"
+
+    def weight(self, layer: str) -> tuple[onnx.NodeProto, np.ndarray, np.ndarray]:
+        """The product a layer's weight goes into, the weight's integers and its scale."""
+        name = f"encoder.{layer}.{WEIGHT}"
+        dequantize = self.takers[name, 0]
+        stored_as = name if name in self.stored else self.makers[name].input[0]
+        return self.takers[dequantize.output[0], 1], self.value(stored_as), self.value(dequantize.input[1])
+
+    def activation(self, product: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scale, zero point and clipping range (2,) of a product's input. The exporter shares equal ones."""
+        dequantize = self.makers[product.input[0]]
+        quantize = self.makers[dequantize.input[0]]
+        if dequantize.input[1:3] != quantize.input[1:3]:
+            raise KeyError(f"{product.name} dequantizes with other numbers than it quantizes with")
+        clip = self.makers.get(quantize.input[0])
+        clipped = clip is not None and clip.op_type == "Clip"
+        ends = [self.value(end) for end in clip.input[1:3]] if clipped else [-np.inf, np.inf]  # type: ignore[union-attr]
+        return self.value(quantize.input[1]), self.value(quantize.input[2]), np.array(ends)

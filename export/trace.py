@@ -1,0 +1,84 @@
+"""A torch encoder becomes an ONNX graph: the exporter's call, axis names, and nothing that is not needed."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from encoders import Encoder
+from export.attention import TRANSLATIONS
+from export.signature import Signature, example_inputs, signature
+
+OPSET = 21
+
+
+def trace(model: Encoder, image_size: int | None = None) -> onnx.ModelProto:
+    """The model's graph, with dynamic batch (and time) axes, without doc strings and traces.
+
+    Args:
+        model: in evaluation mode, its quantized layers replaced by their export forms.
+        image_size: height and width of vision inputs in pixels; the model's own when None.
+    """
+    names = signature(model)
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = tuple({axis: dynamic for axis, name in enumerate(axes) if name} for axes in names.inputs.values())
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            _Positional(model), example_inputs(model, image_size), dynamo=True, opset_version=OPSET, verbose=False,
+            input_names=list(names.inputs), output_names=list(names.outputs), dynamic_shapes={"inputs": shapes},
+            custom_translation_table=TRANSLATIONS, optimize=True,
+        )  # fmt: skip
+    assert program is not None
+    proto: onnx.ModelProto = program.model_proto
+    _name_axes(proto, names)
+    _strip(proto)
+    return proto
+
+
+class _Positional(nn.Module):
+    """The encoder with positional tensors only, as the exporter wants it."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.encoder(*inputs)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter logs its progress and warns of its own deprecated calls."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _name_axes(proto: onnx.ModelProto, names: Signature) -> None:
+    axes = names.inputs | names.outputs
+    for value in [*proto.graph.input, *proto.graph.output]:
+        for axis, name in zip(value.type.tensor_type.shape.dim, axes[value.name], strict=True):
+            if name:
+                axis.dim_param = name
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Drop what the exporter adds for debugging: it can outweigh 4-bit weights."""
+    proto.doc_string = proto.graph.doc_string = ""
+    del proto.graph.value_info[:]
+    for part in [proto.graph, *proto.graph.node, *proto.graph.initializer, *proto.graph.input, *proto.graph.output]:
+        part.doc_string = ""
+        del part.metadata_props[:]
