@@ -12,7 +12,7 @@ WORDS := experiments/speech/transformer_ssql_words.yaml
 quickstart: $(INSTALLED)
 	$(BIN)/ssql pretrain --config $(WORDS) --output $(QUICKSTART) --overwrite true
 	$(BIN)/ssql pretrain --config $(WORDS) --output $(QUICKSTART)/simsiam --overwrite true \
-		--model.ssql null --trainer.max_epochs 12
+		--model.ssql false --trainer.max_epochs 12
 	$(BIN)/ssql evaluate --encoders '{"SSQL": "$(QUICKSTART)/encoder", "SimSiam": "$(QUICKSTART)/simsiam/encoder"}' \
 		--data SpokenWords --output $(QUICKSTART) --overwrite true
 	$(BIN)/ssql export --encoder $(QUICKSTART)/encoder --output $(QUICKSTART) \

@@ -13,7 +13,8 @@ import torch
 
 from encoders import SpeechTransformer, VisionEncoder
 from ssql.augment import ImageAugmentation, SpeechAugmentation
-from ssql.simsiam import SimSiam, SSQLOptions
+from ssql.memory import keep_freed_memory
+from ssql.methods import SimSiam
 
 
 def seconds_of_step(model: SimSiam, optimizer: torch.optim.Optimizer, batch: dict) -> float:
@@ -27,7 +28,7 @@ def seconds_of_step(model: SimSiam, optimizer: torch.optim.Optimizer, batch: dic
 
 def compare(name: str, build, batch: dict, repeats: int) -> None:
     """Take turns, SimSiam and SSQL, and print the ratio of their steps."""
-    models = [build(ssql) for ssql in (None, SSQLOptions())]
+    models = [build(ssql) for ssql in (False, True)]
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in models]
     times = []
     with patch.object(SimSiam, "log"), patch.object(SimSiam, "log_dict"):
@@ -46,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7, help="timed pairs of steps")
     repeats = parser.parse_args().repeats
+    keep_freed_memory()
     torch.manual_seed(0)
     clips = {"inputs": torch.randn(64, 16_000) * 0.1, "lengths": torch.full((64,), 16_000)}
     images = {"inputs": torch.rand(32, 3, 32, 32), "lengths": None}

@@ -6,6 +6,8 @@
 | activation (any) | per tensor, asymmetric | unsigned | () |
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -87,20 +89,19 @@ def quantize_weight(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 def fake_quantize_weight(weight: Tensor, bits: int) -> Tensor:
     """The weight on its grid; rounding is passed straight through, clamping and scale are differentiated.
 
-    The scale is not detached (as published): each channel's largest weight also receives the sum of
-    the channel's rounding residuals.
+    The scale is not detached (as published): each channel's largest weight (the first, of equals) also
+    receives the sum of the channel's rounding residuals.
 
     Args:
         weight: shape (out, in, ...).
         bits: 2 to 8.
     """
-    low, high = integer_range(bits, signed=True)
-    result: Tensor = _FakeQuantize.apply(weight, weight_scale(weight, bits), low, high)
+    result: Tensor = _FakeQuantizeWeight.apply(weight, bits)
     return result
 
 
 def fake_quantize_activation(values: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
-    """The tensor on its unsigned grid, by torch's fused kernel.
+    """The tensor on its unsigned grid: ONNX QuantizeLinear then DequantizeLinear.
 
     The gradient is 1 inside the range and 0 outside; none flows into the range (as published).
 
@@ -110,30 +111,65 @@ def fake_quantize_activation(values: Tensor, scale: Tensor, zero_point: Tensor, 
         zero_point: shape (), int32.
         bits: 2 to 8.
     """
-    low, high = integer_range(bits, signed=False)
-    return torch.fake_quantize_per_tensor_affine(values, scale.detach(), zero_point, low, high)
+    result: Tensor = _FakeQuantizeActivation.apply(values, scale, zero_point, bits)
+    return result
 
 
-class _FakeQuantize(torch.autograd.Function):
-    """Symmetric fake quantization that keeps no extra tensor for its backward pass.
+class _FakeQuantizeWeight(torch.autograd.Function):
+    """Fake quantization on the min-max grid in as few passes over the weight as its definition allows.
 
-    torch's learnable kernel has these numbers too, but reads its zero points back to the host at every call.
+    Only a channel's largest weight can be clamped or move the scale: all others have gradient 1.
     """
 
     @staticmethod
-    def forward(ctx, weight: Tensor, scale: Tensor, low: int, high: int) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(weight, scale)
-        ctx.range = low, high
-        return (weight / scale).round_().clamp_(low, high).mul_(scale)
+    def forward(ctx, weight: Tensor, bits: int) -> Tensor:  # type: ignore[no-untyped-def]
+        low, high = integer_range(bits, signed=True)
+        scale = weight_scale(weight, bits)
+        quantized = (weight / scale).round_().clamp_(low, high).mul_(scale)
+        ctx.save_for_backward(weight, scale, quantized)
+        ctx.bits = bits
+        return quantized
 
     @staticmethod
     def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def,override]
-        weight, scale = ctx.saved_tensors
-        low, high = ctx.range
-        steps = weight / scale
-        rounded = steps.round()
-        inside = (rounded >= low) & (rounded <= high)
-        # d(scale * q)/d(scale) = q - w/scale inside the range (straight through), low or high outside.
-        by_scale = rounded.clamp_(low, high).sub_(steps.mul_(inside)).mul_(gradient)
-        channels = tuple(range(1, weight.dim()))
-        return gradient * inside, by_scale.sum(dim=channels, keepdim=True), None, None
+        weight, scale, quantized = (tensor.flatten(1) for tensor in ctx.saved_tensors)
+        by_weight = gradient.flatten(1).clone()
+        index = weight.abs().argmax(dim=1, keepdim=True)
+        largest, by_largest = weight.gather(1, index), by_weight.gather(1, index)
+        steps = largest / scale
+        clamped = steps.round() > integer_range(ctx.bits, signed=True)[1]
+        # d(scale * q)/d(scale) = q - w/scale inside the range (straight through), q outside.
+        by_scale = (
+            torch.linalg.vecdot(by_weight, quantized - weight).unsqueeze(1) / scale + by_largest * steps * clamped
+        )
+        by_scale *= scale > SMALLEST_SCALE
+        by_largest = by_largest * ~clamped + by_scale * largest.sign() * 2 / (2**ctx.bits - 1)
+        return by_weight.scatter_(1, index, by_largest).view_as(gradient), None
+
+
+class _FakeQuantizeActivation(torch.autograd.Function):
+    """QuantizeLinear and DequantizeLinear in place, one pass backward: on a CPU a tenth of torch's kernel's time."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(values, scale, zero_point)
+        ctx.bits = bits
+        # The zero point moves into the bounds: the same integers, two passes fewer.
+        low, high = _bounds(values, 0 - zero_point, 2**bits - 1 - zero_point)
+        return (values.float() / scale).round_().clamp_(low, high).mul_(scale).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def,override]
+        values, scale, zero_point = ctx.saved_tensors
+        # What rounds to an integer of the range is inside: half a step beyond either end.
+        low, high = _bounds(values, (-0.5 - zero_point) * scale, (2**ctx.bits - 0.5 - zero_point) * scale)
+        if values.device.type == "cpu":
+            inside = torch.ops.aten.hardtanh_backward(gradient, values, low, high)
+        else:
+            inside = gradient * ((values > low) & (values < high))
+        return inside, None, None, None
+
+
+def _bounds(values: Tensor, low: Tensor, high: Tensor) -> tuple[Any, Any]:
+    """Bounds as numbers, which are faster, where reading them does not wait for the device."""
+    return (low.item(), high.item()) if values.device.type == "cpu" else (low, high)

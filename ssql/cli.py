@@ -29,7 +29,14 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError, TypeError) as error:
         if "--debug" in args:
             raise
-        sys.exit(f"ssql {name}: error: {error}")
+        sys.exit(f"ssql {name}: error: {_sentence(error)}")
+
+
+def _sentence(error: Exception) -> str:
+    """What was wrong, out of the list that jsonargparse makes of a class's own error."""
+    reasons = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
+    reasons = [reason for reason in reasons if not reason.startswith("Expected a")]
+    return "; ".join(reasons) or str(error)
 
 
 def _command(name: str) -> Callable[[list[str]], object]:

@@ -7,15 +7,23 @@ from quant import BitWidth
 
 
 def draw_bit_width(
-    seed: int, step: int, weight_bits: Sequence[int] = (2, 8), activation_bits: Sequence[int] = (4, 8)
+    seed: int,
+    step: int,
+    weight_bits: Sequence[int] = (2, 8),
+    activation_bits: Sequence[int] = (4, 8),
+    same: bool = False,
 ) -> BitWidth:
     """One weight and one activation bit-width for the whole network, drawn independently and uniformly.
 
     Args:
         seed: of the run.
-        step: optimizer step, from 0.
+        step: optimizer step (or epoch), from 0.
         weight_bits: smallest and largest, both included; 2 to 8 is published (Cao et al. 2022).
         activation_bits: smallest and largest, both included; 4 to 8 is published.
+        same: activations take the weights' draw, held within `activation_bits`.
     """
     stream = random.Random(f"bit_width {seed} {step}")
-    return BitWidth(stream.randint(*weight_bits), stream.randint(*activation_bits))
+    weight = stream.randint(*weight_bits)
+    if same:
+        return BitWidth(weight, min(max(weight, activation_bits[0]), activation_bits[1]))
+    return BitWidth(weight, stream.randint(*activation_bits))

@@ -12,7 +12,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from ssql.data import DataModule
 from ssql.evaluate import calibrate_on
-from ssql.simsiam import SimSiam
+from ssql.memory import keep_freed_memory
+from ssql.methods import Method
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ HELP = """Pretrain an encoder whose features survive quantization.
 
   ssql pretrain --config experiments/speech/transformer_ssql_words.yaml --output runs/words
   ssql pretrain --config runs/words/logs/version_0/config.yaml --resume true
-  ssql pretrain --config ... --model.ssql null      (plain SimSiam, the baseline)
+  ssql pretrain --config ... --model.ssql false      (plain SimSiam, the baseline)
 
 Leaves encoder/ (config.json, model.safetensors), checkpoints/ and logs/ (CSV, TensorBoard) in the output folder.
 """
@@ -67,9 +68,11 @@ def pretrain(args: ArgsType = None) -> Path:
     Args:
         args: command-line words; those of the process when None.
     """
+    keep_freed_memory()
     cli = PretrainCLI(
-        SimSiam,
+        Method,
         DataModule,
+        subclass_mode_model=True,
         subclass_mode_data=True,
         run=False,
         seed_everything_default=0,

@@ -15,14 +15,18 @@ from encoders import load_encoder
 CONFIG = """
 trainer: {{max_steps: {steps}, enable_progress_bar: false, enable_model_summary: false}}
 model:
-  encoder:
-    class_path: encoders.VisionEncoder
-    init_args:
-      model_name: resnet10t
-      in_channels: 1
-      model_arguments: {{stem_width: 8, channels: [8, 16, 24, 32]}}
-  augmentation: {{class_path: ssql.augment.ImageAugmentation, init_args: {{image_size: 8, flip: false, colour: false}}}}
-  dim: 32
+  class_path: SimSiam
+  init_args:
+    encoder:
+      class_path: encoders.VisionEncoder
+      init_args:
+        model_name: resnet10t
+        in_channels: 1
+        model_arguments: {{stem_width: 8, channels: [8, 16, 24, 32]}}
+    augmentation:
+      class_path: ssql.augment.ImageAugmentation
+      init_args: {{image_size: 8, flip: false, colour: false}}
+    dim: 32
 data: {{class_path: ssql.data.Digits, init_args: {{batch_size: 128}}}}
 checkpoint_steps: 4
 """

@@ -6,8 +6,9 @@ from torch import nn
 import quant
 from encoders import SpeechTransformer
 from ssql.draw import draw_bit_width
+from ssql.methods import NonFiniteLossError, SimSiam, SSQLOptions
+from ssql.methods.method import frozen_statistics, join
 from ssql.objectives import feature_std, symmetric_negative_cosine
-from ssql.simsiam import NonFiniteLossError, SimSiam, SSQLOptions, frozen_statistics
 
 
 class Fixed(nn.Module):
@@ -25,7 +26,9 @@ class Fixed(nn.Module):
 def method(**arguments) -> SimSiam:
     torch.manual_seed(0)
     views = [torch.randn(8, 80, 20) for _ in range(2)]
-    model = SimSiam(SpeechTransformer(width=16, depth=1, heads=2), Fixed(views), dim=32, **arguments)
+    model = SimSiam(
+        SpeechTransformer(width=16, depth=1, heads=2), Fixed(views), dim=32, **({"views": "apart"} | arguments)
+    )
     model.log = model.log_dict = lambda *_, **__: None
     return model
 
@@ -99,19 +102,43 @@ def test_step_equals_a_naive_ssql_written_with_hooks_and_swapped_weights():
 
 
 def test_without_ssql_it_is_simsiam():
-    model = method(ssql=None)
+    model = method(ssql=False)
     loss = model.training_step({"inputs": None, "lengths": None}, 0)
-    twin = method(ssql=None)
+    twin = method(ssql=False)
     z = [twin.projector(twin.encoder.embed(view)) for view in twin.augmentation.views]
     p = [twin.predictor(value) for value in z]
     expected = -(F.cosine_similarity(p[0], z[1].detach()).mean() + F.cosine_similarity(p[1], z[0].detach()).mean()) / 2
     assert torch.allclose(loss, expected)
 
 
+def test_sequential_differentiation_gives_the_same_loss_and_gradients():
+    results = []
+    for sequential in (True, False):
+        model = method(ssql=SSQLOptions(sequential=sequential))
+        loss = model.training_step({"inputs": None, "lengths": None}, 0)
+        (loss / 3).backward()
+        results.append((loss, [parameter.grad for parameter in model.parameters()]))
+    (loss, gradients), (other_loss, other_gradients) = results
+    assert loss == other_loss
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(gradients, other_gradients, strict=True))
+
+
+def test_views_together_are_views_apart_but_for_batch_norm():
+    views = [(torch.randn(2, 80, 20), torch.tensor([20, 12])), (torch.randn(2, 80, 16), torch.tensor([16, 15]))]
+    inputs, lengths = join(views)
+    assert inputs.shape == (4, 80, 20)
+    assert lengths.tolist() == [20, 12, 16, 15]
+    encoder = method().encoder.eval()
+    apart = torch.cat([encoder.embed(*view) for view in views])
+    assert torch.allclose(encoder.embed(inputs, lengths), apart, atol=1e-5)
+    model = method(views="together")
+    assert [z.shape for z in model.branch([(view, None) for view in model.augmentation.views])[0]] == [(8, 32)] * 2
+
+
 @pytest.mark.parametrize("statistics", ["full_precision", "all"])
 def test_quantized_pass_leaves_batch_norm_statistics_alone_unless_asked(statistics):
     means = []
-    for ssql in (None, SSQLOptions(batch_norm_statistics=statistics)):
+    for ssql in (False, SSQLOptions(batch_norm_statistics=statistics)):
         model = method(ssql=ssql)
         model.training_step({"inputs": None, "lengths": None}, 0)
         means.append(model.projector[1].running_mean)

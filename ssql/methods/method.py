@@ -1,0 +1,274 @@
+"""The training step all methods share: a full-precision pass and, with SSQL, a quantized pass at random bits."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+import quant
+from encoders.encoder import Encoder
+from ssql.draw import draw_bit_width
+from ssql.gradients import differentiated_now
+from ssql.objectives import feature_std
+
+View = tuple[Tensor, Tensor | None]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the run stops and its last checkpoint stays."""
+
+
+@dataclass
+class SSQLOptions:
+    """The quantized branch (Cao et al., ECCV 2022); the defaults are the published method.
+
+    Args:
+        weight_bits: smallest and largest weight bit-width drawn; published 2 to 8.
+        activation_bits: smallest and largest activation bit-width drawn; published 4 to 8.
+        draw: `separate` draws both independently; `same` draws one for both, held within activation_bits.
+        draw_every: a new draw each `step`, or each `epoch`.
+        auxiliary_loss: train the full-precision branch by its own loss beside the quantized one; without it
+            the full-precision branch only gives targets.
+        targets: precision of the features to be predicted; `quantized` is the reversed form of the ablation,
+            where the full-precision branch predicts quantized features.
+        batch_norm_statistics: passes that update running statistics. `full_precision` keeps them
+            clean; `all` is the reference's behaviour, where the quantized pass has the last word.
+        sequential: differentiate the full-precision branch before the quantized pass begins, so that the
+            activations of one branch at a time are kept: same gradients, about half the memory.
+    """
+
+    weight_bits: Sequence[int] = (2, 8)
+    activation_bits: Sequence[int] = (4, 8)
+    draw: Literal["separate", "same"] = "separate"
+    draw_every: Literal["step", "epoch"] = "step"
+    auxiliary_loss: bool = True
+    targets: Literal["full_precision", "quantized"] = "full_precision"
+    batch_norm_statistics: Literal["full_precision", "all"] = "full_precision"
+    sequential: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("weight_bits", "activation_bits"):
+            bounds = list(getattr(self, name))
+            if len(bounds) != 2 or not 2 <= bounds[0] <= bounds[1] <= 8:
+                raise ValueError(f"{name} must be two numbers from 2 to 8, smallest first; got {bounds}")
+        if self.targets == "quantized" and not self.auxiliary_loss:
+            raise ValueError(
+                "targets quantized needs auxiliary_loss true: without it no branch would be left to predict them"
+            )
+
+
+def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
+    """SSQL's published optimizer: SGD 0.05, momentum 0.9, weight decay 5e-4."""
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
+
+
+class Method(lightning.LightningModule):
+    """Base of the methods: what varies is how a branch is computed, its targets and its loss.
+
+    A step with SSQL (Cao et al. 2022, Sec. 3.2): both branches predict the targets of the full-precision
+    branch (or of a full-precision teacher), and the loss is the mean of theirs.
+
+    Args:
+        encoder: speech or vision encoder; prepared here.
+        augmentation: makes one random view of a batch.
+        ssql: options of the quantized branch; `true` takes the published ones, `false` trains the plain method.
+        policy: per-layer bit-widths of the encoder.
+        optimizer: any optimizer; see `default_optimizer`.
+        warmup_steps: linear warm-up before the cosine to zero; 0 is published.
+        seed: of bit-widths and augmentations.
+        views: both views of a branch in one batch (`together`), or one after the other (`apart`, as published).
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augmentation: nn.Module,
+        ssql: SSQLOptions | bool,
+        policy: quant.Policy | None,
+        optimizer: OptimizerCallable,
+        warmup_steps: int,
+        seed: int,
+        views: Literal["together", "apart"],
+    ) -> None:
+        super().__init__()
+        self.encoder = quant.prepare(encoder, policy)
+        self.augmentation = augmentation
+        self.ssql = SSQLOptions() if ssql is True else ssql or None
+        self.seed, self.together = seed, views == "together"
+        self.optimizer, self.warmup_steps = optimizer, warmup_steps
+
+    def branch(self, views: list[View]) -> Any:
+        """One pass of the student over the views; what `targets` and `loss` need of it."""
+        raise NotImplementedError
+
+    def targets(self, views: list[View], branch: Any) -> list[Tensor]:
+        """What is to be predicted, from the views and the branch that gives targets."""
+        raise NotImplementedError
+
+    def loss(self, branch: Any, targets: list[Tensor]) -> Tensor:
+        """Self-supervised loss of a branch against targets, shape ()."""
+        raise NotImplementedError
+
+    def embeddings(self, branch: Any) -> Tensor:
+        """Embeddings (batch, dim) of a branch that show a collapse."""
+        raise NotImplementedError
+
+    def after_step(self, targets: list[Tensor]) -> None:
+        """Called with the detached targets at the end of every training step."""
+
+    def after_update(self) -> None:
+        """Called after every optimizer step: a momentum teacher follows here."""
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Views, full-precision pass, random bit-width, quantized pass against the targets."""
+        with self._seeded():
+            views = self.random_views(batch)
+        loss, targets, logs = self._plain_step(views) if self.ssql is None else self._ssql_step(views, self.ssql)
+        self.after_step(targets)
+        self._check_finite(loss, logs)
+        self.log("loss", loss.detach(), prog_bar=True)
+        self.log_dict({name: value.float() for name, value in logs.items()}, prog_bar=False)
+        return loss
+
+    def random_views(self, batch: dict[str, Any]) -> list[View]:
+        """Two random views of a batch."""
+        return [self.augmentation(batch["inputs"], batch["lengths"], self.encoder) for _ in range(2)]
+
+    def _plain_step(self, views: list[View]) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        branch = self.branch(views)
+        targets = self.targets(views, branch)
+        loss = self.loss(branch, targets)
+        return loss, _detached(targets), self._logs(branch, loss)
+
+    def _ssql_step(self, views: list[View], ssql: SSQLOptions) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        bit_width = self._bit_width(ssql)
+        with quant.observe(self), nullcontext() if ssql.auxiliary_loss else torch.no_grad():
+            branch = self.branch(views)
+            targets = self.targets(views, branch)
+            full_loss = self.loss(branch, targets)
+        logs = self._logs(branch, full_loss)
+        reversed_targets = ssql.targets == "quantized"
+        if ssql.auxiliary_loss and ssql.sequential and not reversed_targets:
+            full_loss = differentiated_now(full_loss, self.parameters())
+            del branch
+        targets = _detached(targets)
+
+        clean = ssql.batch_norm_statistics == "full_precision"
+        with quant.at(self, bit_width, reuse_weights=True), frozen_statistics(self, clean):
+            quantized = self.branch(views)
+            if reversed_targets:
+                targets = _detached(self.targets(views, quantized))
+        # Reversed, both branches predict the quantized branch's targets.
+        quantized_loss = self.loss(quantized, targets)
+        if reversed_targets:
+            full_loss = self.loss(branch, targets)
+        loss = (full_loss + quantized_loss) / 2 if ssql.auxiliary_loss else quantized_loss
+        logs["loss_quantized"] = quantized_loss.detach()
+        logs["weight_bits"] = torch.tensor(bit_width.weight)
+        logs["activation_bits"] = torch.tensor(bit_width.activation)
+        return loss, targets, logs
+
+    def _bit_width(self, ssql: SSQLOptions) -> quant.BitWidth:
+        moment = self.global_step if ssql.draw_every == "step" else self.current_epoch
+        return draw_bit_width(self.seed, moment, ssql.weight_bits, ssql.activation_bits, ssql.draw == "same")
+
+    def _logs(self, branch: Any, loss: Tensor) -> dict[str, Tensor]:
+        return {"loss_fp": loss.detach(), "feature_std": feature_std(self.embeddings(branch))}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, with a linear warm-up and a cosine to zero over the whole run."""
+        optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        total = int(self.trainer.estimated_stepping_batches)
+
+        def factor(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / self.warmup_steps
+            return 0.5 * (1 + math.cos(math.pi * step / max(total, 1)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """An optimizer step, then `after_update`."""
+        super().optimizer_step(*args, **kwargs)
+        self.after_update()
+
+    def through(self, views: list[View], *stages: Callable[[Tensor], Tensor]) -> list[list[Tensor]]:
+        """Embeddings of the views through stages one after the other, views together or apart.
+
+        Returns:
+            for each stage a list of its output for each view, (batch, dim).
+        """
+        groups = [join(views)] if self.together else views
+        parts = len(views) // len(groups)
+        outputs: list[list[Tensor]] = [[] for _ in stages]
+        for group in groups:
+            x = self.encoder.embed(*group)
+            for stage, output in zip(stages, outputs, strict=True):
+                x = stage(x)
+                output += x.chunk(parts)
+        return outputs
+
+    def _seeded(self) -> AbstractContextManager[None]:
+        """Inside, torch's generators are a function of (seed, step, rank): a resumed run draws the same."""
+        step = self.global_step
+        if self._trainer is not None and self.trainer.accumulate_grad_batches > 1:
+            step = self.trainer.fit_loop.total_batch_idx  # global_step stands still between optimizer steps
+        return seeded(hash((self.seed, step, self.global_rank)) % 2**63, self.device)
+
+    def _check_finite(self, loss: Tensor, logs: dict[str, Tensor]) -> None:
+        if not torch.isfinite(loss):
+            values = ", ".join(f"{name} {value.item():.4g}" for name, value in logs.items())
+            raise NonFiniteLossError(
+                f"loss is {loss.item()} at step {self.global_step} ({values}): "
+                "lower the learning rate or add warm-up; the last checkpoint is kept"
+            )
+
+
+def join(views: list[View]) -> View:
+    """Views of one batch as one batch; clips are padded with zeros to the longest.
+
+    Args:
+        views: inputs (batch, ..., time) with lengths (batch,), or images with lengths None.
+    """
+    inputs, lengths = zip(*views, strict=True)
+    if lengths[0] is None:
+        return torch.cat(inputs), None
+    longest = max(view.shape[-1] for view in inputs)
+    padded = [F.pad(view, (0, longest - view.shape[-1])) for view in inputs]
+    return torch.cat(padded), torch.cat([length for length in lengths if length is not None])
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, torch's generators start from `seed`; outside they go on as before."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def frozen_statistics(model: nn.Module, active: bool = True) -> Iterator[None]:
+    """Inside, batch norms in training mode leave their running statistics alone."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if active else []
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def _detached(targets: list[Tensor]) -> list[Tensor]:
+    return [target.detach() for target in targets]
