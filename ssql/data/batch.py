@@ -31,6 +31,11 @@ class LabelledTensors(Dataset[Batch]):
         """Number of items."""
         return len(self.inputs)
 
+    @property
+    def lengths(self) -> list[int] | None:
+        """Samples of each clip; None for images."""
+        return [len(clip) for clip in self.inputs] if self.inputs[0].dim() == 1 else None
+
     def __getitem__(self, index: int) -> Batch:
         """The item at an index."""
         inputs = self.inputs[index]

@@ -66,7 +66,8 @@ class DataModule(lightning.LightningDataModule):
                 "lower batch_size or add data"
             )
         per_epoch = size // world_size // self.batch_size
-        sampler = ResumableSampler(size, self.seed, rank, world_size, done % per_epoch * self.batch_size)
+        lengths = getattr(dataset, "lengths", None)
+        sampler = ResumableSampler(size, self.batch_size, self.seed, rank, world_size, done % per_epoch, lengths)
         return DataLoader(
             dataset, self.batch_size, sampler=sampler, num_workers=self.num_workers, drop_last=True, collate_fn=collate
         )

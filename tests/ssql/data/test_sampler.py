@@ -42,14 +42,33 @@ def test_resumed_run_sees_the_same_batches(tmp_path, stop):
 
 
 def test_ranks_share_an_epoch_without_overlap():
-    shares = [list(ResumableSampler(11, seed=1, rank=rank, world_size=2)) for rank in range(2)]
-    assert [len(share) for share in shares] == [5, 5]
-    assert len(set(shares[0]) | set(shares[1])) == 10
+    shares = [list(ResumableSampler(11, 2, seed=1, rank=rank, world_size=2)) for rank in range(2)]
+    assert [len(share) for share in shares] == [4, 4]
+    assert len(set(shares[0]) | set(shares[1])) == 8
 
 
 def test_skip_holds_for_one_epoch_only():
-    sampler = ResumableSampler(10, seed=1, skip=4)
-    whole = list(ResumableSampler(10, seed=1))
+    sampler = ResumableSampler(10, 2, seed=1, skip=2)
+    whole = list(ResumableSampler(10, 2, seed=1))
     assert list(sampler) == whole[4:]
     assert list(sampler) == whole
     assert len(sampler) == 10
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_clips_of_like_length_share_a_batch_and_every_rank(world_size):
+    lengths = torch.randint(100, 1000, (320,), generator=torch.Generator().manual_seed(0)).tolist()
+    ranks = [
+        list(ResumableSampler(320, 8, seed=1, rank=rank, world_size=world_size, lengths=lengths))
+        for rank in range(world_size)
+    ]
+    assert sorted(index for rank in ranks for index in rank) == list(range(320))
+    batches = [[lengths[i] for rank in ranks for i in rank[k : k + 8]] for k in range(0, len(ranks[0]), 8)]
+    padding = sum(max(batch) * len(batch) for batch in batches) / sum(lengths)
+    assert padding < 1.15  # without lengths: 1.6
+    longest = [max(batch) for batch in batches]
+    assert longest != sorted(longest)
+    sampler = ResumableSampler(320, 8, seed=1, world_size=world_size, lengths=lengths)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    assert list(sampler) != first
