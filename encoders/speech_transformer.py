@@ -81,6 +81,34 @@ class SpeechTransformer(Encoder):
         Raises:
             ValueError: another number of mel bands, or fewer frames than one output frame needs.
         """
+        x, lengths = self._stem(log_mel, lengths)
+        mask = frame_mask(lengths, x.shape[1])
+        with valid_frames(mask):
+            for block in self.blocks:
+                x = block(x, mask)
+        if self.pooling == 2:
+            x = F.avg_pool1d(x.transpose(1, 2), 2).transpose(1, 2)
+            lengths = lengths // 2
+        x = self.after_norm(x) * frame_mask(lengths, x.shape[1]).unsqueeze(-1)
+        if self.adaptor is not None:
+            x, lengths = self.adaptor(x, lengths)
+        return x, lengths
+
+    def block_outputs(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """Residual stream after each block, depth tensors (batch, frames / 2, width) at 50 Hz, and their lengths.
+
+        Frames beyond a clip's length hold numbers without a meaning; arguments as in `forward`.
+        """
+        x, lengths = self._stem(log_mel, lengths)
+        mask = frame_mask(lengths, x.shape[1])
+        outputs = []
+        with valid_frames(mask):
+            for block in self.blocks:
+                x = block(x, mask)
+                outputs.append(x)
+        return outputs, lengths
+
+    def _stem(self, log_mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         n_mels = self.arguments["n_mels"]
         if log_mel.dim() != 3 or log_mel.shape[1] != n_mels:
             raise ValueError(f"log_mel must be (batch, {n_mels}, frames), got shape {tuple(log_mel.shape)}")
@@ -95,17 +123,6 @@ class SpeechTransformer(Encoder):
         x = F.gelu(self.conv2(x * mask.unsqueeze(1))).transpose(1, 2)  # (batch, frames / 2, width)
         lengths = (lengths + 1) // 2
         x = x + sinusoids(x.shape[1], x.shape[2], x)
-
-        mask = frame_mask(lengths, x.shape[1])
-        with valid_frames(mask):
-            for block in self.blocks:
-                x = block(x, mask)
-        if self.pooling == 2:
-            x = F.avg_pool1d(x.transpose(1, 2), 2).transpose(1, 2)
-            lengths = lengths // 2
-        x = self.after_norm(x) * frame_mask(lengths, x.shape[1]).unsqueeze(-1)
-        if self.adaptor is not None:
-            x, lengths = self.adaptor(x, lengths)
         return x, lengths
 
     def embed(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
