@@ -14,8 +14,11 @@ from torch import Tensor
 
 from encoders.encoder import ENCODERS, Encoder
 from quant import Policy, prepare, quant_layers
+from quant.layers import RANGE_BUFFERS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Version 1 had one activation range for all bit-widths, shape ().
+READABLE_VERSIONS = (1, 2)
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -37,7 +40,7 @@ def save_encoder(encoder: Encoder, folder: str | Path, overwrite: bool = False) 
         raise FileExistsError(f"{folder} exists already: choose another folder, or overwrite")
     state = {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}
     for key, value in state.items():
-        if not key.endswith(("activation_min", "activation_max")) and not value.isfinite().all():
+        if not key.endswith(RANGE_BUFFERS) and not value.isfinite().all():
             raise ValueError(f"weight {key!r} is NaN or infinite: this encoder is not worth keeping")
     config = {"format_version": FORMAT_VERSION, "encoder": encoder.name, "arguments": encoder.arguments}
     policy = _policy(encoder)
@@ -120,10 +123,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict) or not {"format_version", "encoder", "arguments"} <= config.keys():
         raise ArtifactError(f"{path} must have the keys format_version, encoder and arguments")
-    if config["format_version"] != FORMAT_VERSION:
-        raise ArtifactError(
-            f"{path} has format_version {config['format_version']}; this version reads {FORMAT_VERSION}"
-        )
+    if config["format_version"] not in READABLE_VERSIONS:
+        readable = " and ".join(map(str, READABLE_VERSIONS))
+        raise ArtifactError(f"{path} has format_version {config['format_version']}; this version reads {readable}")
     return config
 
 
@@ -141,7 +143,7 @@ def _load_weights(encoder: Encoder, path: Path) -> None:
     problems += [
         f"{key} has shape {found[key]}, not {shape}"
         for key, shape in expected.items()
-        if found.get(key, shape) != shape
+        if found.get(key, shape) != shape and not (key.endswith(RANGE_BUFFERS) and found[key] == ())
     ]
     if problems:
         shown = "; ".join(sorted(problems)[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")

@@ -17,6 +17,7 @@ from export.signature import frozen_copy
 from export.trace import trace
 from export.verify import verify
 from quant import FULL_PRECISION, BitWidth, at, parse_bit_width
+from quant.layers import RANGE_BUFFERS
 
 LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf's limit, less room for the graph
 
@@ -92,7 +93,7 @@ def to_onnx(
 def _check_finite(encoder: Encoder) -> None:
     for name, value in encoder.state_dict().items():
         # Ranges are infinite until observed; `quant.at` has its own error for that.
-        if not name.endswith(("activation_min", "activation_max")) and not value.isfinite().all():
+        if not name.endswith(RANGE_BUFFERS) and not value.isfinite().all():
             raise ValueError(f"weight {name!r} is NaN or infinite: nothing worth exporting")
 
 

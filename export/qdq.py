@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
-from quant import BitWidth, QuantConv1d, QuantConv2d, QuantLayer, QuantLinear, activation_qparams, quantize_weight
+from quant import BitWidth, QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 from quant.affine import dequantize, fake_quantize_activation
 from quant.bits import FLOAT_BITS
 
@@ -41,11 +41,11 @@ class QdqLayer(nn.Module):
             weight = layer.weight.detach()
             self.register_buffer("weight", weight.T.contiguous() if self.channel_axis else weight)
         else:
-            integers, scale = quantize_weight(layer.weight, self.bits.weight)
+            integers, scale = layer.weight_integers(self.bits.weight)
             self.register_buffer(WEIGHT, integers.T.contiguous() if self.channel_axis else integers)
             self.register_buffer(WEIGHT_SCALE, scale.flatten())
         if self.bits.activation != FLOAT_BITS:
-            scale, zero_point = activation_qparams(layer.activation_min, layer.activation_max, self.bits.activation)
+            scale, zero_point = layer.activation_qparams(self.bits.activation)
             self.register_buffer(ACTIVATION_SCALE, scale)
             self.register_buffer(ACTIVATION_ZERO_POINT, zero_point.to(torch.uint8))
             self.activation_range = activation_range(scale, zero_point, self.bits.activation)

@@ -8,7 +8,7 @@ import torch
 from onnx import numpy_helper
 
 from export.qdq import WEIGHT, activation_range
-from quant import BitWidth, QuantLayer, activation_qparams, quantize_weight
+from quant import BitWidth, QuantLayer
 from quant.bits import FLOAT_BITS
 
 
@@ -39,14 +39,14 @@ def _pairs(graph: "_Graph", name: str, layer: QuantLayer, bits: BitWidth) -> Ite
         product = graph.takers[f"encoder.{name}.weight", 1]
     else:
         product, found_integers, found_scale = graph.weight(name)
-        integers, scale = quantize_weight(layer.weight, bits.weight)
+        integers, scale = layer.weight_integers(bits.weight)
         yield found_integers, _array(integers.T if integers.dim() == 2 else integers)
         yield found_scale, _array(scale.flatten())
     if bits.activation == FLOAT_BITS:
         yield np.array(graph.is_quantized(product.input[0])), np.array(False)
         return
     found_scale, found_zero_point, clip = graph.activation(product)
-    scale, zero_point = activation_qparams(layer.activation_min, layer.activation_max, bits.activation)
+    scale, zero_point = layer.activation_qparams(bits.activation)
     yield found_scale, _array(scale)
     yield found_zero_point, _array(zero_point)
     if bits.activation < 8:

@@ -11,14 +11,21 @@ from quant.affine import (
     weight_scale,
 )
 from quant.bits import FULL_PRECISION, BitWidth, parse_bit_width
+from quant.calibration import calibrate, observe
 from quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear, valid_frames
+from quant.observers import MeanSquaredError, MinMax, MovingAverage, Observer, Percentile
 from quant.policy import Policy
-from quant.prepare import NotCalibratedError, at, calibrate, observe, prepare, quant_layers
+from quant.prepare import NotCalibratedError, at, prepare, quant_layers
 
 __all__ = [
     "FULL_PRECISION",
     "BitWidth",
+    "MeanSquaredError",
+    "MinMax",
+    "MovingAverage",
     "NotCalibratedError",
+    "Observer",
+    "Percentile",
     "Policy",
     "QuantConv1d",
     "QuantConv2d",

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 FLOAT_BITS = 32
+INTEGER_BITS = (2, 3, 4, 5, 6, 7, 8)
 _PATTERN = re.compile(r"w(\d+)a(\d+)")
 
 
@@ -32,8 +33,14 @@ class BitWidth:
 
 def check_bits(bits: int, what: str) -> None:
     """Raise ValueError unless `bits` is 2 to 8 (integers) or 32 (float)."""
-    if not (2 <= bits <= 8 or bits == FLOAT_BITS):
-        raise ValueError(f"{what} must be 2 to 8, or 32 for float; got {bits}")
+    if bits not in (*INTEGER_BITS, FLOAT_BITS):
+        why = ": one bit with a sign holds only -1 and 0" if bits == 1 else ""
+        raise ValueError(f"{what} must be 2 to 8, or 32 for float; got {bits}{why}")
+
+
+def row_of(bits: int) -> int:
+    """Where a bit-width from 2 to 8 stands in buffers with one value per bit-width, shape (7,)."""
+    return bits - INTEGER_BITS[0]
 
 
 FULL_PRECISION = BitWidth()

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant.affine import activation_qparams, fake_quantize_activation, fake_quantize_weight
-from quant.bits import FLOAT_BITS, FULL_PRECISION, BitWidth
+from quant.affine import activation_qparams, fake_quantize_activation, fake_quantize_weight, quantize_weight
+from quant.bits import FLOAT_BITS, FULL_PRECISION, INTEGER_BITS, BitWidth, row_of
+from quant.observation import Observation
 from quant.policy import LayerRule, Policy
 
+RANGE_BUFFERS = ("activation_min", "activation_max")
 _VALID: ContextVar[Tensor | None] = ContextVar("valid_frames", default=None)
 
 
@@ -23,7 +25,7 @@ class Mode:
 
     policy: Policy = field(default_factory=Policy)
     bit_width: BitWidth = FULL_PRECISION
-    observing: bool = False
+    observation: Observation | None = None
     # Quantized weights of the current run by layer, when the run asked to reuse them.
     weights: dict[int, Tensor] | None = None
 
@@ -42,44 +44,82 @@ def valid_frames(mask: Tensor | None) -> Iterator[None]:
         _VALID.reset(token)
 
 
-class QuantLayer(nn.Module):
-    """What the quantized forms share: a rule, the shared mode and the input's observed range.
-
-    The weight and bias stay the Parameters of the layer that was prepared; nothing is copied.
+class QuantActivation(nn.Module):
+    """A tensor that is observed or put on its grid where it passes: a rule, the shared mode and its range.
 
     Attributes:
-        activation_min: buffer, shape (), smallest input value observed (+inf before any).
-        activation_max: buffer, shape (), largest input value observed (-inf before any).
+        activation_min: buffer, shape (7,), low end of the range at 2, 3, ... 8 bits (+inf before any observation).
+        activation_max: buffer, shape (7,), high end of the range (-inf before any observation).
     """
 
-    weight: Tensor
     rule: LayerRule
     mode: Mode
     activation_min: Tensor
     activation_max: Tensor
-    # True once the range is known to be there: looking at the buffers would wait for the device.
-    calibrated: bool = False
+    # Bit-widths whose range is known to be there: looking at the buffers would wait for the device.
+    calibrated: frozenset[int] = frozenset()
+    # Axis of the values along which `valid_frames` tells padding.
+    frames_axis = 1
 
-    def attach(self, rule: LayerRule, mode: Mode) -> None:
-        """Add rule, mode and range buffers to a layer whose class has just become a quantized one."""
+    def attach(self, rule: LayerRule, mode: Mode, device: torch.device) -> None:
+        """Add rule, mode and range buffers to a module whose class has just become a quantized one."""
         self.rule, self.mode = rule, mode
-        device = self.weight.device
-        self.register_buffer("activation_min", torch.tensor(torch.inf, device=device))
-        self.register_buffer("activation_max", torch.tensor(-torch.inf, device=device))
+        self.register_buffer("activation_min", torch.full((len(INTEGER_BITS),), torch.inf, device=device))
+        self.register_buffer("activation_max", torch.full((len(INTEGER_BITS),), -torch.inf, device=device))
 
     def bits_at(self, run: BitWidth) -> BitWidth:
-        """This layer's own bits in a run of the model at `run`."""
+        """Its own bits in a run of the model at `run`."""
         return self.rule.resolve(run)
 
+    def bits_in_use(self, run: BitWidth | None) -> tuple[int, ...]:
+        """Activation bits below float in a run, or in any run when None."""
+        if run is None and self.rule.activation is None:
+            return INTEGER_BITS
+        bits = self.rule.activation if run is None else self.bits_at(run).activation
+        return () if bits is None or bits == FLOAT_BITS else (bits,)
+
+    def activation_qparams(self, bits: int) -> tuple[Tensor, Tensor]:
+        """Scale, shape (), and zero point, shape (), int32, at a bit-width: those every export stores."""
+        return activation_qparams(self.activation_min[row_of(bits)], self.activation_max[row_of(bits)], bits)
+
     def quantized_input(self, values: Tensor) -> Tensor:
-        """Observe the input's range, or put the input on its grid, as the mode asks."""
-        if self.mode.observing:
-            self._observe(values.detach())
+        """Observe the values, or put them on their grid, as the mode asks."""
+        if self.mode.observation is not None:
+            self.mode.observation.record(self, values.detach(), self._valid(values))
         bits = self.bits_at(self.mode.bit_width).activation
         if bits == FLOAT_BITS:
             return values
-        scale, zero_point = activation_qparams(self.activation_min, self.activation_max, bits)
+        scale, zero_point = self.activation_qparams(bits)
         return fake_quantize_activation(values, scale, zero_point, bits)
+
+    def _valid(self, values: Tensor) -> Tensor | None:
+        """The mask of `valid_frames` in a form that broadcasts to values (batch, ..., time, ...)."""
+        mask, axis = _VALID.get(), self.frames_axis
+        if mask is None or values.dim() < 3 or (values.shape[0], values.shape[axis]) != mask.shape:
+            return None
+        return mask.view([n if i in (0, axis) else 1 for i, n in enumerate(values.shape)])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
+        self.calibrated = frozenset()
+        for name in RANGE_BUFFERS:
+            value = state_dict.get(prefix + name)
+            # One range for all bit-widths: saved before there was one for each.
+            if value is not None and value.dim() == 0:
+                state_dict[prefix + name] = value.expand(len(INTEGER_BITS))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class QuantLayer(QuantActivation):
+    """What the quantized forms of layers with a weight share.
+
+    The weight and bias stay the Parameters of the layer that was prepared; nothing is copied.
+    """
+
+    weight: Tensor
+
+    def weight_integers(self, bits: int) -> tuple[Tensor, Tensor]:
+        """Integers int8 (out, in, ...) and scale (out, 1, ...) at a bit-width: those every export stores."""
+        return quantize_weight(self.weight, bits)
 
     def quantized_weight(self) -> Tensor:
         """The weight on the grid of the current run; computed once a run when the run reuses weights."""
@@ -92,21 +132,6 @@ class QuantLayer(nn.Module):
             self.mode.weights[id(self)] = fake_quantize_weight(self.weight, bits)
         return self.mode.weights[id(self)]
 
-    @torch.no_grad()
-    def _observe(self, values: Tensor) -> None:
-        mask = _VALID.get()
-        if mask is not None and values.dim() == 3 and values.shape[:2] == mask.shape:
-            # Zero is in every range, so a zeroed frame cannot widen it.
-            values = values.masked_fill(~mask.unsqueeze(-1), 0)
-        low, high = values.aminmax()
-        self.activation_min.copy_(torch.minimum(self.activation_min, low))
-        self.activation_max.copy_(torch.maximum(self.activation_max, high))
-        self.calibrated = True
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.calibrated = False
-        super()._load_from_state_dict(*args, **kwargs)
-
 
 class QuantLinear(QuantLayer, nn.Linear):
     """nn.Linear whose input and weight follow the bit-width of the run."""
@@ -118,6 +143,8 @@ class QuantLinear(QuantLayer, nn.Linear):
 
 class QuantConv1d(QuantLayer, nn.Conv1d):
     """nn.Conv1d whose input and weight follow the bit-width of the run."""
+
+    frames_axis = 2
 
     def forward(self, input: Tensor) -> Tensor:
         """Shape (batch, in, time) to (batch, out, time')."""

@@ -1,15 +1,14 @@
-"""Prepare a model, observe its ranges, and run it at a bit-width."""
+"""Prepare a model, and run it at a bit-width."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from quant.bits import FLOAT_BITS, BitWidth, parse_bit_width
-from quant.layers import QUANTIZED_FORM, Mode, QuantLayer
+from quant.bits import FLOAT_BITS, BitWidth, parse_bit_width, row_of
+from quant.layers import QUANTIZED_FORM, Mode, QuantActivation, QuantLayer
 from quant.policy import LayerRule, Policy
 
 # Layers that hold matrix weights but compute in their own way: never left in float without a word.
@@ -57,7 +56,7 @@ def prepare(model: Model, policy: Policy | None = None) -> Model:
         if type(layer) in QUANTIZED_FORM:
             layer.__class__ = QUANTIZED_FORM[type(layer)]  # type: ignore[assignment]
             assert isinstance(layer, QuantLayer)
-            layer.attach(rules[name], mode)
+            layer.attach(rules[name], mode, layer.weight.device)
     return model
 
 
@@ -88,7 +87,7 @@ def at(model: nn.Module, bit_width: str | BitWidth, reuse_weights: bool = False)
     """
     run = parse_bit_width(bit_width)
     layers = quant_layers(model)
-    modes = _modes(layers)
+    modes = modes_of(layers)
     _check_calibrated(layers, run)
     before = [(mode.bit_width, mode.weights) for mode in modes]
     for mode in modes:
@@ -100,80 +99,18 @@ def at(model: nn.Module, bit_width: str | BitWidth, reuse_weights: bool = False)
             mode.bit_width, mode.weights = previous, weights
 
 
-@contextmanager
-def observe(model: nn.Module) -> Iterator[None]:
-    """Inside, every forward pass widens the layers' activation ranges, which start empty.
-
-    On leaving, the ranges of all ranks of a distributed run are joined. If an exception leaves the
-    block, the ranges from before are put back.
-    """
-    layers = quant_layers(model)
-    modes = _modes(layers)
-    before = [(layer.activation_min.clone(), layer.activation_max.clone()) for layer in layers.values()]
-    for layer in layers.values():
-        layer.activation_min.fill_(torch.inf)
-        layer.activation_max.fill_(-torch.inf)
-        layer.calibrated = False
-    for mode in modes:
-        mode.observing = True
-    try:
-        yield
-        _join_ranks(list(layers.values()))
-    except BaseException:
-        for layer, (minimum, maximum) in zip(layers.values(), before, strict=True):
-            layer.activation_min.copy_(minimum)
-            layer.activation_max.copy_(maximum)
-            layer.calibrated = False
-        raise
-    finally:
-        for mode in modes:
-            mode.observing = False
-
-
-def calibrate(model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any] | None = None) -> None:
-    """Set the activation ranges of a prepared model from data, in evaluation mode, without gradients.
-
-    Args:
-        model: prepared.
-        batches: what `forward` takes, one at a time.
-        forward: runs the model on one batch; the model itself by default.
-
-    Raises:
-        ValueError: no batch at all.
-    """
-    training = model.training
-    model.eval()
-    count = 0
-    try:
-        with torch.no_grad(), observe(model):
-            for count, batch in enumerate(batches, start=1):  # noqa: B007
-                (forward or model)(batch)
-            if count == 0:
-                raise ValueError("calibration got no batch: give at least one")
-    finally:
-        model.train(training)
-
-
-def _modes(layers: dict[str, QuantLayer]) -> list[Mode]:
+def modes_of(layers: Mapping[str, QuantActivation]) -> list[Mode]:
+    """The modes of prepared models, each once."""
     return list({id(layer.mode): layer.mode for layer in layers.values()}.values())
 
 
 def _check_calibrated(layers: dict[str, QuantLayer], run: BitWidth) -> None:
     for name, layer in layers.items():
-        if layer.calibrated or layer.bits_at(run).activation == FLOAT_BITS:
+        bits = layer.bits_at(run).activation
+        if bits == FLOAT_BITS or bits in layer.calibrated:
             continue
-        if not torch.isfinite(layer.activation_max - layer.activation_min):
+        if not torch.isfinite(layer.activation_max - layer.activation_min)[row_of(bits)]:
             raise NotCalibratedError(
                 f"layer {name!r} has no activation range for {run}: run quant.calibrate(model, batches) first"
             )
-        layer.calibrated = True
-
-
-def _join_ranks(layers: list[QuantLayer]) -> None:
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return
-    ranges = torch.stack([value for layer in layers for value in (-layer.activation_min, layer.activation_max)])
-    dist.all_reduce(ranges, op=dist.ReduceOp.MAX)
-    for layer, (minimum, maximum) in zip(layers, ranges.view(-1, 2), strict=True):
-        layer.activation_min.copy_(-minimum)
-        layer.activation_max.copy_(maximum)
+        layer.calibrated |= {bits}

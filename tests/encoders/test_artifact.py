@@ -69,7 +69,7 @@ def test_weights_of_another_architecture_name_the_keys(saved):
     [
         ({"encoder": "bat"}, "encoder 'bat'; known are: speech_transformer, vision"),
         ({"arguments": {"wide": 3}}, "does not describe"),
-        ({"format_version": 9}, "format_version 9; this version reads 1"),
+        ({"format_version": 9}, "format_version 9; this version reads 1 and 2"),
         ({"policy": {"layers": {"nothing": "w8"}}}, "'nothing' matches no layer"),
     ],
 )
