@@ -1,60 +1,139 @@
-"""Time of one training step with and without SSQL, side by side in one process, as ratios.
+"""One training step of SimSiam, SSQL and a plain four-pass SSQL, side by side in one process: time and peak memory.
 
-Run: make bench        (or: .venv/bin/python benchmarks/step.py --repeats 9)
-The last line printed is `<network> ssql_over_simsiam=<median ratio> spread=<10th to 90th percentile>`.
+Run: make bench-step        (or: .venv/bin/python benchmarks/step.py --networks resnet18_batch32 --repeats 9)
+Each network prints its ratios with their spread (10th to 90th percentile over rounds in which the three take turns).
+The last line printed is the worst of the networks measured:
+`ssql_over_simsiam=<ratio> naive_over_ssql=<ratio> memory_over_simsiam=<ratio>`.
 """
 
 import argparse
 import time
+import warnings
+from collections.abc import Callable
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from four_pass import FourPassSSQL
 
 from encoders import SpeechTransformer, VisionEncoder
 from ssql.augment import ImageAugmentation, SpeechAugmentation
 from ssql.memory import keep_freed_memory
-from ssql.methods import SimSiam
+from ssql.methods import Method, SimSiam
 
 
-def seconds_of_step(model: SimSiam, optimizer: torch.optim.Optimizer, batch: dict) -> float:
+def resnet18(cls: type[SimSiam], ssql: bool) -> SimSiam:
+    """The published CIFAR encoder and head widths."""
+    return cls(VisionEncoder("resnet18", small_images=True), ImageAugmentation(), ssql)
+
+
+def speech_512x6(cls: type[SimSiam], ssql: bool) -> SimSiam:
+    """The transformer that export is measured with, too."""
+    return cls(SpeechTransformer(width=512, depth=6, heads=8), SpeechAugmentation(), ssql, dim=512)
+
+
+def images(count: int) -> dict:
+    """32x32 colour images."""
+    return {"inputs": torch.rand(count, 3, 32, 32), "lengths": None}
+
+
+def clips(count: int, seconds: int) -> dict:
+    """Noise, 16 kHz."""
+    samples = 16_000 * seconds
+    return {"inputs": torch.randn(count, samples) * 0.1, "lengths": torch.full((count,), samples)}
+
+
+NETWORKS = {
+    "resnet18_batch32": (resnet18, lambda: images(32)),
+    "resnet18_batch256": (resnet18, lambda: images(256)),
+    "speech_512x6_batch8_4s": (speech_512x6, lambda: clips(8, 4)),
+}
+
+
+def step(model: Method, optimizer: torch.optim.Optimizer, batch: dict) -> None:
     """Views, forward passes, backward pass and optimizer step."""
-    started = time.perf_counter()
     optimizer.zero_grad()
     model.training_step(batch, 0).backward()
     optimizer.step()
+
+
+def seconds_of(run: Callable[[], None], device: torch.device) -> float:
+    """Wall-clock seconds of one call, the device's queue included."""
+    started = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
-def compare(name: str, build, batch: dict, repeats: int) -> None:
-    """Take turns, SimSiam and SSQL, and print the ratio of their steps."""
-    models = [build(ssql) for ssql in (False, True)]
-    optimizers = [torch.optim.SGD(model.parameters(), lr=0.01) for model in models]
-    times = []
-    with patch.object(SimSiam, "log"), patch.object(SimSiam, "log_dict"):
-        for repeat in range(repeats + 1):
-            pair = [seconds_of_step(m, o, batch) for m, o in zip(models, optimizers, strict=True)]
-            if repeat:  # the first step allocates
-                times.append(pair)
-    simsiam, ssql = np.array(times).T
-    low, high = np.percentile(ssql / simsiam, [10, 90])
-    print(f"{name}: SimSiam {np.median(simsiam):.3f} s, SSQL {np.median(ssql):.3f} s a step, {repeats} pairs")
-    print(f"{name} ssql_over_simsiam={np.median(ssql / simsiam):.2f} spread={low:.2f}..{high:.2f}")
+def peak_bytes(run: Callable[[], None], device: torch.device) -> int:
+    """Largest sum of tensors that lived at once during a call, above those that lived before it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    assert profiler.profiler is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return int(np.cumsum(changes).max())
+
+
+def compare(name: str, repeats: int, device: torch.device) -> tuple[float, float, float]:
+    """Take turns, print times and ratios; returns the three ratios of the last line."""
+    build, make_batch = NETWORKS[name]
+    torch.manual_seed(0)
+    batch = {key: value if value is None else value.to(device) for key, value in make_batch().items()}
+    models = [build(SimSiam, False), build(SimSiam, True), build(FourPassSSQL, True)]
+    models = [model.to(device) for model in models]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9) for model in models]
+    runs = [lambda m=m, o=o: step(m, o, batch) for m, o in zip(models, optimizers, strict=True)]
+    with patch.object(Method, "log"), patch.object(Method, "log_dict"):
+        for run in runs:  # the first step allocates momentum buffers
+            run()
+        times = np.array([[seconds_of(run, device) for run in runs] for _ in range(repeats)])
+        # Weights and momentum live all the time.
+        steady = [2 * sum(p.nbytes for p in model.parameters()) for model in models]
+        memory = np.array([peak_bytes(run, device) for run in runs]) + steady
+    simsiam, ssql, naive = times.T
+    ratios = {
+        "ssql_over_simsiam": ssql / simsiam,
+        "naive_over_ssql": naive / ssql,
+        "naive_over_simsiam": naive / simsiam,
+    }
+    print(f"{name} on {device.type}, {repeats} rounds, median seconds a step and peak memory:")
+    for label, seconds, size in zip(("SimSiam", "SSQL", "four-pass"), times.T, memory, strict=True):
+        print(f"  {label:10} {np.median(seconds):7.3f} s  {size / 2**20:7.0f} MiB  ({size / memory[0]:.2f} of SimSiam)")
+    for label, values in ratios.items():
+        low, high = np.percentile(values, [10, 90])
+        print(f"  {label}={np.median(values):.2f} spread={low:.2f}..{high:.2f}")
+    return (
+        float(np.median(ratios["ssql_over_simsiam"])),
+        float(np.median(ratios["naive_over_ssql"])),
+        float(memory[1] / memory[0]),
+    )
 
 
 def main() -> None:
-    """Speech transformer on 1 s clips, ResNet-18 at 32x32."""
+    """Measure the networks asked for and print the worst ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7, help="timed pairs of steps")
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--repeats", type=int, default=7, help="rounds; a third of them for batch 256")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
     keep_freed_memory()
-    torch.manual_seed(0)
-    clips = {"inputs": torch.randn(64, 16_000) * 0.1, "lengths": torch.full((64,), 16_000)}
-    images = {"inputs": torch.rand(32, 3, 32, 32), "lengths": None}
-    speech = lambda ssql: SimSiam(SpeechTransformer(width=144), SpeechAugmentation(), ssql, dim=512)  # noqa: E731
-    resnet = lambda ssql: SimSiam(VisionEncoder(small_images=True), ImageAugmentation(), ssql)  # noqa: E731
-    compare("speech_transformer_144x4_batch64", speech, clips, repeats)
-    compare("resnet18_32x32_batch32", resnet, images, repeats)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    results = [
+        compare(name, max(2, arguments.repeats // 3) if name.endswith("256") else arguments.repeats, device)
+        for name in arguments.networks
+    ]
+    time_ratio, naive_ratio, memory_ratio = zip(*results, strict=True)
+    print(
+        f"ssql_over_simsiam={max(time_ratio):.2f} naive_over_ssql={min(naive_ratio):.2f} "
+        f"memory_over_simsiam={max(memory_ratio):.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,16 @@ from quant import parse_bit_width
 from ssql.data import DataModule
 from ssql.evaluate import BIT_WIDTHS
 from ssql.evaluate import evaluate as evaluate_encoders
-from ssql.report import latency_table, markdown_table, save_json, save_plot, terminal_table
+from ssql.report import (
+    Row,
+    latency_table,
+    load_rows,
+    markdown_table,
+    save_json,
+    save_plot,
+    save_text,
+    terminal_table,
+)
 
 FILE_NAMES = {"fp": "encoder-fp32.onnx", "w8a8": "encoder-int8.onnx", "w4a8": "encoder-int4.onnx"}
 
@@ -22,6 +31,7 @@ def evaluate(
     bit_widths: list[str] = list(BIT_WIDTHS),  # noqa: B006
     tasks: list[str] | None = None,
     calibration_batches: int = 8,
+    observers: list[str] = ["min_max"],  # noqa: B006
     overwrite: bool = False,
 ) -> None:
     """Probe frozen encoders at several bit-widths: one table, one plot.
@@ -37,20 +47,28 @@ def evaluate(
         bit_widths: fp, w8a8, w4a8, ...
         tasks: label names; all of the data's by default.
         calibration_batches: training batches that set the activation ranges.
+        observers: how activation ranges are found, side by side: min_max, moving_average, percentile, mse.
         overwrite: replace earlier results.
     """
-    targets = [Path(output) / f"accuracy.{ending}" for ending in ("json", "md", "png")]
-    _refuse_existing(targets, overwrite)
+    _refuse_existing(_accuracy_files(output), overwrite)
     loaded = {name: load_encoder(folder) for name, folder in encoders.items()}
-    rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches)
-    save_json(rows, targets[0])
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    targets[1].write_text("\n".join(f"**{metric}**\n\n{markdown_table(rows, metric)}" for metric in metrics))
-    save_plot(rows, targets[2])
-    console = Console()
-    for metric in metrics:
-        console.print(terminal_table(rows, metric))
-    console.print(f"rows: {targets[0]}\nplot: {targets[2]}")
+    rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches, observers)
+    _save_accuracy(rows, output)
+
+
+def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
+    """Merge results of several `ssql evaluate` runs: other encoders side by side, seeds and folds as mean ± deviation.
+
+    Writes accuracy.json, accuracy.md and accuracy.png, as `ssql evaluate` does.
+    Example: ssql compare --rows '[runs/seed-0/accuracy.json, runs/seed-1/accuracy.json]' --output runs/both
+
+    Args:
+        rows: accuracy.json files; rows of the same method, task and bit-width become one line of the table.
+        output: folder for the results.
+        overwrite: replace earlier results.
+    """
+    _refuse_existing(_accuracy_files(output), overwrite)
+    _save_accuracy([row for file in rows for row in load_rows(Path(file))], output)
 
 
 def export(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overwrite: bool = False) -> None:
@@ -111,6 +129,23 @@ def _print_verification(path: Path, encoder: Encoder, bit_width: str) -> None:
     Console().print(f"{path}: {result}")
     if not result.passed:
         raise onnx_export.VerificationError(f"{path} does not agree with torch at {bit_width}: {result}")
+
+
+def _accuracy_files(output: str) -> list[Path]:
+    return [Path(output) / f"accuracy.{ending}" for ending in ("json", "md", "png")]
+
+
+def _save_accuracy(rows: list[Row], output: str) -> None:
+    json_file, markdown_file, plot_file = _accuracy_files(output)
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    tables = [terminal_table(rows, metric) for metric in metrics]
+    save_json(rows, json_file)
+    save_text("\n".join(f"**{metric}**\n\n{markdown_table(rows, metric)}" for metric in metrics), markdown_file)
+    save_plot(rows, plot_file)
+    console = Console()
+    for table in tables:
+        console.print(table)
+    console.print(f"rows: {json_file}\nplot: {plot_file}")
 
 
 def _refuse_existing(paths: list[Path], overwrite: bool) -> None:

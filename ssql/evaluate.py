@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,11 +29,12 @@ def evaluate(
     bit_widths: Sequence[str] = BIT_WIDTHS,
     tasks: Sequence[str] | None = None,
     calibration_batches: int = 8,
+    observers: Sequence[str] = ("min_max",),
 ) -> list[Row]:
     """Probe frozen encoders at full precision and at each bit-width.
 
-    Each encoder is calibrated (min-max, one shot) on the first training batches. Three metrics, all accuracy
-    in percent on the test split:
+    Each encoder is calibrated (one shot) on the first training batches. Three metrics, all accuracy in percent
+    on the test split:
     `linear`: a float linear head trained on features of that bit-width (the paper's protocol);
     `linear_fp_head`: the head trained on full-precision features, then the encoder quantized;
     `knn`: 10 nearest neighbours by cosine, weighted by distance.
@@ -44,9 +45,11 @@ def evaluate(
         bit_widths: `fp`, `w8a8`, ...
         tasks: label names; all of the data's when None.
         calibration_batches: training batches that set the activation ranges.
+        observers: how ranges are found, see `quant.calibrate`; with several, each is a method of its own
+            in the rows: `SSQL, mse`.
 
     Returns:
-        rows with the keys method, task, bit_width, metric, value, clips.
+        rows with the keys method, task, bit_width, metric, value, clips, observer.
 
     Raises:
         ValueError: unknown bit-width or task, unlabelled data, an encoder for another modality.
@@ -65,22 +68,27 @@ def evaluate(
             raise ValueError(f"{method} is an encoder for {encoder.modality}, the data is {data.modality}")
         if not any(isinstance(layer, quant.QuantLayer) for layer in encoder.modules()):
             quant.prepare(encoder)
-        calibrate_on(encoder, data, calibration_batches)
-        reference: dict[str, Pipeline] = {}
-        for bit_width in ("fp", *[b for b in bit_widths if b != "fp"]):
-            train, train_labels = embed_split(encoder, data, "train", bit_width)
-            test, test_labels = embed_split(encoder, data, "test", bit_width)
-            for task in tasks:
-                probe, metrics = _probe(train, train_labels[task], test, test_labels[task], reference.get(task))
-                reference.setdefault(task, probe)
-                if bit_width in bit_widths:
-                    common = {"method": method, "task": task, "bit_width": bit_width, "clips": len(test)}
-                    rows += [common | {"metric": name, "value": value} for name, value in metrics.items()]
-            log.info("%s at %s done", method, bit_width)
+        full = _embed(encoder, data, "fp")
+        for observer in observers:
+            calibrate_on(encoder, data, calibration_batches, observer)
+            label = f"{method}, {observer}" if len(observers) > 1 else method
+            reference: dict[str, Pipeline] = {}
+            for bit_width in ("fp", *[b for b in bit_widths if b != "fp"]):
+                features = full if bit_width == "fp" else _embed(encoder, data, bit_width)
+                for task in tasks:
+                    probe, metrics = _probe(features, task, reference.get(task))
+                    reference.setdefault(task, probe)
+                    if bit_width in bit_widths:
+                        rows += [
+                            {"method": label, "task": task, "bit_width": bit_width, "metric": name, "value": value,
+                             "clips": len(features.test), "observer": observer}
+                            for name, value in metrics.items()
+                        ]  # fmt: skip
+                log.info("%s at %s done", label, bit_width)
     return rows
 
 
-def calibrate_on(encoder: Encoder, data: DataModule, batches: int) -> None:
+def calibrate_on(encoder: Encoder, data: DataModule, batches: int, observer: str = "min_max") -> None:
     """Set the activation ranges of a prepared encoder from the first training batches, not augmented."""
     device = next(encoder.parameters()).device
 
@@ -88,7 +96,7 @@ def calibrate_on(encoder: Encoder, data: DataModule, batches: int) -> None:
         return encoder.embed_raw(*_inputs(batch, device))
 
     loader = data.evaluation_dataloader("train")
-    quant.calibrate(encoder, (batch for _, batch in zip(range(batches), loader, strict=False)), forward)
+    quant.calibrate(encoder, (batch for _, batch in zip(range(batches), loader, strict=False)), forward, observer)
 
 
 @torch.no_grad()
@@ -113,12 +121,25 @@ def _inputs(batch: dict[str, Any], device: torch.device) -> tuple[Tensor, Tensor
     return batch["inputs"].to(device), None if lengths is None else lengths.to(device)
 
 
-def _probe(
-    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, reference: Pipeline | None
-) -> tuple[Pipeline, dict[str, float]]:
+class Features(NamedTuple):
+    """Embeddings (clips, feature_dim) and labels (clips,) by task of both splits at one bit-width."""
+
+    train: np.ndarray
+    train_labels: dict[str, np.ndarray]
+    test: np.ndarray
+    test_labels: dict[str, np.ndarray]
+
+
+def _embed(encoder: Encoder, data: DataModule, bit_width: str) -> Features:
+    return Features(*embed_split(encoder, data, "train", bit_width), *embed_split(encoder, data, "test", bit_width))
+
+
+def _probe(features: Features, task: str, reference: Pipeline | None) -> tuple[Pipeline, dict[str, float]]:
+    train, train_labels = features.train, features.train_labels[task]
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=1.0, tol=1e-3))
     linear.fit(train, train_labels)
     knn = KNeighborsClassifier(min(10, len(train)), metric="cosine", weights="distance", algorithm="brute")
     knn.fit(train, train_labels)
     heads = {"linear": linear, "linear_fp_head": reference or linear, "knn": knn}
-    return linear, {name: 100 * float(head.score(test, test_labels)) for name, head in heads.items()}
+    scores = {name: head.score(features.test, features.test_labels[task]) for name, head in heads.items()}
+    return linear, {name: 100 * float(score) for name, score in scores.items()}

@@ -4,20 +4,53 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from statistics import mean, stdev
+from typing import Any, NamedTuple
 
 from rich.table import Table
 
 Row = dict[str, Any]
 
 
-def pivot(rows: Sequence[Row], metric: str) -> tuple[list[str], list[tuple[str, str, list[float]]]]:
-    """Bit-widths, and (task, method, value at each bit-width) in the order the rows came."""
+class Line(NamedTuple):
+    """One line of a table: mean and deviation at each bit-width over the runs that were merged."""
+
+    task: str
+    method: str
+    means: list[float]
+    deviations: list[float]
+    runs: int
+
+    def cells(self) -> list[str]:
+        """`78.3`, or `78.3 ± 1.2` (sample standard deviation) when there are several runs."""
+        if self.runs == 1:
+            return [f"{mean:.1f}" for mean in self.means]
+        return [f"{mean:.1f} ± {spread:.1f}" for mean, spread in zip(self.means, self.deviations, strict=True)]
+
+
+def pivot(rows: Sequence[Row], metric: str) -> tuple[list[str], list[Line]]:
+    """Bit-widths in the order the rows came, and a line for each task and method.
+
+    Rows of the same task, method and bit-width are runs (seeds, folds) of one experiment.
+
+    Raises:
+        ValueError: a method whose bit-widths do not have the same number of runs.
+    """
+    values: dict[tuple[str, str], dict[str, list[float]]] = {}
     rows = [row for row in rows if row["metric"] == metric]
+    for row in rows:
+        by_bits = values.setdefault((row["task"], row["method"]), {})
+        by_bits.setdefault(row["bit_width"], []).append(row["value"])
     bit_widths = list(dict.fromkeys(row["bit_width"] for row in rows))
-    values = {(row["task"], row["method"], row["bit_width"]): row["value"] for row in rows}
-    pairs = dict.fromkeys((row["task"], row["method"]) for row in rows)
-    lines = [(task, method, [values[task, method, b] for b in bit_widths]) for task, method in sorted(pairs)]
+    lines = []
+    for (task, method), by_bits in sorted(values.items()):
+        runs = {len(by_bits.get(bit_width, [])) for bit_width in bit_widths}
+        if len(runs) != 1:
+            raise ValueError(f"{method} on {task} was not measured equally often at {', '.join(bit_widths)}")
+        means = [mean(by_bits[bit_width]) for bit_width in bit_widths]
+        several = runs != {1}
+        deviations = [stdev(by_bits[bit_width]) if several else 0.0 for bit_width in bit_widths]
+        lines.append(Line(task, method, means, deviations, runs.pop()))
     return bit_widths, lines
 
 
@@ -25,8 +58,8 @@ def terminal_table(rows: Sequence[Row], metric: str = "linear") -> Table:
     """Accuracy in percent, a line for each task and method, a column for each bit-width."""
     bit_widths, lines = pivot(rows, metric)
     table = Table("task", "method", *bit_widths, title=f"test accuracy, % ({metric})")
-    for task, method, values in lines:
-        table.add_row(task, method, *(f"{value:.1f}" for value in values))
+    for line in lines:
+        table.add_row(line.task, line.method, *line.cells())
     return table
 
 
@@ -34,8 +67,7 @@ def markdown_table(rows: Sequence[Row], metric: str = "linear") -> str:
     """The same table in Markdown."""
     bit_widths, lines = pivot(rows, metric)
     head = f"| task | method | {' | '.join(bit_widths)} |\n|{' --- |' * (len(bit_widths) + 2)}\n"
-    body = (f"| {task} | {method} | {' | '.join(f'{v:.1f}' for v in values)} |" for task, method, values in lines)
-    return head + "\n".join(body) + "\n"
+    return head + "".join(f"| {line.task} | {line.method} | {' | '.join(line.cells())} |\n" for line in lines)
 
 
 def latency_table(rows: Sequence[Row]) -> Table:
@@ -56,11 +88,33 @@ def latency_table(rows: Sequence[Row]) -> Table:
     return table
 
 
+def load_rows(path: Path) -> list[Row]:
+    """Rows that `ssql evaluate` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not JSON, or not rows of accuracy.
+    """
+    try:
+        rows = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    keys = {"method", "task", "bit_width", "metric", "value"}
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and keys <= row.keys() for row in rows):
+        raise ValueError(f"{path} does not hold rows of {', '.join(sorted(keys))}: give what ssql evaluate wrote")
+    return rows
+
+
 def save_json(value: Any, path: Path) -> None:
     """Write JSON to a temporary name, then rename."""
+    save_text(json.dumps(value, indent=1) + "\n", path)
+
+
+def save_text(text: str, path: Path) -> None:
+    """Write text to a temporary name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.tmp")
-    staging.write_text(json.dumps(value, indent=1) + "\n")
+    staging.write_text(text)
     os.replace(staging, path)
 
 
@@ -72,12 +126,15 @@ def save_plot(rows: Sequence[Row], path: Path, metric: str = "linear") -> None:
     from matplotlib import pyplot
 
     bit_widths, lines = pivot(rows, metric)
-    tasks = list(dict.fromkeys(task for task, _, _ in lines))
+    tasks = list(dict.fromkeys(line.task for line in lines))
     figure, axes = pyplot.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.6), squeeze=False, layout="constrained")
     for axis, task in zip(axes[0], tasks, strict=True):
-        for name, method, values in lines:
-            if name == task:
-                axis.plot(bit_widths, values, marker="o", label=method)
+        for line in lines:
+            if line.task == task:
+                axis.errorbar(
+                    bit_widths, line.means, line.deviations if line.runs > 1 else None, marker="o", capsize=3,
+                    label=line.method,
+                )  # fmt: skip
         axis.set(title=task, xlabel="bit-width", ylabel=f"test accuracy, % ({metric})")
         axis.grid(alpha=0.3)
         axis.legend()
