@@ -33,5 +33,9 @@ class _Precomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *factors: Tensor) -> Any:
-        gradients, ctx.gradients = ctx.gradients, None
-        return None, None, *(None if gradient is None else gradient.mul_(factors[0]) for gradient in gradients)
+        gradients = list(ctx.gradients)
+        ctx.gradients = None
+        # Two parameters may share one gradient, or it may be an expanded view: multiplying in place would be wrong.
+        for index, gradient in enumerate(gradients):
+            gradients[index] = None if gradient is None else gradient * factors[0]
+        return None, None, *gradients

@@ -1,6 +1,11 @@
-"""Projector and predictor of SimSiam, at the sizes SSQL trains them with."""
+"""Projectors and predictors of the methods, at the sizes SSQL trains them with."""
 
 from torch import nn
+
+import quant
+
+# Cao et al. 2022 quantize the projector's weights at 8 bits and none of its activations.
+PROJECTOR_POLICY = quant.Policy(first_layer="w8a32", layers={"*": "w8a32"})
 
 
 def projector(in_dim: int, dim: int = 2048) -> nn.Sequential:
@@ -26,3 +31,11 @@ def predictor(dim: int = 2048, hidden: int | None = None) -> nn.Sequential:
         nn.ReLU(inplace=True),
         nn.Linear(hidden, dim),
     )
+
+
+def contrastive_projector(in_dim: int, dim: int = 128) -> nn.Sequential:
+    """Two linear layers without batch norm, the first as wide as its input.
+
+    Chen et al. 2020 (SimCLR, Sec. 2.1); Chen et al. 2020 (MoCo v2, Sec. 3).
+    """
+    return nn.Sequential(nn.Linear(in_dim, in_dim), nn.ReLU(inplace=True), nn.Linear(in_dim, dim))

@@ -1,4 +1,4 @@
-"""Losses and collapse indicators on embeddings."""
+"""Losses and collapse indicators on embeddings and frames."""
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,62 @@ def symmetric_negative_cosine(predictions: list[Tensor], targets: list[Tensor]) 
     p1, p2 = predictions
     z1, z2 = (target.detach() for target in targets)
     return -(F.cosine_similarity(p1, z2).mean() + F.cosine_similarity(p2, z1).mean()) / 2
+
+
+def nt_xent(anchors: list[Tensor], candidates: list[Tensor], temperature: float, first: int = 0) -> Tensor:
+    """Cross-entropy of finding an anchor's other view among all candidates (SimCLR, Eq. 1).
+
+    The candidate of the anchor's own view is left out: it is the anchor itself, or its twin at another precision.
+
+    Args:
+        anchors: z1 and z2, each (batch, dim).
+        candidates: z1 and z2 of all processes, each (world size * batch, dim); gradient flows into them as well.
+        temperature: divides the cosines.
+        first: row of the candidates at which the anchors' own rows begin.
+
+    Returns:
+        shape (), mean over the anchors of both views.
+    """
+    total = len(candidates[0])
+    logits = F.normalize(torch.cat(anchors)) @ F.normalize(torch.cat(candidates)).T / temperature
+    rows = first + torch.arange(len(anchors[0]), device=logits.device)
+    own, other = torch.cat([rows, rows + total]), torch.cat([rows + total, rows])
+    return F.cross_entropy(logits.scatter(1, own.unsqueeze(1), -torch.inf), other)
+
+
+def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of finding a query's key among the negatives (MoCo, He et al. 2020, Eq. 1).
+
+    Args:
+        queries: shape (batch, dim).
+        keys: the positive of each query, shape (batch, dim); no gradient flows into them.
+        negatives: unit vectors, shape (count, dim).
+        temperature: divides the cosines.
+
+    Returns:
+        shape ().
+    """
+    queries, keys = F.normalize(queries), F.normalize(keys.detach())
+    positive = (queries * keys).sum(dim=1, keepdim=True)
+    logits = torch.cat([positive, queries @ negatives.T], dim=1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
+def masked_mean_square(predictions: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Mean over clips of each clip's mean square error on its masked frames.
+
+    A clip weighs the same whatever its length, and whichever process it is on.
+
+    Args:
+        predictions: shape (batch, frames, dim).
+        targets: shape (batch, frames, dim); no gradient flows into them.
+        mask: bool, shape (batch, frames), True where a frame is to be predicted.
+
+    Returns:
+        shape ().
+    """
+    errors = (predictions - targets.detach()).square().mean(dim=2) * mask
+    return (errors.sum(dim=1) / mask.sum(dim=1).clamp_min(1)).mean()
 
 
 @torch.no_grad()

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from ssql.checkpoint import HealthyCheckpoint
 from ssql.data import DataModule
 from ssql.evaluate import calibrate_on
 from ssql.memory import keep_freed_memory
@@ -21,7 +22,12 @@ HELP = """Pretrain an encoder whose features survive quantization.
 
   ssql pretrain --config experiments/speech/transformer_ssql_words.yaml --output runs/words
   ssql pretrain --config runs/words/logs/version_0/config.yaml --resume true
-  ssql pretrain --config ... --model.ssql false      (plain SimSiam, the baseline)
+  ssql pretrain --config ... --model.ssql false      (the plain method, the baseline)
+  ssql pretrain --config ... --model.optimizer bitsandbytes.optim.AdamW8bit --model.optimizer.lr 1e-3
+  torchrun --nproc_per_node 4 $(which ssql) pretrain --config ... --trainer.devices 4 --trainer.strategy ddp
+
+Methods: SimSiam, BYOL, MoCo, SimCLR, MaskedPrediction. Optimizers: any of torch (AdamW), timm (timm.optim.Lars) and
+bitsandbytes by their names.
 
 Leaves encoder/ (config.json, model.safetensors), checkpoints/ and logs/ (CSV, TensorBoard) in the output folder.
 """
@@ -50,7 +56,7 @@ class PretrainCLI(LightningCLI):
             csv = CSVLogger(output, name="logs")
             kwargs["logger"] = [csv, TensorBoardLogger(output, name="logs", version=csv.version)]
         self.trainer_defaults["callbacks"] = [
-            ModelCheckpoint(
+            HealthyCheckpoint(
                 output / "checkpoints",
                 filename="step-{step}",
                 auto_insert_metric_name=False,
@@ -75,15 +81,20 @@ def pretrain(args: ArgsType = None) -> Path:
         subclass_mode_model=True,
         subclass_mode_data=True,
         run=False,
+        auto_configure_optimizers=False,
         seed_everything_default=0,
         args=args,
         parser_kwargs={"prog": "ssql pretrain"},
         trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 5},
     )
+    cli.model.check_run(cli.trainer, cli.datamodule)
     output = Path(cli.config.output)
     checkpoint = output / "checkpoints" / "last.ckpt" if cli.config.resume else None
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-    encoder = cli.model.encoder
+    if cli.model.health.suspicious_steps:
+        log.warning("a collapse is suspected at the end of the run: look at feature_std in %s", output / "logs")
+    # Back from the CPU, where Lightning leaves it: ranges are joined over ranks on the device of their backend.
+    encoder = cli.model.encoder.to(cli.trainer.strategy.root_device)
     calibrate_on(encoder, cli.datamodule, cli.config.calibration_batches)
     if cli.trainer.is_global_zero:
         encoder.save_pretrained(output / "encoder", overwrite=True)

@@ -1,6 +1,21 @@
 """Self-supervised methods, each with and without the SSQL branch."""
 
-from ssql.methods.method import Method, NonFiniteLossError, SSQLOptions
+from ssql.methods.byol import BYOL
+from ssql.methods.health import CollapseError, NonFiniteLossError
+from ssql.methods.masked_prediction import MaskedPrediction
+from ssql.methods.method import Method, SSQLOptions
+from ssql.methods.moco import MoCo
+from ssql.methods.simclr import SimCLR
 from ssql.methods.simsiam import SimSiam
 
-__all__ = ["Method", "NonFiniteLossError", "SSQLOptions", "SimSiam"]
+__all__ = [
+    "BYOL",
+    "CollapseError",
+    "MaskedPrediction",
+    "Method",
+    "MoCo",
+    "NonFiniteLossError",
+    "SSQLOptions",
+    "SimCLR",
+    "SimSiam",
+]

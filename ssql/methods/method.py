@@ -9,7 +9,9 @@ from typing import Any, Literal
 import lightning
 import torch
 import torch.nn.functional as F
+from lightning import Trainer
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -17,13 +19,11 @@ import quant
 from encoders.encoder import Encoder
 from ssql.draw import draw_bit_width
 from ssql.gradients import differentiated_now
+from ssql.methods.health import Health
+from ssql.methods.ranks import mean_over_ranks
 from ssql.objectives import feature_std
 
 View = tuple[Tensor, Tensor | None]
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; the run stops and its last checkpoint stays."""
 
 
 @dataclass
@@ -34,11 +34,11 @@ class SSQLOptions:
         weight_bits: smallest and largest weight bit-width drawn; published 2 to 8.
         activation_bits: smallest and largest activation bit-width drawn; published 4 to 8.
         draw: `separate` draws both independently; `same` draws one for both, held within activation_bits.
-        draw_every: a new draw each `step`, or each `epoch`.
+        draw_every: a new draw each optimizer `step` (the batches accumulated for one share it), or each `epoch`.
         auxiliary_loss: train the full-precision branch by its own loss beside the quantized one; without it
             the full-precision branch only gives targets.
-        targets: precision of the features to be predicted; `quantized` is the reversed form of the ablation,
-            where the full-precision branch predicts quantized features.
+        targets: precision of the features to be predicted; `quantized` is the reversed form of the ablation, where
+            both branches predict quantized features, and a momentum teacher gives its own at the drawn bit-width.
         batch_norm_statistics: passes that update running statistics. `full_precision` keeps them
             clean; `all` is the reference's behaviour, where the quantized pass has the last word.
         sequential: differentiate the full-precision branch before the quantized pass begins, so that the
@@ -65,23 +65,19 @@ class SSQLOptions:
             )
 
 
-def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
-    """SSQL's published optimizer: SGD 0.05, momentum 0.9, weight decay 5e-4."""
-    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
-
-
 class Method(lightning.LightningModule):
-    """Base of the methods: what varies is how a branch is computed, its targets and its loss.
+    """Base of the methods: what varies is the views, how a branch is computed, its targets and its loss.
 
     A step with SSQL (Cao et al. 2022, Sec. 3.2): both branches predict the targets of the full-precision
     branch (or of a full-precision teacher), and the loss is the mean of theirs.
 
     Args:
-        encoder: speech or vision encoder; prepared here.
+        encoder: speech or vision encoder.
         augmentation: makes one random view of a batch.
         ssql: options of the quantized branch; `true` takes the published ones, `false` trains the plain method.
         policy: per-layer bit-widths of the encoder.
-        optimizer: any optimizer; see `default_optimizer`.
+        optimizer: any of torch, timm (`timm.optim.Lars`) or bitsandbytes (`bitsandbytes.optim.AdamW8bit`); SGD 0.05,
+            momentum 0.9, weight decay 5e-4 is SSQL's on CIFAR.
         warmup_steps: linear warm-up before the cosine to zero; 0 is published.
         seed: of bit-widths and augmentations.
         views: both views of a branch in one batch (`together`), or one after the other (`apart`, as published).
@@ -91,12 +87,12 @@ class Method(lightning.LightningModule):
         self,
         encoder: Encoder,
         augmentation: nn.Module,
-        ssql: SSQLOptions | bool,
-        policy: quant.Policy | None,
-        optimizer: OptimizerCallable,
-        warmup_steps: int,
-        seed: int,
-        views: Literal["together", "apart"],
+        ssql: SSQLOptions | bool = True,
+        policy: quant.Policy | None = None,
+        optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=5e-4),
+        warmup_steps: int = 0,
+        seed: int = 0,
+        views: Literal["together", "apart"] = "together",
     ) -> None:
         super().__init__()
         self.encoder = quant.prepare(encoder, policy)
@@ -104,12 +100,14 @@ class Method(lightning.LightningModule):
         self.ssql = SSQLOptions() if ssql is True else ssql or None
         self.seed, self.together = seed, views == "together"
         self.optimizer, self.warmup_steps = optimizer, warmup_steps
+        self.total_steps = 1
+        self.health = Health()
 
-    def branch(self, views: list[View]) -> Any:
+    def branch(self, views: Any) -> Any:
         """One pass of the student over the views; what `targets` and `loss` need of it."""
         raise NotImplementedError
 
-    def targets(self, views: list[View], branch: Any) -> list[Tensor]:
+    def targets(self, views: Any, branch: Any) -> list[Tensor]:
         """What is to be predicted, from the views and the branch that gives targets."""
         raise NotImplementedError
 
@@ -118,7 +116,7 @@ class Method(lightning.LightningModule):
         raise NotImplementedError
 
     def embeddings(self, branch: Any) -> Tensor:
-        """Embeddings (batch, dim) of a branch that show a collapse."""
+        """Embeddings (count, dim) of a branch that show a collapse."""
         raise NotImplementedError
 
     def after_step(self, targets: list[Tensor]) -> None:
@@ -132,30 +130,30 @@ class Method(lightning.LightningModule):
         with self._seeded():
             views = self.random_views(batch)
         loss, targets, logs = self._plain_step(views) if self.ssql is None else self._ssql_step(views, self.ssql)
+        self._check_health(loss, logs)
         self.after_step(targets)
-        self._check_finite(loss, logs)
         self.log("loss", loss.detach(), prog_bar=True)
         self.log_dict({name: value.float() for name, value in logs.items()}, prog_bar=False)
         return loss
 
-    def random_views(self, batch: dict[str, Any]) -> list[View]:
-        """Two random views of a batch."""
+    def random_views(self, batch: dict[str, Any]) -> Any:
+        """What a step learns from: two random views of a batch."""
         return [self.augmentation(batch["inputs"], batch["lengths"], self.encoder) for _ in range(2)]
 
-    def _plain_step(self, views: list[View]) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+    def _plain_step(self, views: Any) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         branch = self.branch(views)
         targets = self.targets(views, branch)
         loss = self.loss(branch, targets)
         return loss, _detached(targets), self._logs(branch, loss)
 
-    def _ssql_step(self, views: list[View], ssql: SSQLOptions) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+    def _ssql_step(self, views: Any, ssql: SSQLOptions) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         bit_width = self._bit_width(ssql)
+        reversed_targets = ssql.targets == "quantized"
         with quant.observe(self), nullcontext() if ssql.auxiliary_loss else torch.no_grad():
             branch = self.branch(views)
             targets = self.targets(views, branch)
             full_loss = self.loss(branch, targets)
         logs = self._logs(branch, full_loss)
-        reversed_targets = ssql.targets == "quantized"
         if ssql.auxiliary_loss and ssql.sequential and not reversed_targets:
             full_loss = differentiated_now(full_loss, self.parameters())
             del branch
@@ -165,11 +163,12 @@ class Method(lightning.LightningModule):
         with quant.at(self, bit_width, reuse_weights=True), frozen_statistics(self, clean):
             quantized = self.branch(views)
             if reversed_targets:
-                targets = _detached(self.targets(views, quantized))
-        # Reversed, both branches predict the quantized branch's targets.
-        quantized_loss = self.loss(quantized, targets)
+                targets = self.targets(views, quantized)
+            quantized_loss = self.loss(quantized, targets)
         if reversed_targets:
+            targets = _detached(targets)
             full_loss = self.loss(branch, targets)
+            logs["loss_fp"] = full_loss.detach()
         loss = (full_loss + quantized_loss) / 2 if ssql.auxiliary_loss else quantized_loss
         logs["loss_quantized"] = quantized_loss.detach()
         logs["weight_bits"] = torch.tensor(bit_width.weight)
@@ -183,15 +182,48 @@ class Method(lightning.LightningModule):
     def _logs(self, branch: Any, loss: Tensor) -> dict[str, Tensor]:
         return {"loss_fp": loss.detach(), "feature_std": feature_std(self.embeddings(branch))}
 
+    def setup(self, stage: str) -> None:
+        """Refuse a run that cannot work before its first step."""
+        self.check_run(self.trainer, getattr(self.trainer, "datamodule", None))
+
+    def check_run(self, trainer: Trainer, data: Any) -> None:
+        """Whether trainer and data fit the method; subclasses add their own conditions.
+
+        Args:
+            trainer: of the run.
+            data: data module with `modality` and `batch_size`, or None.
+
+        Raises:
+            ValueError: what does not fit, and what would.
+        """
+        modality = getattr(data, "modality", self.encoder.modality)
+        if modality != self.encoder.modality:
+            raise ValueError(
+                f"{type(data).__name__} gives {modality}, but the {self.encoder.name} encoder takes "
+                f"{self.encoder.modality}: choose another encoder or other data"
+            )
+        if self.ssql is None or not self.ssql.sequential:
+            return
+        if trainer.precision in ("16-mixed", 16):
+            raise ValueError(
+                "precision 16-mixed scales the loss only after ssql.sequential has differentiated half of it: "
+                "use bf16-mixed, or ssql.sequential false"
+            )
+        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            raise ValueError(
+                f"ssql.sequential differentiates inside the step, which {type(trainer.strategy).__name__} does not "
+                "allow: use strategy ddp, or ssql.sequential false"
+            )
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with a linear warm-up and a cosine to zero over the whole run."""
         optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
-        total = int(self.trainer.estimated_stepping_batches)
+        self.total_steps = max(1, int(self.trainer.estimated_stepping_batches))
 
         def factor(step: int) -> float:
             if step < self.warmup_steps:
                 return (step + 1) / self.warmup_steps
-            return 0.5 * (1 + math.cos(math.pi * step / max(total, 1)))
+            return 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -201,8 +233,15 @@ class Method(lightning.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.after_update()
 
-    def through(self, views: list[View], *stages: Callable[[Tensor], Tensor]) -> list[list[Tensor]]:
+    def through(
+        self, views: list[View], *stages: Callable[[Tensor], Tensor], encoder: Encoder | None = None
+    ) -> list[list[Tensor]]:
         """Embeddings of the views through stages one after the other, views together or apart.
+
+        Args:
+            views: of one batch.
+            stages: projector, predictor, ...
+            encoder: the student's own when None.
 
         Returns:
             for each stage a list of its output for each view, (batch, dim).
@@ -211,7 +250,7 @@ class Method(lightning.LightningModule):
         parts = len(views) // len(groups)
         outputs: list[list[Tensor]] = [[] for _ in stages]
         for group in groups:
-            x = self.encoder.embed(*group)
+            x = (encoder or self.encoder).embed(*group)
             for stage, output in zip(stages, outputs, strict=True):
                 x = stage(x)
                 output += x.chunk(parts)
@@ -224,13 +263,11 @@ class Method(lightning.LightningModule):
             step = self.trainer.fit_loop.total_batch_idx  # global_step stands still between optimizer steps
         return seeded(hash((self.seed, step, self.global_rank)) % 2**63, self.device)
 
-    def _check_finite(self, loss: Tensor, logs: dict[str, Tensor]) -> None:
-        if not torch.isfinite(loss):
-            values = ", ".join(f"{name} {value.item():.4g}" for name, value in logs.items())
-            raise NonFiniteLossError(
-                f"loss is {loss.item()} at step {self.global_step} ({values}): "
-                "lower the learning rate or add warm-up; the last checkpoint is kept"
-            )
+    def _check_health(self, loss: Tensor, logs: dict[str, Tensor]) -> None:
+        names = ["loss", *(name for name in logs if not name.endswith("_bits"))]
+        values = torch.stack([loss.detach().float(), *(logs[name].float() for name in names[1:])])
+        measured = dict(zip(names, mean_over_ranks(values).tolist(), strict=True))
+        self.health.check(self.global_step, measured.pop("loss"), measured)
 
 
 def join(views: list[View]) -> View:

@@ -1,17 +1,14 @@
 """SimSiam, and SSQL-SimSiam: the quantized branch predicts the full-precision features beside it."""
 
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 import quant
 from encoders.encoder import Encoder
-from ssql.heads import predictor, projector
-from ssql.methods.method import Method, SSQLOptions, View, default_optimizer
+from ssql.heads import PROJECTOR_POLICY, predictor, projector
+from ssql.methods.method import Method, SSQLOptions, View
 from ssql.objectives import symmetric_negative_cosine
-
-PROJECTOR_POLICY = quant.Policy(first_layer="w8a32", layers={"*": "w8a32"})
 
 
 class Siamese(NamedTuple):
@@ -31,12 +28,8 @@ class SimSiam(Method):
         encoder: speech or vision encoder.
         augmentation: makes one random view of a batch.
         ssql: options of the quantized branch; `true` takes the published ones, `false` trains plain SimSiam.
-        policy: per-layer bit-widths of the encoder.
         dim: width of projector and predictor; 2048 is published.
-        optimizer: any torch, timm or bitsandbytes optimizer; SGD 0.05, momentum 0.9, weight decay 5e-4 is published.
-        warmup_steps: linear warm-up before the cosine to zero; 0 is published.
-        seed: of bit-widths and augmentations.
-        views: both views of a branch in one batch (`together`), or one after the other (`apart`, as published).
+        common: see `Method`; its defaults are SSQL's recipe on CIFAR.
     """
 
     def __init__(
@@ -44,14 +37,10 @@ class SimSiam(Method):
         encoder: Encoder,
         augmentation: nn.Module,
         ssql: SSQLOptions | bool = True,
-        policy: quant.Policy | None = None,
         dim: int = 2048,
-        optimizer: OptimizerCallable = default_optimizer,
-        warmup_steps: int = 0,
-        seed: int = 0,
-        views: Literal["together", "apart"] = "together",
+        **common: Any,
     ) -> None:
-        super().__init__(encoder, augmentation, ssql, policy, optimizer, warmup_steps, seed, views)
+        super().__init__(encoder, augmentation, ssql, **common)
         self.projector = quant.prepare(projector(encoder.feature_dim, dim), PROJECTOR_POLICY)
         self.predictor = predictor(dim)
 

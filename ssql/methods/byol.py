@@ -1,0 +1,58 @@
+"""BYOL, and SSQL-BYOL: both branches predict the features of a full-precision momentum teacher."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from encoders.encoder import Encoder
+from ssql.heads import predictor, projector
+from ssql.methods.method import SSQLOptions, View
+from ssql.methods.momentum import MomentumMethod
+from ssql.methods.simsiam import Siamese
+from ssql.objectives import symmetric_negative_cosine
+
+
+class BYOL(MomentumMethod):
+    """BYOL (Grill et al., NeurIPS 2020), with the SSQL branch or, with `ssql: false`, without.
+
+    Loss of a step with SSQL (Cao et al. 2022 and its code; z are the teacher's projections):
+    L = -1/4 [cos(p1, z2) + cos(p2, z1) + cos(p1q, z2) + cos(p2q, z1)].
+
+    Args:
+        encoder: speech or vision encoder.
+        augmentation: makes one random view of a batch.
+        ssql: options of the quantized branch; `true` takes the published ones, `false` trains plain BYOL.
+        dim: width of projector and predictor; 2048 is SSQL's (BYOL: 4096 wide, 256 out).
+        momentum: of the teacher; 0.99 is SSQL's; [0.996, 1.0] is BYOL's, rising on a cosine over the run.
+        common: see `Method`; its defaults are SSQL's recipe on CIFAR.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augmentation: nn.Module,
+        ssql: SSQLOptions | bool = True,
+        dim: int = 2048,
+        momentum: float | Sequence[float] = 0.99,
+        **common: Any,
+    ) -> None:
+        head = projector(encoder.feature_dim, dim)
+        super().__init__(encoder, augmentation, ssql, head, momentum, **common)
+        self.predictor = predictor(dim)
+
+    def branch(self, views: list[View]) -> Siamese:
+        """Both views through encoder, projector and predictor."""
+        return Siamese(*self.through(views, self.projector, self.predictor))
+
+    def targets(self, views: list[View], branch: Siamese) -> list[Tensor]:
+        """The teacher's projections of both views."""
+        return self.teach(views)
+
+    def loss(self, branch: Siamese, targets: list[Tensor]) -> Tensor:
+        """Each view's prediction against the other view's target."""
+        return symmetric_negative_cosine(branch.predictions, targets)
+
+    def embeddings(self, branch: Siamese) -> Tensor:
+        """Projections of the first view."""
+        return branch.projections[0]

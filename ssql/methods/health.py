@@ -1,0 +1,53 @@
+"""Notices a run that is lost: a loss that is not finite, or embeddings that have become all the same."""
+
+import math
+
+# Measured over the methods, encoders and data in experiments/: healthy runs never go below COLLAPSE_MEASURED.
+COLLAPSED_STD = 0.01
+PATIENCE = 20
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the run stops and its last checkpoint stays."""
+
+
+class CollapseError(RuntimeError):
+    """All embeddings have become the same; the run stops and its last good checkpoint stays."""
+
+
+class Health:
+    """Follows loss and `feature_std` from step to step.
+
+    Attributes:
+        suspicious_steps: consecutive steps with collapsed embeddings, 0 in good health. No checkpoint is written
+            while it is not 0, hence it needs no place in a checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.suspicious_steps = 0
+
+    def check(self, step: int, loss: float, logs: dict[str, float]) -> None:
+        """Look at one step.
+
+        Args:
+            step: optimizer step, for the message.
+            loss: of the step.
+            logs: the step's logged values, with `feature_std` (see `ssql.objectives.feature_std`).
+
+        Raises:
+            NonFiniteLossError: the loss is NaN or infinite.
+            CollapseError: `feature_std` has been below 0.01 for 20 steps in a row.
+        """
+        if not math.isfinite(loss):
+            values = ", ".join(f"{name} {value:.4g}" for name, value in logs.items())
+            raise NonFiniteLossError(
+                f"loss is {loss} at step {step} ({values}): "
+                "lower the learning rate or add warm-up; the last checkpoint is kept"
+            )
+        self.suspicious_steps = self.suspicious_steps + 1 if logs["feature_std"] < COLLAPSED_STD else 0
+        if self.suspicious_steps >= PATIENCE:
+            raise CollapseError(
+                f"the embeddings have collapsed: feature_std is {logs['feature_std']:.2g} at step {step} and was below "
+                f"{COLLAPSED_STD} for {PATIENCE} steps (1 is spread out, 0 all the same); lower the learning rate, "
+                "raise weight decay or the momentum of the teacher; the last good checkpoint is kept"
+            )

@@ -1,0 +1,163 @@
+"""Masked prediction of a teacher's frames, and its SSQL form: the student predicts at two precisions."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from encoders.encoder import Encoder
+from encoders.log_mel import HOP, SAMPLE_RATE
+from encoders.speech_transformer import SpeechTransformer, frame_mask
+from ssql.methods.method import SSQLOptions
+from ssql.methods.momentum import MomentumMethod
+from ssql.objectives import masked_mean_square
+
+
+class MaskedClips(NamedTuple):
+    """A view and what the student does not see of it.
+
+    Args:
+        log_mel: shape (batch, n_mels, frames), 100 Hz.
+        lengths: frames of each clip, shape (batch,).
+        mask: bool, shape (batch, frames'), on the encoder's output frames, True where hidden.
+    """
+
+    log_mel: Tensor
+    lengths: Tensor
+    mask: Tensor
+
+
+class Frames(NamedTuple):
+    """Features (batch, frames', feature_dim), predictions (batch, frames', width), mask (batch, frames')."""
+
+    features: Tensor
+    predictions: Tensor
+    mask: Tensor
+
+
+class MaskedPrediction(MomentumMethod):
+    """Frame-level pretraining in the manner of data2vec (Baevski et al., ICML 2022), on log-mels.
+
+    A full-precision teacher sees the whole view; its target for a frame is the mean of its upper blocks' outputs,
+    each normalized over the clip's frames. The student sees the view with spans of mel frames replaced by a learned
+    value for each mel band, and predicts the targets of the masked frames by mean square error. With SSQL it does so
+    in full precision and at the random bit-width, with the same mask and the same targets.
+
+    Args:
+        encoder: speech transformer.
+        augmentation: makes the view.
+        ssql: options of the quantized branch; `true` takes the published ones, `false` trains without it.
+        target_blocks: upper blocks whose outputs are averaged; two thirds of them when None (data2vec: 8 of 12).
+        mask_share: frames that begin a span are this share divided by `mask_seconds`' frames; overlaps leave
+            about half of a clip masked at 0.65, as published.
+        mask_seconds: length of a span, at most half of the clip; 0.2 s is published (10 frames of 50 Hz).
+        momentum: of the teacher, at the start and (on a cosine) at the end; 0.999 to 0.9999 is published.
+        optimizer: AdamW 5e-4 (published: Adam 5e-4, weight decay 0.01).
+        common: see `Method`.
+    """
+
+    encoder: SpeechTransformer
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augmentation: nn.Module,
+        ssql: SSQLOptions | bool = True,
+        target_blocks: int | None = None,
+        mask_share: float = 0.65,
+        mask_seconds: float = 0.2,
+        momentum: float | Sequence[float] = (0.999, 0.9999),
+        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=5e-4, weight_decay=1e-2),
+        **common: Any,
+    ) -> None:
+        if not isinstance(encoder, SpeechTransformer):
+            raise ValueError(
+                f"masked prediction needs an encoder of frames, SpeechTransformer; a {encoder.name} encoder gives one "
+                "embedding only: choose SimSiam, BYOL, MoCo or SimCLR for it"
+            )
+        depth, width = len(encoder.blocks), encoder.after_norm.normalized_shape[0]
+        target_blocks = max(1, round(2 * depth / 3)) if target_blocks is None else target_blocks
+        if not 1 <= target_blocks <= depth:
+            raise ValueError(f"target_blocks must be from 1 to the encoder's depth {depth}, got {target_blocks}")
+        if not 0 < mask_share <= 1:
+            raise ValueError(f"mask_share must be above 0 and at most 1, got {mask_share}")
+        super().__init__(encoder, augmentation, ssql, nn.Identity(), momentum, optimizer=optimizer, **common)
+        self.predictor = nn.Linear(encoder.feature_dim, width)
+        self.mask_value = nn.Parameter(torch.zeros(encoder.arguments["n_mels"]))
+        self.target_blocks, self.mask_share = target_blocks, mask_share
+        self.span = max(1, round(mask_seconds * encoder.frame_rate))
+        self.stride = round(SAMPLE_RATE / HOP / encoder.frame_rate)
+
+    def random_views(self, batch: dict[str, Any]) -> MaskedClips:
+        """One random view with random spans hidden."""
+        log_mel, lengths = self.augmentation(batch["inputs"], batch["lengths"], self.encoder)
+        frames = (lengths // self.stride).clamp_min(1)
+        return MaskedClips(log_mel, lengths, random_spans(frames, self.mask_share, self.span))
+
+    def branch(self, views: MaskedClips) -> Frames:
+        """The student's features of the masked view, and its predictions."""
+        hidden = views.mask.repeat_interleave(self.stride, dim=1)
+        hidden = F.pad(hidden, (0, views.log_mel.shape[2] - hidden.shape[1])).unsqueeze(1)
+        masked = torch.where(hidden, self.mask_value.unsqueeze(1).to(views.log_mel.dtype), views.log_mel)
+        features, _ = self.encoder(masked, views.lengths)
+        mask = F.pad(views.mask, (0, features.shape[1] - views.mask.shape[1]))
+        return Frames(features, self.predictor(features), mask)
+
+    @torch.no_grad()
+    def targets(self, views: MaskedClips, branch: Frames) -> list[Tensor]:
+        """The teacher's frames of the whole view, shape (batch, frames', width)."""
+        encoder = cast(SpeechTransformer, self.teacher.encoder)
+        outputs, lengths = encoder.block_outputs(views.log_mel, views.lengths)
+        valid = frame_mask(lengths, outputs[0].shape[1]).unsqueeze(2)
+        normalized = [normalized_over_clip(output.float(), valid) for output in outputs[-self.target_blocks :]]
+        mean = torch.stack(normalized).mean(dim=0)
+        return [mean_of_frames(mean, valid, self.stride // 2)[:, : branch.mask.shape[1]]]
+
+    def loss(self, branch: Frames, targets: list[Tensor]) -> Tensor:
+        """Mean square error of the masked frames."""
+        return masked_mean_square(branch.predictions, targets[0], branch.mask)
+
+    def embeddings(self, branch: Frames) -> Tensor:
+        """Features of the masked frames."""
+        return branch.features[branch.mask]
+
+
+def random_spans(frames: Tensor, share: float, span: int) -> Tensor:
+    """Random spans of each clip's frames, at least one, each at most half of the clip.
+
+    Args:
+        frames: of each clip, shape (batch,), at least 1.
+        share: share of the frames, divided by the length of a span, that begin one.
+        span: frames.
+
+    Returns:
+        bool, shape (batch, longest clip), True inside a span.
+    """
+    width = (frames // 2).clamp(1, span).unsqueeze(1)
+    position = torch.arange(int(frames.max()), device=frames.device).expand(len(frames), -1)
+    starts = torch.rand(position.shape, device=frames.device) < share / width
+    one = (torch.rand(len(frames), 1, device=frames.device) * (frames.unsqueeze(1) - width + 1)).long()
+    started = (starts | (position == one)).cumsum(dim=1)
+    before = started.gather(1, (position - width).clamp_min(0)).masked_fill(position < width, 0)
+    return (started > before) & (position < frames.unsqueeze(1))
+
+
+def normalized_over_clip(x: Tensor, valid: Tensor) -> Tensor:
+    """Zero mean and unit variance over each clip's frames: x (batch, time, width), valid (batch, time, 1)."""
+    count = valid.sum(dim=1, keepdim=True)
+    x = (x - (x * valid).sum(dim=1, keepdim=True) / count) * valid
+    return x * ((x.square().sum(dim=1, keepdim=True) / count) + 1e-5).rsqrt()
+
+
+def mean_of_frames(x: Tensor, valid: Tensor, ratio: int) -> Tensor:
+    """Means of `ratio` neighbouring frames, over the valid ones: x (batch, time, width), valid (batch, time, 1)."""
+    if ratio == 1:
+        return x
+    pooled, share = (
+        F.avg_pool1d(values.transpose(1, 2), ratio, ceil_mode=True).transpose(1, 2)
+        for values in (x * valid, valid.float())
+    )
+    return pooled / share.clamp_min(1e-6)
