@@ -42,6 +42,11 @@ class QdqLayer(nn.Module):
             self.register_buffer("weight", weight.T.contiguous() if self.channel_axis else weight)
         else:
             integers, scale = layer.weight_integers(self.bits.weight)
+            if scale.shape[1] > 1:
+                raise ValueError(
+                    f"weights with granularity {layer.rule.granularity!r} cannot be exported yet: their integer "
+                    "products take one scale for each output channel; use per_channel or per_tensor"
+                )
             self.register_buffer(WEIGHT, integers.T.contiguous() if self.channel_axis else integers)
             self.register_buffer(WEIGHT_SCALE, scale.flatten())
         if self.bits.activation != FLOAT_BITS:

@@ -1,21 +1,13 @@
 """The arithmetic of low bits: one set of weights, seen at any bit-width."""
 
-from quant.affine import (
-    activation_qparams,
-    dequantize,
-    fake_quantize_activation,
-    fake_quantize_weight,
-    integer_range,
-    quantize,
-    quantize_weight,
-    weight_scale,
-)
+from quant.affine import activation_qparams, dequantize, fake_quantize_activation, integer_range, quantize
 from quant.bits import FULL_PRECISION, BitWidth, parse_bit_width
 from quant.calibration import calibrate, observe
 from quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear, valid_frames
 from quant.observers import MeanSquaredError, MinMax, MovingAverage, Observer, Percentile
 from quant.policy import Policy
 from quant.prepare import NotCalibratedError, at, prepare, quant_layers
+from quant.weights import best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
 
 __all__ = [
     "FULL_PRECISION",
@@ -33,6 +25,7 @@ __all__ = [
     "QuantLinear",
     "activation_qparams",
     "at",
+    "best_clip_ratio",
     "calibrate",
     "dequantize",
     "fake_quantize_activation",

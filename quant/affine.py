@@ -2,8 +2,10 @@
 
 | what | granularity | grid | shape of scale |
 | --- | --- | --- | --- |
-| weight (out, in, ...) | per output channel, symmetric | signed, zero_point 0 | (out, 1, ...) |
 | activation (any) | per tensor, asymmetric | unsigned | () |
+| weight (out, in, ...) | per tensor, symmetric | signed, zero_point 0 | (1, 1, 1, ...), see `quant.weights` |
+| | per output channel | | (out, 1, ...) |
+| | per group of g inputs | | (out * in * ... / g, 1) |
 """
 
 from typing import Any
@@ -18,22 +20,6 @@ SMALLEST_SCALE = 1e-12
 def integer_range(bits: int, signed: bool) -> tuple[int, int]:
     """Smallest and largest integer of `bits` bits: (-2^(b-1), 2^(b-1) - 1), or (0, 2^b - 1)."""
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-
-
-def weight_scale(weight: Tensor, bits: int) -> Tensor:
-    """Symmetric min-max scale of each output channel, differentiable.
-
-    max|w| / ((2^bits - 1) / 2), as SSQL publishes it (Cao et al. 2022, Sec. 3.1, and its reference code).
-
-    Args:
-        weight: shape (out, in, ...).
-        bits: 2 to 8.
-
-    Returns:
-        shape (out, 1, ...).
-    """
-    largest = weight.abs().amax(dim=tuple(range(1, weight.dim())), keepdim=True)
-    return (largest * 2 / (2**bits - 1)).clamp_min(SMALLEST_SCALE)
 
 
 def activation_qparams(minimum: Tensor, maximum: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -71,35 +57,6 @@ def dequantize(integers: Tensor, scale: Tensor, zero_point: Tensor | int = 0) ->
     return (integers.to(torch.float32) - zero_point) * scale
 
 
-def quantize_weight(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Integers and scale of a weight, as every export stores them.
-
-    Args:
-        weight: shape (out, in, ...).
-        bits: 2 to 8.
-
-    Returns:
-        int8 integers, shape (out, in, ...); scale, shape (out, 1, ...).
-    """
-    weight = weight.detach()
-    scale = weight_scale(weight, bits)
-    return quantize(weight, scale, 0, bits, signed=True), scale
-
-
-def fake_quantize_weight(weight: Tensor, bits: int) -> Tensor:
-    """The weight on its grid; rounding is passed straight through, clamping and scale are differentiated.
-
-    The scale is not detached (as published): each channel's largest weight (the first, of equals) also
-    receives the sum of the channel's rounding residuals.
-
-    Args:
-        weight: shape (out, in, ...).
-        bits: 2 to 8.
-    """
-    result: Tensor = _FakeQuantizeWeight.apply(weight, bits)
-    return result
-
-
 def fake_quantize_activation(values: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
     """The tensor on its unsigned grid: ONNX QuantizeLinear then DequantizeLinear.
 
@@ -113,38 +70,6 @@ def fake_quantize_activation(values: Tensor, scale: Tensor, zero_point: Tensor, 
     """
     result: Tensor = _FakeQuantizeActivation.apply(values, scale, zero_point, bits)
     return result
-
-
-class _FakeQuantizeWeight(torch.autograd.Function):
-    """Fake quantization on the min-max grid in as few passes over the weight as its definition allows.
-
-    Only a channel's largest weight can be clamped or move the scale: all others have gradient 1.
-    """
-
-    @staticmethod
-    def forward(ctx, weight: Tensor, bits: int) -> Tensor:  # type: ignore[no-untyped-def]
-        low, high = integer_range(bits, signed=True)
-        scale = weight_scale(weight, bits)
-        quantized = (weight / scale).round_().clamp_(low, high).mul_(scale)
-        ctx.save_for_backward(weight, scale, quantized)
-        ctx.bits = bits
-        return quantized
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def,override]
-        weight, scale, quantized = (tensor.flatten(1) for tensor in ctx.saved_tensors)
-        by_weight = gradient.flatten(1).clone()
-        index = weight.abs().argmax(dim=1, keepdim=True)
-        largest, by_largest = weight.gather(1, index), by_weight.gather(1, index)
-        steps = largest / scale
-        clamped = steps.round() > integer_range(ctx.bits, signed=True)[1]
-        # d(scale * q)/d(scale) = q - w/scale inside the range (straight through), q outside.
-        by_scale = (
-            torch.linalg.vecdot(by_weight, quantized - weight).unsqueeze(1) / scale + by_largest * steps * clamped
-        )
-        by_scale *= scale > SMALLEST_SCALE
-        by_largest = by_largest * ~clamped + by_scale * largest.sign() * 2 / (2**ctx.bits - 1)
-        return by_weight.scatter_(1, index, by_largest).view_as(gradient), None
 
 
 class _FakeQuantizeActivation(torch.autograd.Function):

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant.affine import activation_qparams, fake_quantize_activation, fake_quantize_weight, quantize_weight
+from quant.affine import activation_qparams, fake_quantize_activation
 from quant.bits import FLOAT_BITS, FULL_PRECISION, INTEGER_BITS, BitWidth, row_of
 from quant.observation import Observation
 from quant.policy import LayerRule, Policy
+from quant.weights import as_rows, best_clip_ratio, fake_quantize_weight, quantize_weight
 
 RANGE_BUFFERS = ("activation_min", "activation_max")
 _VALID: ContextVar[Tensor | None] = ContextVar("valid_frames", default=None)
@@ -118,8 +119,15 @@ class QuantLayer(QuantActivation):
     weight: Tensor
 
     def weight_integers(self, bits: int) -> tuple[Tensor, Tensor]:
-        """Integers int8 (out, in, ...) and scale (out, 1, ...) at a bit-width: those every export stores."""
-        return quantize_weight(self.weight, bits)
+        """Integers and scale at a bit-width: those every export stores.
+
+        Returns:
+            int8 integers, shape (out, in, ...); scale, shape (out, groups): one group unless `per_group_<g>`.
+        """
+        rows = as_rows(self.weight.detach(), self.rule.granularity)
+        integers, scale = quantize_weight(rows, bits, self._clip_ratio(rows, bits))
+        out = len(self.weight)
+        return integers.view_as(self.weight), scale.view(out, -1) if len(rows) > 1 else scale.view(1, 1).expand(out, 1)
 
     def quantized_weight(self) -> Tensor:
         """The weight on the grid of the current run; computed once a run when the run reuses weights."""
@@ -127,10 +135,17 @@ class QuantLayer(QuantActivation):
         if bits == FLOAT_BITS:
             return self.weight
         if self.mode.weights is None:
-            return fake_quantize_weight(self.weight, bits)
+            return self._fake_quantized(bits)
         if id(self) not in self.mode.weights:
-            self.mode.weights[id(self)] = fake_quantize_weight(self.weight, bits)
+            self.mode.weights[id(self)] = self._fake_quantized(bits)
         return self.mode.weights[id(self)]
+
+    def _fake_quantized(self, bits: int) -> Tensor:
+        rows = as_rows(self.weight, self.rule.granularity)
+        return fake_quantize_weight(rows, bits, self._clip_ratio(rows, bits)).view_as(self.weight)
+
+    def _clip_ratio(self, rows: Tensor, bits: int) -> Tensor | None:
+        return best_clip_ratio(rows, bits) if self.rule.weight_range == "mse" else None
 
 
 class QuantLinear(QuantLayer, nn.Linear):

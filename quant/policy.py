@@ -1,22 +1,30 @@
-"""Which layer runs at which bits: rules that hold for any network, and overrides by layer name."""
+"""Which layer runs at which bits on which grid: rules that hold for any network, and overrides by layer name."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from quant.bits import FLOAT_BITS, BitWidth, check_bits
+from quant.weights import GRANULARITIES, WEIGHT_RANGES, Granularity, WeightRange
 
-_OVERRIDE = re.compile(r"(?:w(\d+))?(?:a(\d+))?")
+_OVERRIDE = re.compile(r"(?P<bits>fp|(?:w(?P<weight>\d+))?(?:a(?P<activation>\d+))?)(?:/(?P<granularity>\w+))?")
 
 
 @dataclass(frozen=True)
 class LayerRule:
-    """Fixed bits of one layer; None follows the bit-width of the run."""
+    """Fixed bits of one layer (None follows the bit-width of the run), and the grid of its weight."""
 
     weight: int | None = None
     activation: int | None = None
+    granularity: Granularity = "per_channel"
+    weight_range: WeightRange = "min_max"
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the layer is left alone."""
+        return self.weight == self.activation == FLOAT_BITS
 
     def resolve(self, run: BitWidth) -> BitWidth:
         """The layer's bits in a run; a full-precision run is full precision everywhere."""
@@ -25,42 +33,62 @@ class LayerRule:
         return BitWidth(self.weight or run.weight, self.activation or run.activation)
 
 
-def parse_rule(text: str) -> LayerRule:
+def parse_rule(text: str, default: LayerRule = LayerRule()) -> LayerRule:
     """Read an override: `fp`, `w8a32` (both fixed), `w8` or `a8` (the other side follows the run).
+
+    A granularity may follow, `w4/per_group_32`, or stand alone, `/per_channel`; it and the weight's range are
+    those of `default` otherwise.
 
     Raises:
         ValueError: anything else.
     """
-    if text == "fp":
-        return LayerRule(FLOAT_BITS, FLOAT_BITS)
     match = _OVERRIDE.fullmatch(text)
     if not text or not match:
-        raise ValueError(f"unknown layer bit-width {text!r}: write fp, or like w8a8, w8a32, w8, a8")
-    for bits in match.groups():
-        if bits is not None:
-            check_bits(int(bits), f"bits in {text!r}")
-    weight, activation = (int(bits) if bits else None for bits in match.groups())
-    return LayerRule(weight, activation)
+        raise ValueError(f"unknown layer bit-width {text!r}: write fp, or like w8a8, w8a32, w8, a8, w4/per_group_32")
+    if match["granularity"]:
+        _check_choice("granularity", match["granularity"], GRANULARITIES)
+        default = replace(default, granularity=match["granularity"])  # type: ignore[arg-type]
+    if match["bits"] == "fp":
+        return replace(default, weight=FLOAT_BITS, activation=FLOAT_BITS)
+    for number in match.group("weight", "activation"):
+        if number is not None:
+            check_bits(int(number), f"bits in {text!r}")
+    weight, activation = (int(number) if number else None for number in match.group("weight", "activation"))
+    return replace(default, weight=weight, activation=activation)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Per-layer bit-widths of a prepared model.
+    """Per-layer bit-widths and grids of a prepared model.
 
     Every Conv1d, Conv2d and Linear quantizes its weight and its input at the bits of the run. The sums of
-    residual streams, normalizations and attention products stay in float. (The published ResNet list
-    quantizes block outputs; their convolutions' inputs are the same tensors.)
+    residual streams and normalizations stay in float. (The published ResNet list quantizes block outputs;
+    their convolutions' inputs are the same tensors.)
 
     Args:
-        first_layer: override for the model's first layer. The published rule is 8-bit weights
-            and an input that is not quantized.
+        first_layer: override for the model's first layer. The published rule is 8-bit weights, one scale
+            for each output channel, and an input that is not quantized.
         layers: layer-name pattern (`projector.*`, `*.mlp.2`) to override; the last match wins.
+        granularity: weights that share a scale: `per_tensor`, `per_channel` (published), or `per_group_32`,
+            `_64`, `_128`: that many neighbours along the inputs.
+        weight_range: `min_max` (published), or `mse`: each scale's range is clipped where that lowers the
+            squared error.
+        attention: quantize query, key, probabilities and value of attention products at the run's
+            activation bits; the patterns of `layers` match their names (`*.attn.products.probabilities`).
+
+    Raises:
+        ValueError: an unknown word, or bits that no grid has.
     """
 
     first_layer: str = "w8a32"
     layers: Mapping[str, str] = field(default_factory=dict)
+    granularity: Granularity = "per_channel"
+    weight_range: WeightRange = "min_max"
+    attention: bool = False
 
     def __post_init__(self) -> None:
+        _check_choice("granularity", self.granularity, GRANULARITIES)
+        _check_choice("weight_range", self.weight_range, WEIGHT_RANGES)
         parse_rule(self.first_layer)
         for pattern, text in self.layers.items():
             try:
@@ -74,17 +102,23 @@ class Policy:
         Raises:
             ValueError: a pattern that matches no layer.
         """
-        rules = {name: LayerRule() for name in names}
+        default = LayerRule(granularity=self.granularity, weight_range=self.weight_range)
+        rules = dict.fromkeys(names, default)
         if names:
-            rules[names[0]] = parse_rule(self.first_layer)
+            rules[names[0]] = parse_rule(self.first_layer, replace(default, granularity="per_channel"))
         for pattern, text in self.layers.items():
             matches = [name for name in names if fnmatchcase(name, pattern)]
             if not matches:
                 known = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
                 raise ValueError(f"layer pattern {pattern!r} matches no layer; the layers are: {known}")
-            rules |= dict.fromkeys(matches, parse_rule(text))
+            rules |= dict.fromkeys(matches, parse_rule(text, default))
         return rules
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file; `Policy(**values)` reads them back."""
         return asdict(self) | {"layers": dict(self.layers)}
+
+
+def _check_choice(what: str, word: str, choices: Sequence[str]) -> None:
+    if word not in choices:
+        raise ValueError(f"unknown {what} {word!r}: write one of {', '.join(choices)}")

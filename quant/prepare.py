@@ -9,7 +9,8 @@ from torch import nn
 
 from quant.bits import FLOAT_BITS, BitWidth, parse_bit_width, row_of
 from quant.layers import QUANTIZED_FORM, Mode, QuantActivation, QuantLayer
-from quant.policy import LayerRule, Policy
+from quant.policy import Policy
+from quant.weights import check_groups
 
 # Layers that hold matrix weights but compute in their own way: never left in float without a word.
 _OTHER_MATRIX_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase, nn.Bilinear)
@@ -35,7 +36,8 @@ def prepare(model: Model, policy: Policy | None = None) -> Model:
 
     Raises:
         ValueError: nothing to prepare, already prepared, a pattern without a layer, or a layer type
-            that has no quantized form and that the policy does not keep in full precision.
+            that has no quantized form and that the policy does not keep in full precision; groups that do not
+            divide a layer's inputs.
     """
     policy = policy or Policy()
     if any(isinstance(module, QuantLayer) for module in model.modules()):
@@ -44,13 +46,14 @@ def prepare(model: Model, policy: Policy | None = None) -> Model:
     if not layers:
         raise ValueError(f"{type(model).__name__} has no Conv1d, Conv2d or Linear layer to quantize")
     rules = policy.rules(list(layers))
-    full_precision = LayerRule(FLOAT_BITS, FLOAT_BITS)
     for name, layer in layers.items():
-        if type(layer) not in QUANTIZED_FORM and rules[name] != full_precision:
+        if type(layer) not in QUANTIZED_FORM and not rules[name].is_float:
             raise ValueError(
                 f"layer {name!r} is a {type(layer).__name__}, which has no quantized form; "
                 f'keep it in float with the policy layers={{"{name}": "fp"}}'
             )
+        if type(layer) in QUANTIZED_FORM and rules[name].weight != FLOAT_BITS:
+            check_groups(name, layer.get_parameter("weight")[0].numel(), rules[name].granularity)
     mode = Mode(policy)
     for name, layer in layers.items():
         if type(layer) in QUANTIZED_FORM:
