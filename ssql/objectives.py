@@ -1,4 +1,4 @@
-"""Losses and collapse indicators on embeddings and frames."""
+"""Losses and collapse indicators on embeddings and frames, in float32 also under autocast."""
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,8 @@ def symmetric_negative_cosine(predictions: list[Tensor], targets: list[Tensor]) 
     Returns:
         shape (), from -1 (best) to 1.
     """
-    p1, p2 = predictions
-    z1, z2 = (target.detach() for target in targets)
+    p1, p2 = (prediction.float() for prediction in predictions)
+    z1, z2 = (target.detach().float() for target in targets)
     return -(F.cosine_similarity(p1, z2).mean() + F.cosine_similarity(p2, z1).mean()) / 2
 
 
@@ -35,7 +35,7 @@ def nt_xent(anchors: list[Tensor], candidates: list[Tensor], temperature: float,
         shape (), mean over the anchors of both views.
     """
     total = len(candidates[0])
-    logits = F.normalize(torch.cat(anchors)) @ F.normalize(torch.cat(candidates)).T / temperature
+    logits = _cosines(torch.cat(anchors), torch.cat(candidates)) / temperature
     rows = first + torch.arange(len(anchors[0]), device=logits.device)
     own, other = torch.cat([rows, rows + total]), torch.cat([rows + total, rows])
     return F.cross_entropy(logits.scatter(1, own.unsqueeze(1), -torch.inf), other)
@@ -47,15 +47,14 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: floa
     Args:
         queries: shape (batch, dim).
         keys: the positive of each query, shape (batch, dim); no gradient flows into them.
-        negatives: unit vectors, shape (count, dim).
+        negatives: shape (count, dim).
         temperature: divides the cosines.
 
     Returns:
         shape ().
     """
-    queries, keys = F.normalize(queries), F.normalize(keys.detach())
-    positive = (queries * keys).sum(dim=1, keepdim=True)
-    logits = torch.cat([positive, queries @ negatives.T], dim=1) / temperature
+    positive = F.cosine_similarity(queries.float(), keys.detach().float()).unsqueeze(1)
+    logits = torch.cat([positive, _cosines(queries, negatives)], dim=1) / temperature
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
@@ -72,7 +71,7 @@ def masked_mean_square(predictions: Tensor, targets: Tensor, mask: Tensor) -> Te
     Returns:
         shape ().
     """
-    errors = (predictions - targets.detach()).square().mean(dim=2) * mask
+    errors = (predictions.float() - targets.detach().float()).square().mean(dim=2) * mask
     return (errors.sum(dim=1) / mask.sum(dim=1).clamp_min(1)).mean()
 
 
@@ -86,3 +85,9 @@ def feature_std(embeddings: Tensor) -> Tensor:
         embeddings: shape (batch, dim).
     """
     return F.normalize(embeddings.float(), dim=1).std(dim=0).mean() * embeddings.shape[1] ** 0.5
+
+
+def _cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of every row of a (n, dim) with every row of b (m, dim), shape (n, m)."""
+    with torch.autocast(a.device.type, enabled=False):
+        return F.normalize(a.float()) @ F.normalize(b.float()).T
