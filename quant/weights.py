@@ -18,8 +18,8 @@ WEIGHT_RANGES: tuple[WeightRange, ...] = get_args(WeightRange)
 
 # Fractions of a row's largest magnitude that the search tries, down to a fifth.
 WEIGHT_RATIOS = tuple(2 ** (-k / 5) for k in range(12))
-# Columns of a row that the search looks at; a prime, so that their distance is no multiple of a kernel's size.
-SEARCHED_COLUMNS = 1021
+# Weights searched at a time on a CPU: as many as stay in its cache from one fraction to the next.
+SEARCHED_AT_ONCE = 2**16
 
 
 def as_rows(weight: Tensor, granularity: Granularity) -> Tensor:
@@ -77,14 +77,14 @@ def best_clip_ratio(weight: Tensor, bits: int) -> Tensor:
         bits: 2 to 8.
     """
     scale = weight_scale(weight, bits)
-    flat = weight.flatten(1)
-    columns = flat.shape[1]
-    if columns > SEARCHED_COLUMNS:
-        flat = flat[:, torch.arange(SEARCHED_COLUMNS, device=flat.device) * columns // SEARCHED_COLUMNS]
+    flat, flat_scale = weight.flatten(1), scale.flatten(1)
+    rows = len(flat) if flat.is_cuda else max(SEARCHED_AT_ONCE // flat.shape[1], 1)
     bounds = integer_range(bits, signed=True)
-    errors = [squared_error(flat, scale.flatten(1) * ratio, *bounds) for ratio in WEIGHT_RATIOS]
-    best = torch.stack(errors).argmin(dim=0)
-    return torch.tensor(WEIGHT_RATIOS, device=weight.device)[best].view_as(scale)
+    best = [
+        torch.stack([squared_error(part, part_scale * ratio, *bounds) for ratio in WEIGHT_RATIOS]).argmin(dim=0)
+        for part, part_scale in zip(flat.split(rows), flat_scale.split(rows), strict=True)
+    ]
+    return torch.tensor(WEIGHT_RATIOS, device=weight.device)[torch.cat(best)].view_as(scale)
 
 
 def quantize_weight(weight: Tensor, bits: int, ratio: Tensor | None = None) -> tuple[Tensor, Tensor]:
