@@ -13,8 +13,9 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from encoders.encoder import ENCODERS, Encoder
-from quant import Policy, prepare, quant_layers
+from quant import Policy, QuantLayer, parse_bit_width, prepare
 from quant.layers import RANGE_BUFFERS
+from quant.steps import add_steps
 
 FORMAT_VERSION = 2
 # Version 1 had one activation range for all bit-widths, shape ().
@@ -27,7 +28,7 @@ class ArtifactError(ValueError):
 
 
 def save_encoder(encoder: Encoder, folder: str | Path, overwrite: bool = False) -> None:
-    """Write an encoder, prepared or not, with its policy and observed activation ranges.
+    """Write an encoder, prepared or not, with its policy, activation ranges and learned steps.
 
     The folder appears whole or not at all: files are written beside it and renamed.
 
@@ -43,9 +44,11 @@ def save_encoder(encoder: Encoder, folder: str | Path, overwrite: bool = False) 
         if not key.endswith(RANGE_BUFFERS) and not value.isfinite().all():
             raise ValueError(f"weight {key!r} is NaN or infinite: this encoder is not worth keeping")
     config = {"format_version": FORMAT_VERSION, "encoder": encoder.name, "arguments": encoder.arguments}
-    policy = _policy(encoder)
-    if policy is not None:
-        config["policy"] = policy.to_dict()
+    mode = next((module.mode for module in encoder.modules() if isinstance(module, QuantLayer)), None)
+    if mode is not None:
+        config["policy"] = mode.policy.to_dict()
+    if mode is not None and mode.learned is not None:
+        config["learned_steps"] = str(mode.learned)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -79,17 +82,12 @@ def load_encoder(folder: str | Path) -> Encoder:
         encoder = ENCODERS[name](**config["arguments"])
         if "policy" in config:
             prepare(encoder, Policy(**config["policy"]))
+        if "learned_steps" in config:
+            add_steps(encoder, parse_bit_width(config["learned_steps"]))
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"{folder / CONFIG} does not describe a {name} encoder: {error}") from error
     _load_weights(encoder, folder / WEIGHTS)
     return encoder.eval()
-
-
-def _policy(encoder: Encoder) -> Policy | None:
-    try:
-        return next(iter(quant_layers(encoder).values())).mode.policy
-    except ValueError:
-        return None
 
 
 def _replace_folder(staging: Path, folder: Path) -> None:

@@ -6,7 +6,8 @@ from quant.calibration import calibrate, observe
 from quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear, valid_frames
 from quant.observers import MeanSquaredError, MinMax, MovingAverage, Observer, Percentile
 from quant.policy import Policy
-from quant.prepare import NotCalibratedError, at, prepare, quant_layers
+from quant.prepare import NotCalibratedError, at, prepare, quant_activations, quant_layers
+from quant.steps import learn_steps, learned_bit_width
 from quant.weights import best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
 
 __all__ = [
@@ -31,9 +32,12 @@ __all__ = [
     "fake_quantize_activation",
     "fake_quantize_weight",
     "integer_range",
+    "learn_steps",
+    "learned_bit_width",
     "observe",
     "parse_bit_width",
     "prepare",
+    "quant_activations",
     "quant_layers",
     "quantize",
     "quantize_weight",

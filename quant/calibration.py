@@ -10,7 +10,7 @@ from torch import nn
 from quant.bits import BitWidth, parse_bit_width
 from quant.observation import Observation
 from quant.observers import Observer, parse_observer
-from quant.prepare import modes_of, quant_layers
+from quant.prepare import modes_of, quant_activations
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def observe(
         bit_width: the only run that the ranges are for, when it is known: `mse` then searches for no other.
 
     Raises:
-        ValueError: unknown observer or bit-width, or a model that is not prepared.
+        ValueError: unknown observer or bit-width, or a model that is not prepared, or with learned steps.
     """
     with _observed(model, observer, bit_width, start_empty=False):
         yield
@@ -52,7 +52,7 @@ def calibrate(
         observer: `min_max`, `moving_average` (over batches), `percentile`, `mse`, or one with its own arguments.
 
     Raises:
-        ValueError: no batch at all, or an unknown observer.
+        ValueError: no batch at all, an unknown observer, or a model with learned steps.
     """
     training = model.training
     model.eval()
@@ -71,10 +71,16 @@ def calibrate(
 def _observed(
     model: nn.Module, observer: str | Observer, bit_width: str | BitWidth | None, start_empty: bool
 ) -> Iterator[None]:
-    layers = quant_layers(model)
+    activations = quant_activations(model)
     run = None if bit_width is None else parse_bit_width(bit_width)
     observation = Observation(parse_observer(observer))
-    modes = modes_of(layers)
+    modes = modes_of(activations)
+    learned = next((mode.learned for mode in modes if mode.learned is not None), None)
+    if learned is not None:
+        raise ValueError(
+            f"steps are learned at {learned}: ranges are no longer observed (SSQL draws a bit-width each step; learned "
+            "steps are for fine-tuning at one)"
+        )
     before = [mode.observation for mode in modes]
     for mode in modes:
         mode.observation = observation
@@ -83,4 +89,4 @@ def _observed(
     finally:
         for mode, previous in zip(modes, before, strict=True):
             mode.observation = previous
-    observation.close(list(layers.values()), run, start_empty)
+    observation.close(list(activations.values()), run, start_empty)

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant.affine import activation_qparams, fake_quantize_activation
+from quant.affine import SMALLEST_SCALE, activation_qparams, fake_quantize_activation, quantize
 from quant.bits import FLOAT_BITS, FULL_PRECISION, INTEGER_BITS, BitWidth, row_of
+from quant.lsq import fake_quantize_learned
 from quant.observation import Observation
 from quant.policy import LayerRule, Policy
-from quant.weights import as_rows, best_clip_ratio, fake_quantize_weight, quantize_weight
+from quant.weights import as_rows, best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
 
 RANGE_BUFFERS = ("activation_min", "activation_max")
 _VALID: ContextVar[Tensor | None] = ContextVar("valid_frames", default=None)
@@ -27,6 +28,8 @@ class Mode:
     policy: Policy = field(default_factory=Policy)
     bit_width: BitWidth = FULL_PRECISION
     observation: Observation | None = None
+    # The one bit-width whose steps are learned.
+    learned: BitWidth | None = None
     # Quantized weights of the current run by layer, when the run asked to reuse them.
     weights: dict[int, Tensor] | None = None
 
@@ -51,12 +54,16 @@ class QuantActivation(nn.Module):
     Attributes:
         activation_min: buffer, shape (7,), low end of the range at 2, 3, ... 8 bits (+inf before any observation).
         activation_max: buffer, shape (7,), high end of the range (-inf before any observation).
+        activation_step: Parameter, shape (), the learned scale; None until `quant.learn_steps`.
+        activation_zero_point: buffer, shape (), int32, beside a learned scale.
     """
 
     rule: LayerRule
     mode: Mode
     activation_min: Tensor
     activation_max: Tensor
+    activation_step: nn.Parameter | None
+    activation_zero_point: Tensor
     # Bit-widths whose range is known to be there: looking at the buffers would wait for the device.
     calibrated: frozenset[int] = frozenset()
     # Axis of the values along which `valid_frames` tells padding.
@@ -67,6 +74,14 @@ class QuantActivation(nn.Module):
         self.rule, self.mode = rule, mode
         self.register_buffer("activation_min", torch.full((len(INTEGER_BITS),), torch.inf, device=device))
         self.register_buffer("activation_max", torch.full((len(INTEGER_BITS),), -torch.inf, device=device))
+        self.register_parameter("activation_step", None)
+
+    def add_steps(self, bits: BitWidth) -> None:
+        """Make a Parameter of the scale at this bit-width: see `quant.learn_steps`."""
+        if bits.activation != FLOAT_BITS:
+            scale, zero_point = self.activation_qparams(bits.activation)
+            self.activation_step = nn.Parameter(scale)
+            self.register_buffer("activation_zero_point", zero_point)
 
     def bits_at(self, run: BitWidth) -> BitWidth:
         """Its own bits in a run of the model at `run`."""
@@ -81,6 +96,8 @@ class QuantActivation(nn.Module):
 
     def activation_qparams(self, bits: int) -> tuple[Tensor, Tensor]:
         """Scale, shape (), and zero point, shape (), int32, at a bit-width: those every export stores."""
+        if self.activation_step is not None:
+            return self.activation_step.detach().clamp_min(SMALLEST_SCALE), self.activation_zero_point
         return activation_qparams(self.activation_min[row_of(bits)], self.activation_max[row_of(bits)], bits)
 
     def quantized_input(self, values: Tensor) -> Tensor:
@@ -90,6 +107,11 @@ class QuantActivation(nn.Module):
         bits = self.bits_at(self.mode.bit_width).activation
         if bits == FLOAT_BITS:
             return values
+        if self.activation_step is not None:
+            count = values[0].numel()
+            return fake_quantize_learned(
+                values, self.activation_step, self.activation_zero_point, bits, signed=False, count=count
+            )
         scale, zero_point = self.activation_qparams(bits)
         return fake_quantize_activation(values, scale, zero_point, bits)
 
@@ -114,9 +136,25 @@ class QuantLayer(QuantActivation):
     """What the quantized forms of layers with a weight share.
 
     The weight and bias stay the Parameters of the layer that was prepared; nothing is copied.
+
+    Attributes:
+        weight_step: Parameter, shape (rows, 1, ...), the learned scales; None until `quant.learn_steps`.
     """
 
     weight: Tensor
+    weight_step: nn.Parameter | None
+
+    def attach(self, rule: LayerRule, mode: Mode, device: torch.device) -> None:
+        """Add rule, mode and range buffers to a layer whose class has just become a quantized one."""
+        super().attach(rule, mode, device)
+        self.register_parameter("weight_step", None)
+
+    def add_steps(self, bits: BitWidth) -> None:
+        """Make Parameters of the scales at this bit-width: see `quant.learn_steps`."""
+        super().add_steps(bits)
+        if bits.weight != FLOAT_BITS:
+            rows = as_rows(self.weight.detach(), self.rule.granularity)
+            self.weight_step = nn.Parameter(weight_scale(rows, bits.weight, self._clip_ratio(rows, bits.weight)))
 
     def weight_integers(self, bits: int) -> tuple[Tensor, Tensor]:
         """Integers and scale at a bit-width: those every export stores.
@@ -125,7 +163,11 @@ class QuantLayer(QuantActivation):
             int8 integers, shape (out, in, ...); scale, shape (out, groups): one group unless `per_group_<g>`.
         """
         rows = as_rows(self.weight.detach(), self.rule.granularity)
-        integers, scale = quantize_weight(rows, bits, self._clip_ratio(rows, bits))
+        if self.weight_step is not None:
+            scale = self.weight_step.detach().clamp_min(SMALLEST_SCALE)
+            integers = quantize(rows, scale, 0, bits, signed=True)
+        else:
+            integers, scale = quantize_weight(rows, bits, self._clip_ratio(rows, bits))
         out = len(self.weight)
         return integers.view_as(self.weight), scale.view(out, -1) if len(rows) > 1 else scale.view(1, 1).expand(out, 1)
 
@@ -142,7 +184,12 @@ class QuantLayer(QuantActivation):
 
     def _fake_quantized(self, bits: int) -> Tensor:
         rows = as_rows(self.weight, self.rule.granularity)
-        return fake_quantize_weight(rows, bits, self._clip_ratio(rows, bits)).view_as(self.weight)
+        if self.weight_step is not None:
+            count = rows[0].numel()
+            quantized = fake_quantize_learned(rows, self.weight_step, 0, bits, signed=True, count=count)
+        else:
+            quantized = fake_quantize_weight(rows, bits, self._clip_ratio(rows, bits))
+        return quantized.view_as(self.weight)
 
     def _clip_ratio(self, rows: Tensor, bits: int) -> Tensor | None:
         return best_clip_ratio(rows, bits) if self.rule.weight_range == "mse" else None

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from quant.bits import FLOAT_BITS, BitWidth, parse_bit_width, row_of
+from quant.bits import FLOAT_BITS, FULL_PRECISION, BitWidth, parse_bit_width, row_of
 from quant.layers import QUANTIZED_FORM, Mode, QuantActivation, QuantLayer
 from quant.policy import Policy
 from quant.weights import check_groups
@@ -63,16 +63,25 @@ def prepare(model: Model, policy: Policy | None = None) -> Model:
     return model
 
 
-def quant_layers(model: nn.Module) -> dict[str, QuantLayer]:
-    """The quantized layers of a model by name, in the order of registration.
+def quant_activations(model: nn.Module) -> dict[str, QuantActivation]:
+    """Everything in a model that has an activation range, by name, in the order of registration.
 
     Raises:
         ValueError: the model is not prepared.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, QuantLayer)}
-    if not layers:
+    activations = {name: module for name, module in model.named_modules() if isinstance(module, QuantActivation)}
+    if not activations:
         raise ValueError(f"{type(model).__name__} is not prepared: call quant.prepare(model) first")
-    return layers
+    return activations
+
+
+def quant_layers(model: nn.Module) -> dict[str, QuantLayer]:
+    """The quantized layers of a model, those with a weight, by name, in the order of registration.
+
+    Raises:
+        ValueError: the model is not prepared.
+    """
+    return {name: layer for name, layer in quant_activations(model).items() if isinstance(layer, QuantLayer)}
 
 
 @contextmanager
@@ -85,13 +94,16 @@ def at(model: nn.Module, bit_width: str | BitWidth, reuse_weights: bool = False)
         reuse_weights: quantize each weight only once inside; right as long as no weight changes there.
 
     Raises:
-        ValueError: unknown bit-width, or a model that is not prepared.
+        ValueError: unknown bit-width, a model that is not prepared, or one with steps learned at another bit-width.
         NotCalibratedError: activations are to be quantized and a layer's range was never observed.
     """
     run = parse_bit_width(bit_width)
-    layers = quant_layers(model)
-    modes = modes_of(layers)
-    _check_calibrated(layers, run)
+    activations = quant_activations(model)
+    modes = modes_of(activations)
+    for mode in modes:
+        if run not in (FULL_PRECISION, mode.learned or run):
+            raise ValueError(f"steps were learned at {mode.learned}: the model runs at that and at fp, not at {run}")
+    check_calibrated(activations, run)
     before = [(mode.bit_width, mode.weights) for mode in modes]
     for mode in modes:
         mode.bit_width, mode.weights = run, {} if reuse_weights else None
@@ -102,18 +114,19 @@ def at(model: nn.Module, bit_width: str | BitWidth, reuse_weights: bool = False)
             mode.bit_width, mode.weights = previous, weights
 
 
-def modes_of(layers: Mapping[str, QuantActivation]) -> list[Mode]:
+def modes_of(activations: Mapping[str, QuantActivation]) -> list[Mode]:
     """The modes of prepared models, each once."""
-    return list({id(layer.mode): layer.mode for layer in layers.values()}.values())
+    return list({id(layer.mode): layer.mode for layer in activations.values()}.values())
 
 
-def _check_calibrated(layers: dict[str, QuantLayer], run: BitWidth) -> None:
-    for name, layer in layers.items():
-        bits = layer.bits_at(run).activation
-        if bits == FLOAT_BITS or bits in layer.calibrated:
+def check_calibrated(activations: Mapping[str, QuantActivation], run: BitWidth) -> None:
+    """Raise NotCalibratedError where a range that a run needs was never observed."""
+    for name, activation in activations.items():
+        bits = activation.bits_at(run).activation
+        if bits == FLOAT_BITS or bits in activation.calibrated:
             continue
-        if not torch.isfinite(layer.activation_max - layer.activation_min)[row_of(bits)]:
+        if not torch.isfinite(activation.activation_max - activation.activation_min)[row_of(bits)]:
             raise NotCalibratedError(
                 f"layer {name!r} has no activation range for {run}: run quant.calibrate(model, batches) first"
             )
-        layer.calibrated |= {bits}
+        activation.calibrated |= {bits}

@@ -28,6 +28,36 @@ def test_comes_back_with_weights_policy_and_ranges(saved):
     assert [path.name for path in folder.parent.iterdir()] == ["encoder"]
 
 
+def test_grids_clipped_ranges_and_learned_steps_come_back(saved, tmp_path):
+    torch.manual_seed(0)
+    policy = quant.Policy(granularity="per_group_32", layers={"conv*": "/per_channel"}, weight_range="mse")
+    encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2), policy)
+    mel = torch.randn(2, 80, 30)
+    quant.calibrate(encoder, [mel], observer="mse")
+    quant.learn_steps(encoder, "w4a4")
+    with torch.no_grad():
+        encoder.blocks[0].mlp[0].weight_step.mul_(0.9)
+    encoder.eval().save_pretrained(tmp_path / "learned")
+    again = load_encoder(tmp_path / "learned")
+    assert quant.learned_bit_width(again) == quant.parse_bit_width("w4a4")
+    with torch.no_grad(), quant.at(encoder, "w4a4"), quant.at(again, "w4a4"):
+        assert torch.equal(again(mel)[0], encoder(mel)[0])
+
+
+def test_an_artifact_of_format_1_has_one_range_for_all_bit_widths(saved):
+    encoder, folder = saved
+    config = json.loads((folder / "config.json").read_text()) | {"format_version": 1}
+    for new in ("granularity", "weight_range", "attention"):
+        del config["policy"][new]
+    (folder / "config.json").write_text(json.dumps(config))
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    old = {key: value[0] if "activation_m" in key else value for key, value in state.items()}
+    safetensors.torch.save_file(old, folder / "model.safetensors")
+    again, mel = load_encoder(folder), torch.randn(1, 80, 40)
+    with torch.no_grad(), quant.at(encoder, "w3a5"), quant.at(again, "w3a5"):
+        assert torch.equal(again(mel)[0], encoder(mel)[0])
+
+
 def test_unprepared_encoder_stays_unprepared(tmp_path):
     VisionEncoder("resnet10t").save_pretrained(tmp_path / "e")
     with pytest.raises(ValueError, match="not prepared"):
