@@ -52,6 +52,8 @@ class PretrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Loggers and checkpoints go to the output folder unless the configuration has its own."""
         output = Path(self.config.output)
+        # Where the configuration is kept when there is no logger.
+        kwargs["default_root_dir"] = self.config_init.trainer.default_root_dir or output
         if self.config_init.trainer.logger in (None, True):
             csv = CSVLogger(output, name="logs")
             kwargs["logger"] = [csv, TensorBoardLogger(output, name="logs", version=csv.version)]
@@ -63,7 +65,7 @@ class PretrainCLI(LightningCLI):
                 every_n_train_steps=self.config.checkpoint_steps,
                 save_last=True,
             ),
-            LearningRateMonitor(),
+            *([] if self.config_init.trainer.logger is False else [LearningRateMonitor()]),
         ]
         return super().instantiate_trainer(**kwargs)
 
@@ -82,6 +84,7 @@ def pretrain(args: ArgsType = None) -> Path:
         subclass_mode_data=True,
         run=False,
         auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
         args=args,
         parser_kwargs={"prog": "ssql pretrain"},
