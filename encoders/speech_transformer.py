@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from encoders.encoder import Encoder, register_encoder
 from encoders.log_mel import HOP, SAMPLE_RATE, LogMel
-from quant import valid_frames
+from quant import AttentionProducts, valid_frames
 
 MEL_RATE = SAMPLE_RATE / HOP  # 100 Hz
 
@@ -159,6 +159,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
+        self.products = AttentionProducts()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x: shape (batch, time, width); mask: (batch, time), True where a frame may be attended to."""
@@ -166,7 +167,7 @@ class Attention(nn.Module):
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (batch, heads, time, width / heads)
             for layer in (self.query, self.key, self.value)
         )
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
+        attended = self.products(query, key, value, mask[:, None, None, :])
         out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return out
 

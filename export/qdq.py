@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
-from quant import BitWidth, QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
+from quant import BitWidth, QuantActivation, QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 from quant.affine import dequantize, fake_quantize_activation
 from quant.bits import FLOAT_BITS
 
@@ -20,60 +20,27 @@ ACTIVATION_SCALE, ACTIVATION_ZERO_POINT = "activation_scale", "activation_zero_p
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-class QdqLayer(nn.Module):
-    """One layer at fixed bits; in ONNX: QuantizeLinear and DequantizeLinear before an ordinary product.
-
-    ONNX Runtime fuses the three into integer kernels. Linear weights are stored transposed, (in, out), so
-    that nothing stands between the integers and the MatMul.
+class QdqActivation(nn.Module):
+    """A tensor at fixed bits; in ONNX: QuantizeLinear and DequantizeLinear.
 
     Args:
-        layer: calibrated quantized layer.
-        run: bit-width of the model's run; the layer's own bits follow its policy.
+        activation: calibrated.
+        run: bit-width of the model's run; its own bits follow its policy.
     """
 
-    def __init__(self, layer: QuantLayer, run: BitWidth) -> None:
+    def __init__(self, activation: QuantActivation, run: BitWidth) -> None:
         super().__init__()
-        self.bits: BitWidth = layer.bits_at(run)
-        self.product: Product = _product(layer)
-        self.bias: Any = layer.bias  # a Parameter or None
-        self.channel_axis = 1 if isinstance(layer, QuantLinear) else 0
-        if self.bits.weight == FLOAT_BITS:
-            weight = layer.weight.detach()
-            self.register_buffer("weight", weight.T.contiguous() if self.channel_axis else weight)
-        else:
-            integers, scale = layer.weight_integers(self.bits.weight)
-            if scale.shape[1] > 1:
-                raise ValueError(
-                    f"weights with granularity {layer.rule.granularity!r} cannot be exported yet: their integer "
-                    "products take one scale for each output channel; use per_channel or per_tensor"
-                )
-            self.register_buffer(WEIGHT, integers.T.contiguous() if self.channel_axis else integers)
-            self.register_buffer(WEIGHT_SCALE, scale.flatten())
-        if self.bits.activation != FLOAT_BITS:
-            scale, zero_point = layer.activation_qparams(self.bits.activation)
+        self.bits: BitWidth = activation.bits_at(run)
+        self.in_use = self.bits.activation != FLOAT_BITS
+        if self.in_use:
+            scale, zero_point = activation.activation_qparams(self.bits.activation)
             self.register_buffer(ACTIVATION_SCALE, scale)
             self.register_buffer(ACTIVATION_ZERO_POINT, zero_point.to(torch.uint8))
             self.activation_range = activation_range(scale, zero_point, self.bits.activation)
 
     def forward(self, values: Tensor) -> Tensor:
-        """As the layer it came from."""
-        return self.product(self._input(values), self._weight(), self.bias)
-
-    def _weight(self) -> Tensor:
-        if self.bits.weight == FLOAT_BITS:
-            return self.get_buffer("weight")
-        integers, scale = self.get_buffer(WEIGHT), self.get_buffer(WEIGHT_SCALE)
-        if not torch.onnx.is_in_onnx_export():
-            shape = [1] * integers.dim()
-            shape[self.channel_axis] = -1
-            return dequantize(integers, scale.view(shape))
-        return symbolic(
-            "::DequantizeLinear", (integers, scale), {"axis": self.channel_axis},
-            dtype=torch.float32, shape=integers.shape, version=QUANTIZATION_OPSET,
-        )  # fmt: skip
-
-    def _input(self, values: Tensor) -> Tensor:
-        if self.bits.activation == FLOAT_BITS:
+        """Any shape."""
+        if not self.in_use:
             return values
         scale, zero_point = self.get_buffer(ACTIVATION_SCALE), self.get_buffer(ACTIVATION_ZERO_POINT)
         if not torch.onnx.is_in_onnx_export():
@@ -91,15 +58,67 @@ class QdqLayer(nn.Module):
         )  # fmt: skip
 
 
+class QdqLayer(QdqActivation):
+    """One layer at fixed bits; in ONNX: QuantizeLinear and DequantizeLinear before an ordinary product.
+
+    ONNX Runtime fuses the three into integer kernels. Linear weights are stored transposed, (in, out), so
+    that nothing stands between the integers and the MatMul.
+
+    Args:
+        layer: calibrated quantized layer.
+        run: bit-width of the model's run; the layer's own bits follow its policy.
+
+    Raises:
+        ValueError: weights with more than one scale for an output channel, or a padding that ONNX does not have.
+    """
+
+    def __init__(self, layer: QuantLayer, run: BitWidth) -> None:
+        super().__init__(layer, run)
+        self.product: Product = _product(layer)
+        self.bias: Any = layer.bias  # a Parameter or None
+        self.channel_axis = 1 if isinstance(layer, QuantLinear) else 0
+        if self.bits.weight == FLOAT_BITS:
+            weight = layer.weight.detach()
+            self.register_buffer("weight", weight.T.contiguous() if self.channel_axis else weight)
+        else:
+            integers, scale = layer.weight_integers(self.bits.weight)
+            if scale.shape[1] > 1:
+                raise ValueError(
+                    f"weights with granularity {layer.rule.granularity!r} cannot be exported yet: their integer "
+                    "products take one scale for each output channel; use per_channel or per_tensor"
+                )
+            self.register_buffer(WEIGHT, integers.T.contiguous() if self.channel_axis else integers)
+            self.register_buffer(WEIGHT_SCALE, scale.flatten())
+
+    def forward(self, values: Tensor) -> Tensor:
+        """As the layer it came from."""
+        return self.product(super().forward(values), self._weight(), self.bias)
+
+    def _weight(self) -> Tensor:
+        if self.bits.weight == FLOAT_BITS:
+            return self.get_buffer("weight")
+        integers, scale = self.get_buffer(WEIGHT), self.get_buffer(WEIGHT_SCALE)
+        if not torch.onnx.is_in_onnx_export():
+            shape = [1] * integers.dim()
+            shape[self.channel_axis] = -1
+            return dequantize(integers, scale.view(shape))
+        return symbolic(
+            "::DequantizeLinear", (integers, scale), {"axis": self.channel_axis},
+            dtype=torch.float32, shape=integers.shape, version=QUANTIZATION_OPSET,
+        )  # fmt: skip
+
+
 def to_qdq(model: nn.Module, run: BitWidth) -> dict[str, QdqLayer]:
-    """Replace every quantized layer of a model, in place, by its export form; returns them by name."""
-    replaced = {}
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, QuantLayer):
-            replaced[name] = QdqLayer(layer, run)
+    """Replace everything quantized in a model, in place, by its export form; returns those with a weight by name."""
+    layers = {}
+    for name, module in list(model.named_modules()):
+        if isinstance(module, QuantActivation):
+            form = QdqLayer(module, run) if isinstance(module, QuantLayer) else QdqActivation(module, run)
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, replaced[name])
-    return replaced
+            setattr(model.get_submodule(parent), child, form)
+            if isinstance(form, QdqLayer):
+                layers[name] = form
+    return layers
 
 
 def activation_range(scale: Tensor, zero_point: Tensor, bits: int) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """The numbers a file stores for each quantized layer, against those of `quant`, bit for bit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -8,23 +8,28 @@ import torch
 from onnx import numpy_helper
 
 from export.qdq import WEIGHT, activation_range
-from quant import BitWidth, QuantLayer
+from quant import BitWidth, QuantActivation, QuantLayer
 from quant.bits import FLOAT_BITS
 
 
-def first_difference(proto: onnx.ModelProto, layers: dict[str, QuantLayer], run: BitWidth) -> str | None:
-    """First layer whose integers, scales, zero point or clipping range are not those of `quant`; None if all are.
+def first_difference(proto: onnx.ModelProto, layers: Mapping[str, QuantActivation], run: BitWidth) -> str | None:
+    """First layer, or tensor of an attention, whose numbers are not those of `quant`; None if all are.
+
+    Compared are integers, scales, zero points and clipping ranges.
 
     Args:
         proto: a file written by `to_onnx`.
-        layers: calibrated layers by name.
+        layers: calibrated layers and tensors by name.
         run: bit-width of the file.
     """
     graph = _Graph(proto)
     return next((name for name, layer in layers.items() if not _equal(graph, name, layer, run)), None)
 
 
-def _equal(graph: "_Graph", name: str, layer: QuantLayer, run: BitWidth) -> bool:
+def _equal(graph: "_Graph", name: str, layer: QuantActivation, run: BitWidth) -> bool:
+    if not isinstance(layer, QuantLayer):
+        bits = layer.bits_at(run).activation
+        return bits == FLOAT_BITS or graph.quantizes(*(_array(value) for value in layer.activation_qparams(bits)))
     try:
         pairs = list(_pairs(graph, name, layer, layer.bits_at(run)))
     except (KeyError, IndexError):
@@ -72,6 +77,11 @@ class _Graph:
 
     def is_quantized(self, name: str) -> bool:
         return name in self.makers and self.makers[name].op_type == "DequantizeLinear"
+
+    def quantizes(self, scale: np.ndarray, zero_point: np.ndarray) -> bool:
+        """Whether any tensor is quantized with these numbers: the exporter gives tensors no name to find them by."""
+        pairs = [node.input[1:3] for node in self.makers.values() if node.op_type == "QuantizeLinear"]
+        return any(self.value(a) == scale and self.value(b) == zero_point for a, b in pairs)
 
     def weight(self, layer: str) -> tuple[onnx.NodeProto, np.ndarray, np.ndarray]:
         """The product a layer's weight goes into, the weight's integers and its scale."""

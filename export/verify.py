@@ -17,7 +17,7 @@ from export.metadata import VerificationError, check_metadata
 from export.runtime import open_session
 from export.signature import frozen_copy, verification_inputs
 from export.stored import first_difference
-from quant import FULL_PRECISION, BitWidth, at, parse_bit_width, quant_layers
+from quant import FULL_PRECISION, BitWidth, at, parse_bit_width, quant_activations
 
 SMALLEST_COSINE = 0.999
 NUDGE = 1e-6
@@ -28,7 +28,7 @@ class Verification:
     """What was compared and how far it agrees.
 
     Attributes:
-        layers: quantized layers whose stored numbers were compared.
+        layers: quantized layers, and tensors of attention products, whose stored numbers were compared.
         first_difference: first layer whose integers, scales or zero point differ; None when none does.
         lengths_equal: every clip has as many features as in torch.
         smallest_cosine: over clips, of the features of ONNX Runtime and torch; NaN when any is.
@@ -89,7 +89,7 @@ def verify(
     proto = _load(path)
     check_metadata(proto, path, encoder, run)
     encoder = frozen_copy(encoder)
-    layers = {} if run == FULL_PRECISION else quant_layers(encoder)
+    layers = {} if run == FULL_PRECISION else quant_activations(encoder)
     difference = first_difference(proto, layers, run)
     del proto
     session = open_session(path)

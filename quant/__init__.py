@@ -1,9 +1,10 @@
 """The arithmetic of low bits: one set of weights, seen at any bit-width."""
 
 from quant.affine import activation_qparams, dequantize, fake_quantize_activation, integer_range, quantize
+from quant.attention import AttentionProducts
 from quant.bits import FULL_PRECISION, BitWidth, parse_bit_width
 from quant.calibration import calibrate, observe
-from quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear, valid_frames
+from quant.layers import QuantActivation, QuantConv1d, QuantConv2d, QuantLayer, QuantLinear, valid_frames
 from quant.observers import MeanSquaredError, MinMax, MovingAverage, Observer, Percentile
 from quant.policy import Policy
 from quant.prepare import NotCalibratedError, at, prepare, quant_activations, quant_layers
@@ -12,6 +13,7 @@ from quant.weights import best_clip_ratio, fake_quantize_weight, quantize_weight
 
 __all__ = [
     "FULL_PRECISION",
+    "AttentionProducts",
     "BitWidth",
     "MeanSquaredError",
     "MinMax",
@@ -20,6 +22,7 @@ __all__ = [
     "Observer",
     "Percentile",
     "Policy",
+    "QuantActivation",
     "QuantConv1d",
     "QuantConv2d",
     "QuantLayer",

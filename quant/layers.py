@@ -221,6 +221,21 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
         return self._conv_forward(self.quantized_input(input), self.quantized_weight(), self.bias)
 
 
+class QuantIdentity(QuantActivation, nn.Identity):
+    """nn.Identity whose tensor follows the activation bits of the run: (batch, heads, time, ...) in attention."""
+
+    frames_axis = 2
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the run observes or quantizes the tensor."""
+        return self.mode.observation is not None or self.bits_at(self.mode.bit_width).activation != FLOAT_BITS
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Any shape."""
+        return self.quantized_input(input)
+
+
 QUANTIZED_FORM: dict[type[nn.Module], type[QuantLayer]] = {
     nn.Linear: QuantLinear,
     nn.Conv1d: QuantConv1d,

@@ -7,8 +7,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from quant.attention import AttentionProducts
 from quant.bits import FLOAT_BITS, FULL_PRECISION, BitWidth, parse_bit_width, row_of
-from quant.layers import QUANTIZED_FORM, Mode, QuantActivation, QuantLayer
+from quant.layers import QUANTIZED_FORM, Mode, QuantActivation, QuantIdentity, QuantLayer
 from quant.policy import Policy
 from quant.weights import check_groups
 
@@ -37,7 +38,7 @@ def prepare(model: Model, policy: Policy | None = None) -> Model:
     Raises:
         ValueError: nothing to prepare, already prepared, a pattern without a layer, or a layer type
             that has no quantized form and that the policy does not keep in full precision; groups that do not
-            divide a layer's inputs.
+            divide a layer's inputs; `attention` for a model without products that can be quantized.
     """
     policy = policy or Policy()
     if any(isinstance(module, QuantLayer) for module in model.modules()):
@@ -45,7 +46,13 @@ def prepare(model: Model, policy: Policy | None = None) -> Model:
     layers = {name: module for name, module in model.named_modules() if isinstance(module, _OTHER_MATRIX_LAYERS)}
     if not layers:
         raise ValueError(f"{type(model).__name__} has no Conv1d, Conv2d or Linear layer to quantize")
-    rules = policy.rules(list(layers))
+    products = _attention_tensors(model) if policy.attention else {}
+    if policy.attention and not products:
+        raise ValueError(
+            f"{type(model).__name__} has no attention whose products can be quantized (quant.AttentionProducts); "
+            "leave the policy's attention off"
+        )
+    rules = policy.rules([*layers, *products])
     for name, layer in layers.items():
         if type(layer) not in QUANTIZED_FORM and not rules[name].is_float:
             raise ValueError(
@@ -60,7 +67,17 @@ def prepare(model: Model, policy: Policy | None = None) -> Model:
             layer.__class__ = QUANTIZED_FORM[type(layer)]  # type: ignore[assignment]
             assert isinstance(layer, QuantLayer)
             layer.attach(rules[name], mode, layer.weight.device)
+    device = next(model.parameters()).device
+    for name, tensor in products.items():
+        tensor.__class__ = QuantIdentity  # type: ignore[assignment]
+        assert isinstance(tensor, QuantIdentity)
+        tensor.attach(rules[name], mode, device)
     return model
+
+
+def _attention_tensors(model: nn.Module) -> dict[str, nn.Module]:
+    attentions = [(name, module) for name, module in model.named_modules() if isinstance(module, AttentionProducts)]
+    return {f"{name}.{child}": tensor for name, module in attentions for child, tensor in module.named_children()}
 
 
 def quant_activations(model: nn.Module) -> dict[str, QuantActivation]:

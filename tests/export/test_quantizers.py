@@ -1,0 +1,49 @@
+import copy
+
+import onnx
+import pytest
+import torch
+
+import export
+import quant
+from encoders import SpeechTransformer
+from export.stored import first_difference
+
+W4A4, W4A8 = quant.BitWidth(4, 4), quant.BitWidth(4, 8)
+
+
+def speech(policy: quant.Policy, observer: str = "mse") -> SpeechTransformer:
+    torch.manual_seed(0)
+    encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2), policy)
+    mel, _ = encoder.front_end(torch.randn(4, 16_000) * torch.rand(4, 1))
+    quant.calibrate(encoder, [mel], observer=observer)
+    return encoder.eval()
+
+
+def test_clipped_ranges_weights_and_attention_are_those_of_the_file(tmp_path):
+    policy = quant.Policy(weight_range="mse", attention=True, layers={"*.mlp.2": "/per_tensor"})
+    encoder = speech(policy)
+    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w4a4")
+    assert export.integer_operators(path)["MatMulIntegerToFloat"] == 6 + 2
+    for name in ("blocks.0.mlp.2", "blocks.0.attn.products.key"):
+        changed = copy.deepcopy(encoder)
+        changed.get_submodule(name).activation_max[2] *= 1.1
+        assert first_difference(onnx.load(path), quant.quant_activations(changed), W4A4) == name
+
+
+def test_learned_steps_are_those_of_the_file(tmp_path):
+    encoder = speech(quant.Policy())
+    quant.learn_steps(encoder, "w4a8")
+    with torch.no_grad():
+        encoder.blocks[0].mlp[0].weight_step.mul_(0.9)
+        encoder.blocks[0].mlp[0].activation_step.mul_(1.1)
+    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w4a8")
+    with torch.no_grad():
+        encoder.blocks[0].mlp[0].weight_step.mul_(0.9)
+    assert first_difference(onnx.load(path), quant.quant_activations(encoder), W4A8) == "blocks.0.mlp.0"
+
+
+def test_groups_are_refused_by_name(tmp_path):
+    encoder = speech(quant.Policy(granularity="per_group_32", layers={"conv2": "/per_channel"}))
+    with pytest.raises(ValueError, match=r"granularity 'per_group_32' cannot be exported yet.*use per_channel"):
+        export.to_onnx(encoder, tmp_path / "encoder.onnx", "w4a8")

@@ -1,0 +1,93 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import quant
+from encoders import SpeechTransformer
+
+
+class OneAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(4, 4)
+        self.products = quant.AttentionProducts()
+
+    def forward(self, qkv, mask):
+        return self.products(*qkv, mask[:, None, None, :])
+
+
+@pytest.fixture
+def qkv() -> torch.Tensor:
+    return torch.randn(3, 2, 2, 6, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def mask() -> torch.Tensor:
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    mask[1, 4:] = False
+    return mask
+
+
+def on_grid(values: torch.Tensor, seen: torch.Tensor, bits: int) -> torch.Tensor:
+    return quant.fake_quantize_activation(values, *quant.activation_qparams(*seen.aminmax(), bits), bits)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_all_four_tensors_are_on_their_grids(qkv, mask, bits):
+    model = quant.prepare(OneAttention(), quant.Policy(attention=True))
+    with quant.observe(model), quant.valid_frames(mask):
+        observed = model(qkv, mask)
+    assert torch.allclose(observed, model(qkv, mask), atol=1e-6)
+    with quant.at(model, f"w8a{bits}"):
+        found = model(qkv, mask)
+
+    keep = mask[:, None, :, None]
+    q, k, v = (on_grid(x, x * keep, bits) for x in qkv)
+    minus_infinity = torch.zeros(2, 1, 1, 6).masked_fill(~mask[:, None, None, :], -torch.inf)
+    exact = (qkv[0] @ qkv[1].transpose(2, 3) / math.sqrt(4) + minus_infinity).softmax(-1)
+    probabilities = (q @ k.transpose(2, 3) / math.sqrt(4) + minus_infinity).softmax(-1)
+    assert torch.allclose(found, on_grid(probabilities, exact * keep, bits) @ v, atol=1e-5)
+
+
+def test_gradients_reach_query_key_and_value(qkv, mask):
+    model = quant.prepare(OneAttention(), quant.Policy(attention=True))
+    quant.calibrate(model, [qkv], lambda batch: model(batch, mask))
+    qkv.requires_grad_()
+    with quant.at(model, "w4a4"):
+        model(qkv, mask).square().sum().backward()
+    assert (qkv.grad.flatten(1).abs().sum(1) > 0).all()
+
+
+def test_off_and_in_full_precision_it_is_torchs_attention(qkv, mask):
+    expected = F.scaled_dot_product_attention(*qkv, attn_mask=mask[:, None, None, :])
+    for policy in (None, quant.Policy(attention=True), quant.Policy(attention=True, layers={"products.*": "a32"})):
+        model = OneAttention()
+        if policy:
+            quant.prepare(model, policy)
+        assert torch.equal(model(qkv, mask), expected)
+    with quant.at(model, "w4a4"):  # kept in float by name
+        assert torch.equal(model(qkv, mask), expected)
+
+
+def test_a_clip_without_a_frame_stays_finite(qkv):
+    model = quant.prepare(OneAttention(), quant.Policy(attention=True))
+    nothing = torch.zeros(2, 6, dtype=torch.bool)
+    with quant.observe(model):
+        assert model(qkv, nothing).isfinite().all()
+
+
+def test_the_default_policy_leaves_state_and_features_of_a_speech_encoder_alone():
+    torch.manual_seed(0)
+    plain = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2))
+    assert not [key for key in plain.state_dict() if "products" in key]
+    with_products = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2), quant.Policy(attention=True))
+    names = set(quant.quant_activations(with_products)) - set(quant.quant_layers(with_products))
+    assert names == {f"blocks.0.attn.products.{x}" for x in ("query", "key", "probabilities", "value")}
+
+
+def test_a_model_without_such_products_is_an_error():
+    with pytest.raises(ValueError, match="Sequential has no attention whose products can be quantized"):
+        quant.prepare(nn.Sequential(nn.Linear(2, 2)), quant.Policy(attention=True))
