@@ -34,9 +34,9 @@ def main() -> None:
 
 
 def _sentence(error: Exception) -> str:
-    """What was wrong, out of the list that jsonargparse makes of a class's own error."""
-    reasons = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
-    reasons = [reason for reason in reasons if not reason.startswith("Expected a")]
+    """What was wrong, out of the nested lists that jsonargparse makes of a class's own error."""
+    reasons = [line.strip(" -") for line in str(error).splitlines() if line.lstrip().startswith("- ")]
+    reasons = [reason for reason in reasons if not reason.startswith(("Expected a", "Does not validate"))]
     return "; ".join(reasons) or str(error)
 
 

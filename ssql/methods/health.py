@@ -2,9 +2,10 @@
 
 import math
 
-# Measured over the methods, encoders and data in experiments/: healthy runs never go below COLLAPSE_MEASURED.
-COLLAPSED_STD = 0.01
-PATIENCE = 20
+# Healthy runs of the recipes in experiments/ stay above 0.1, but for contrastive features without batch norm before
+# the queue is theirs: MoCo on words touched 0.007 at step 90 and was at 0.2 by step 180. Constant features give 0.
+COLLAPSED_STD = 0.003
+PATIENCE = 50
 
 
 class NonFiniteLossError(RuntimeError):
@@ -36,7 +37,7 @@ class Health:
 
         Raises:
             NonFiniteLossError: the loss is NaN or infinite.
-            CollapseError: `feature_std` has been below 0.01 for 20 steps in a row.
+            CollapseError: `feature_std` has been below 0.003 for 50 steps in a row.
         """
         if not math.isfinite(loss):
             values = ", ".join(f"{name} {value:.4g}" for name, value in logs.items())

@@ -41,10 +41,14 @@ class Frames(NamedTuple):
 class MaskedPrediction(MomentumMethod):
     """Frame-level pretraining in the manner of data2vec (Baevski et al., ICML 2022), on log-mels.
 
-    A full-precision teacher sees the whole view; its target for a frame is the mean of its upper blocks' outputs,
-    each normalized over the clip's frames. The student sees the view with spans of mel frames replaced by a learned
-    value for each mel band, and predicts the targets of the masked frames by mean square error. With SSQL it does so
-    in full precision and at the random bit-width, with the same mask and the same targets.
+    A full-precision teacher sees the whole view; its target for a frame is the mean of its upper blocks' outputs, less
+    what they are for a clip that is hidden entirely, each normalized over the clip's frames. The student sees the view
+    with spans of mel frames replaced by a learned value for each mel band, and predicts the targets of the masked
+    frames by mean square error. With SSQL it does so in full precision and at the random bit-width, with the same mask
+    and the same targets.
+
+    The subtraction is ours: sinusoidal positions (data2vec's are convolutional) are in every block's output, and
+    without it nine tenths of the targets' variance is the number of the frame, which is then all that is learned.
 
     Args:
         encoder: speech transformer.
@@ -111,9 +115,10 @@ class MaskedPrediction(MomentumMethod):
         """The teacher's frames of the whole view, shape (batch, frames', width)."""
         encoder = cast(SpeechTransformer, self.teacher.encoder)
         outputs, lengths = encoder.block_outputs(views.log_mel, views.lengths)
+        hidden, _ = encoder.block_outputs(self.mask_value.unsqueeze(1).expand_as(views.log_mel), views.lengths)
         valid = frame_mask(lengths, outputs[0].shape[1]).unsqueeze(2)
-        normalized = [normalized_over_clip(output.float(), valid) for output in outputs[-self.target_blocks :]]
-        mean = torch.stack(normalized).mean(dim=0)
+        upper = list(zip(outputs, hidden, strict=True))[-self.target_blocks :]
+        mean = torch.stack([normalized_over_clip((seen - blank).float(), valid) for seen, blank in upper]).mean(dim=0)
         return [mean_of_frames(mean, valid, self.stride // 2)[:, : branch.mask.shape[1]]]
 
     def loss(self, branch: Frames, targets: list[Tensor]) -> Tensor:

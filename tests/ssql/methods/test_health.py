@@ -49,7 +49,7 @@ def test_a_collapsed_run_stops_and_keeps_its_last_good_checkpoint(tmp_path):
     model = SimSiam(encoder, ConstantFrom(2 * 7), ssql=False, dim=16)
     checkpoint: ModelCheckpoint = HealthyCheckpoint(tmp_path, every_n_train_steps=2, save_last=True)
     trainer = Trainer(
-        max_steps=60,
+        max_steps=80,
         accelerator="cpu",
         logger=False,
         callbacks=[checkpoint],

@@ -35,11 +35,13 @@ def test_step_equals_a_naive_masked_prediction(build, naive, assert_same_gradien
     for clip in range(2):
         for frame in views.mask[clip].nonzero().flatten().tolist():
             masked[clip, :, 2 * frame : 2 * frame + 2] = model.mask_value.unsqueeze(1)
-    outputs, _ = model.teacher.encoder.block_outputs(views.log_mel)
     # Two blocks: the upper one (two thirds, rounded) is the target.
-    target = (outputs[1] - outputs[1].mean(1, keepdim=True)) / (
-        outputs[1].var(1, keepdim=True, correction=0) + 1e-5
-    ).sqrt()
+    seen, blank = (
+        model.teacher.encoder.block_outputs(log_mel)[0][1].detach() for log_mel in (views.log_mel, 0 * views.log_mel)
+    )
+    difference = seen - blank
+    target = difference - difference.mean(1, keepdim=True)
+    target = target / (difference.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
 
     def loss_of(features):
         errors = [
@@ -85,6 +87,22 @@ def test_teacher_sees_what_the_student_does_not():
     assert not torch.allclose(
         model.targets(views, model.branch(views))[0], model.targets(other, model.branch(other))[0]
     )
+
+
+def test_targets_are_what_is_said_and_not_where():
+    torch.manual_seed(0)
+    model = MaskedPrediction(SpeechTransformer(width=64, depth=3, heads=2), torch.nn.Identity(), ssql=False)
+    views = clips(64, [60] * 64)
+    targets = model.targets(views, model.branch(views))[0]
+    outputs, _ = model.teacher.encoder.block_outputs(views.log_mel)
+    valid = torch.ones(64, 30, 1, dtype=torch.bool)
+    with_positions = normalized_over_clip(outputs[-1], valid)
+
+    def share_of_position(x):
+        return x.mean(0).square().sum() / x.square().mean(0).sum()
+
+    assert share_of_position(with_positions) > 0.5
+    assert share_of_position(targets) < 0.15
 
 
 def test_spans_hide_about_half_and_never_a_padded_frame():
