@@ -15,6 +15,7 @@ from quant.bits import FLOAT_BITS
 QUANTIZATION_OPSET = 21
 WEIGHT, WEIGHT_SCALE = "weight_integers", "weight_scale"
 ACTIVATION_SCALE, ACTIVATION_ZERO_POINT = "activation_scale", "activation_zero_point"
+ACTIVATION_SHIFT = "activation_shift"
 
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -72,14 +73,19 @@ class QdqLayer(QdqActivation):
         ValueError: weights with more than one scale for an output channel, or a padding that ONNX does not have.
     """
 
+    bias: Tensor | None
+    activation_shift: Tensor | None
+
     def __init__(self, layer: QuantLayer, run: BitWidth) -> None:
         super().__init__(layer, run)
         self.product: Product = _product(layer)
-        self.bias: Any = layer.bias  # a Parameter or None
+        bias: Any = layer.bias  # a Parameter or None
+        self.register_buffer("bias", None if bias is None else bias.detach())
         self.channel_axis = 1 if isinstance(layer, QuantLinear) else 0
         if self.bits.weight == FLOAT_BITS:
             weight = layer.weight.detach()
             self.register_buffer("weight", weight.T.contiguous() if self.channel_axis else weight)
+            on_grid = weight
         else:
             integers, scale = layer.weight_integers(self.bits.weight)
             if scale.shape[1] > 1:
@@ -89,9 +95,16 @@ class QdqLayer(QdqActivation):
                 )
             self.register_buffer(WEIGHT, integers.T.contiguous() if self.channel_axis else integers)
             self.register_buffer(WEIGHT_SCALE, scale.flatten())
+            on_grid = dequantize(integers, scale.view(-1, *[1] * (integers.dim() - 1)))
+        self.register_buffer(ACTIVATION_SHIFT, layer.activation_shift if self.in_use else None)
+        if self.activation_shift is not None:
+            shifted = on_grid @ self.activation_shift
+            self.bias = shifted if self.bias is None else self.bias + shifted
 
     def forward(self, values: Tensor) -> Tensor:
         """As the layer it came from."""
+        if self.activation_shift is not None:
+            values = values - self.activation_shift
         return self.product(super().forward(values), self._weight(), self.bias)
 
     def _weight(self) -> Tensor:

@@ -50,6 +50,8 @@ def _pairs(graph: "_Graph", name: str, layer: QuantLayer, bits: BitWidth) -> Ite
     if bits.activation == FLOAT_BITS:
         yield np.array(graph.is_quantized(product.input[0])), np.array(False)
         return
+    if layer.activation_shift is not None:
+        yield graph.shift(product), _array(layer.activation_shift)
     found_scale, found_zero_point, clip = graph.activation(product)
     scale, zero_point = layer.activation_qparams(bits.activation)
     yield found_scale, _array(scale)
@@ -89,6 +91,13 @@ class _Graph:
         dequantize = self.takers[name, 0]
         stored_as = name if name in self.stored else self.makers[name].input[0]
         return self.takers[dequantize.output[0], 1], self.value(stored_as), self.value(dequantize.input[1])
+
+    def shift(self, product: onnx.NodeProto) -> np.ndarray:
+        """What is taken off a product's input, (in,), before it is clipped and quantized."""
+        node = self.makers[self.makers[product.input[0]].input[0]]
+        while node.op_type != "Sub":
+            node = self.makers[node.input[0]]
+        return self.value(node.input[1])
 
     def activation(self, product: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Scale, zero point and clipping range (2,) of a product's input. The exporter shares equal ones."""

@@ -7,7 +7,7 @@ from quant.calibration import calibrate, observe
 from quant.layers import QuantActivation, QuantConv1d, QuantConv2d, QuantLayer, QuantLinear, valid_frames
 from quant.observers import MeanSquaredError, MinMax, MovingAverage, Observer, Percentile
 from quant.policy import Policy
-from quant.prepare import NotCalibratedError, at, prepare, quant_activations, quant_layers
+from quant.prepare import NotCalibratedError, at, prepare, quant_activations, quant_layers, unprepare
 from quant.steps import learn_steps, learned_bit_width
 from quant.weights import best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
 
@@ -44,6 +44,7 @@ __all__ = [
     "quant_layers",
     "quantize",
     "quantize_weight",
+    "unprepare",
     "valid_frames",
     "weight_scale",
 ]

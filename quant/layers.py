@@ -17,6 +17,8 @@ from quant.observation import Observation
 from quant.policy import LayerRule, Policy
 from quant.weights import as_rows, best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
 
+# Buffers and Parameters that quantized forms add begin with these.
+OWN_STATE = ("activation_", "weight_")
 RANGE_BUFFERS = ("activation_min", "activation_max")
 _VALID: ContextVar[Tensor | None] = ContextVar("valid_frames", default=None)
 
@@ -54,6 +56,8 @@ class QuantActivation(nn.Module):
     Attributes:
         activation_min: buffer, shape (7,), low end of the range at 2, 3, ... 8 bits (+inf before any observation).
         activation_max: buffer, shape (7,), high end of the range (-inf before any observation).
+        activation_shift: buffer, shape (in,), taken off each input channel before quantizing; None unless the policy
+            shifts linear layers. The range is that of what is left.
         activation_step: Parameter, shape (), the learned scale; None until `quant.learn_steps`.
         activation_zero_point: buffer, shape (), int32, beside a learned scale.
     """
@@ -62,6 +66,7 @@ class QuantActivation(nn.Module):
     mode: Mode
     activation_min: Tensor
     activation_max: Tensor
+    activation_shift: Tensor | None
     activation_step: nn.Parameter | None
     activation_zero_point: Tensor
     # Bit-widths whose range is known to be there: looking at the buffers would wait for the device.
@@ -74,6 +79,7 @@ class QuantActivation(nn.Module):
         self.rule, self.mode = rule, mode
         self.register_buffer("activation_min", torch.full((len(INTEGER_BITS),), torch.inf, device=device))
         self.register_buffer("activation_max", torch.full((len(INTEGER_BITS),), -torch.inf, device=device))
+        self.register_buffer("activation_shift", None)
         self.register_parameter("activation_step", None)
 
     def add_steps(self, bits: BitWidth) -> None:
@@ -82,6 +88,13 @@ class QuantActivation(nn.Module):
             scale, zero_point = self.activation_qparams(bits.activation)
             self.activation_step = nn.Parameter(scale)
             self.register_buffer("activation_zero_point", zero_point)
+
+    def detach(self) -> None:
+        """Undo `attach` and `add_steps`."""
+        for name in [name for name in (*self._buffers, *self._parameters) if name.startswith(OWN_STATE)]:
+            delattr(self, name)
+        del self.rule, self.mode
+        self.calibrated = frozenset()
 
     def bits_at(self, run: BitWidth) -> BitWidth:
         """Its own bits in a run of the model at `run`."""
@@ -102,11 +115,17 @@ class QuantActivation(nn.Module):
 
     def quantized_input(self, values: Tensor) -> Tensor:
         """Observe the values, or put them on their grid, as the mode asks."""
+        self.observe(values)
+        bits = self.bits_at(self.mode.bit_width).activation
+        return values if bits == FLOAT_BITS else self.on_grid(values, bits)
+
+    def observe(self, values: Tensor) -> None:
+        """Hand the values to the observation that is going on, if one is."""
         if self.mode.observation is not None:
             self.mode.observation.record(self, values.detach(), self._valid(values))
-        bits = self.bits_at(self.mode.bit_width).activation
-        if bits == FLOAT_BITS:
-            return values
+
+    def on_grid(self, values: Tensor, bits: int) -> Tensor:
+        """The values on the grid of the ranges, or of the learned step."""
         if self.activation_step is not None:
             count = values[0].numel()
             return fake_quantize_learned(
@@ -198,9 +217,23 @@ class QuantLayer(QuantActivation):
 class QuantLinear(QuantLayer, nn.Linear):
     """nn.Linear whose input and weight follow the bit-width of the run."""
 
+    def attach(self, rule: LayerRule, mode: Mode, device: torch.device) -> None:
+        """Add rule, mode and buffers to a layer whose class has just become a quantized one."""
+        super().attach(rule, mode, device)
+        if rule.shift:
+            self.activation_shift = torch.zeros(self.in_features, device=device)
+
     def forward(self, input: Tensor) -> Tensor:
         """Shape (..., in) to (..., out)."""
-        return F.linear(self.quantized_input(input), self.quantized_weight(), self.bias)
+        shift, bits = self.activation_shift, self.bits_at(self.mode.bit_width).activation
+        if shift is None or bits == FLOAT_BITS:
+            return F.linear(self.quantized_input(input), self.quantized_weight(), self.bias)
+        self.observe(input)
+        weight = self.quantized_weight()
+        shifted = weight @ shift
+        return F.linear(
+            self.on_grid(input - shift, bits), weight, shifted if self.bias is None else self.bias + shifted
+        )
 
 
 class QuantConv1d(QuantLayer, nn.Conv1d):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,8 @@ class Observation:
         self.samples = math.ceil(observer.samples / _ranks())
         self.extremes: dict[QuantActivation, list[tuple[Tensor, Tensor]]] = {}
         self.kept: dict[QuantActivation, list[Tensor]] = {}
+        # Of activations whose channels are shifted, until the shift is known.
+        self.channels: dict[QuantActivation, list[ChannelStatistics]] = {}
 
     @torch.no_grad()
     def record(self, activation: "QuantActivation", values: Tensor, valid: Tensor | None) -> None:
@@ -39,6 +41,9 @@ class Observation:
             values: any shape.
             valid: bool, broadcasts to the shape of values, False in padding; None when nothing is padded.
         """
+        if activation.activation_shift is not None:
+            self.channels.setdefault(activation, []).append(channel_statistics(values, valid, self.samples))
+            return
         if self.samples:
             self.kept.setdefault(activation, []).append(subsample(values, valid, self.samples))
         # Zero is in every range, so a zeroed frame cannot widen it.
@@ -54,6 +59,7 @@ class Observation:
             run: the only run these ranges are for; None for any.
             start_empty: forget the ranges until now first.
         """
+        self._shift([activation for activation in activations if activation.activation_shift is not None])
         infinity = torch.full((len(INTEGER_BITS),), torch.inf, device=activations[0].activation_min.device)
         before = [
             (infinity, -infinity) if start_empty else (activation.activation_min, activation.activation_max)
@@ -69,6 +75,32 @@ class Observation:
             activation.activation_max.copy_(high)
             passed = activation in self.extremes
             activation.calibrated = frozenset(in_use if self.observer.by_bits else INTEGER_BITS * passed)
+
+    def _shift(self, activations: Sequence["QuantActivation"]) -> None:
+        """Set the shift of each activation to its channels' means, and go on with what is left of its values."""
+        if not activations:
+            return
+        sums = []
+        for activation in activations:
+            assert activation.activation_shift is not None
+            nothing = activation.activation_shift.new_zeros(len(activation.activation_shift) + 1)
+            passes = self.channels.get(activation, [])
+            sums.append(sum((torch.cat([seen.total, seen.frames.view(1)]) for seen in passes), nothing))
+        joined = torch.cat(sums)
+        if _ranks() > 1:
+            dist.all_reduce(joined)
+        for activation, total in zip(activations, joined.split([len(part) for part in sums]), strict=True):
+            assert activation.activation_shift is not None
+            passes = self.channels.get(activation, [])
+            if not passes and _ranks() == 1:
+                continue
+            shift = activation.activation_shift.copy_(total[:-1] / total[-1].clamp_min(1))
+            if not passes:
+                continue
+            self.extremes[activation] = [
+                ((seen.low - shift).amin().clamp_max(0), (seen.high - shift).amax().clamp_min(0)) for seen in passes
+            ]
+            self.kept[activation] = [(seen.samples - shift).flatten() for seen in passes]
 
     def _extremes(self, activations: Sequence["QuantActivation"]) -> tuple[Tensor, Tensor]:
         """Low and high end of each pass, (activations, passes), over all ranks."""
@@ -100,6 +132,45 @@ class Observation:
         gathered = [torch.empty_like(samples) for _ in range(_ranks())]
         dist.all_gather(gathered, samples)
         return torch.cat(gathered, dim=1)
+
+
+class ChannelStatistics(NamedTuple):
+    """What one pass leaves of values (..., channels) that are to be shifted.
+
+    Attributes:
+        low: shape (channels,), float32; +inf without a valid frame.
+        high: shape (channels,), float32; -inf without a valid frame.
+        total: shape (channels,), float32, sum over valid frames.
+        frames: shape (), float32, number of valid frames.
+        samples: shape (frames, channels), float32, NaN in padding.
+    """
+
+    low: Tensor
+    high: Tensor
+    total: Tensor
+    frames: Tensor
+    samples: Tensor
+
+
+def channel_statistics(values: Tensor, valid: Tensor | None, count: int) -> ChannelStatistics:
+    """Statistics of each channel of values (..., channels), and about `count` of the values, in whole frames."""
+    frames = values.flatten(0, -2).float()
+    number, channels = frames.shape
+    distance = max(number * channels // count, 1) if count else number
+    while math.gcd(distance, number) > 1:  # so that every place in a clip has its turn
+        distance -= 1
+    samples = frames[::distance][: count // channels + 1]
+    if valid is None:
+        low, high = frames.aminmax(dim=0)
+        return ChannelStatistics(low, high, frames.sum(dim=0), frames.new_tensor(number), samples)
+    mask = valid.expand(*values.shape[:-1], 1).flatten(0, -2)
+    return ChannelStatistics(
+        frames.where(mask, torch.inf).amin(dim=0),
+        frames.where(mask, -torch.inf).amax(dim=0),
+        frames.where(mask, 0).sum(dim=0),
+        mask.sum().float(),
+        samples.where(mask[::distance][: len(samples)], torch.nan),
+    )
 
 
 def subsample(values: Tensor, valid: Tensor | None, count: int) -> Tensor:

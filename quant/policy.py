@@ -20,6 +20,7 @@ class LayerRule:
     activation: int | None = None
     granularity: Granularity = "per_channel"
     weight_range: WeightRange = "min_max"
+    shift: bool = False
 
     @property
     def is_float(self) -> bool:
@@ -36,8 +37,7 @@ class LayerRule:
 def parse_rule(text: str, default: LayerRule = LayerRule()) -> LayerRule:
     """Read an override: `fp`, `w8a32` (both fixed), `w8` or `a8` (the other side follows the run).
 
-    A granularity may follow, `w4/per_group_32`, or stand alone, `/per_channel`; it and the weight's range are
-    those of `default` otherwise.
+    A granularity may follow, `w4/per_group_32`, or stand alone, `/per_channel`; all else is as in `default`.
 
     Raises:
         ValueError: anything else.
@@ -75,6 +75,9 @@ class Policy:
             squared error.
         attention: quantize query, key, probabilities and value of attention products at the run's
             activation bits; the patterns of `layers` match their names (`*.attn.products.probabilities`).
+        shift: linear layers take each input channel's mean off before they quantize, and add its product to the
+            bias: the same layer in full precision, and a much finer grid where channels hover around means of
+            their own (Outlier Suppression+, Wei et al. 2023, there with the middle of each channel's range).
 
     Raises:
         ValueError: an unknown word, or bits that no grid has.
@@ -85,6 +88,7 @@ class Policy:
     granularity: Granularity = "per_channel"
     weight_range: WeightRange = "min_max"
     attention: bool = False
+    shift: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("granularity", self.granularity, GRANULARITIES)
@@ -102,7 +106,7 @@ class Policy:
         Raises:
             ValueError: a pattern that matches no layer.
         """
-        default = LayerRule(granularity=self.granularity, weight_range=self.weight_range)
+        default = LayerRule(granularity=self.granularity, weight_range=self.weight_range, shift=self.shift)
         rules = dict.fromkeys(names, default)
         if names:
             rules[names[0]] = parse_rule(self.first_layer, replace(default, granularity="per_channel"))

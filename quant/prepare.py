@@ -1,4 +1,4 @@
-"""Prepare a model, and run it at a bit-width."""
+"""Prepare a model, run it at a bit-width, and the way back."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +15,10 @@ from quant.weights import check_groups
 
 # Layers that hold matrix weights but compute in their own way: never left in float without a word.
 _OTHER_MATRIX_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase, nn.Bilinear)
-
+_ORIGINAL_FORM: dict[type[QuantActivation], type[nn.Module]] = {
+    **{form: original for original, form in QUANTIZED_FORM.items()},
+    QuantIdentity: nn.Identity,
+}
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -72,6 +75,20 @@ def prepare(model: Model, policy: Policy | None = None) -> Model:
         tensor.__class__ = QuantIdentity  # type: ignore[assignment]
         assert isinstance(tensor, QuantIdentity)
         tensor.attach(rules[name], mode, device)
+    return model
+
+
+def unprepare(model: Model) -> Model:
+    """The way back: the layers of a prepared model, in place, become what they were, to be prepared anew.
+
+    Names and Parameters stay; ranges, shifts and learned steps are lost.
+
+    Raises:
+        ValueError: the model is not prepared.
+    """
+    for activation in quant_activations(model).values():
+        activation.detach()
+        activation.__class__ = _ORIGINAL_FORM[type(activation)]  # type: ignore[assignment]
     return model
 
 

@@ -20,8 +20,8 @@ def speech(policy: quant.Policy, observer: str = "mse") -> SpeechTransformer:
     return encoder.eval()
 
 
-def test_clipped_ranges_weights_and_attention_are_those_of_the_file(tmp_path):
-    policy = quant.Policy(weight_range="mse", attention=True, layers={"*.mlp.2": "/per_tensor"})
+def test_clipped_ranges_weights_shifts_and_attention_are_those_of_the_file(tmp_path):
+    policy = quant.Policy(weight_range="mse", attention=True, shift=True, layers={"*.mlp.2": "/per_tensor"})
     encoder = speech(policy)
     path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w4a4")
     assert export.integer_operators(path)["MatMulIntegerToFloat"] == 6 + 2
@@ -29,6 +29,8 @@ def test_clipped_ranges_weights_and_attention_are_those_of_the_file(tmp_path):
         changed = copy.deepcopy(encoder)
         changed.get_submodule(name).activation_max[2] *= 1.1
         assert first_difference(onnx.load(path), quant.quant_activations(changed), W4A4) == name
+    encoder.blocks[0].mlp[2].activation_shift[3] += 0.1
+    assert first_difference(onnx.load(path), quant.quant_activations(encoder), W4A4) == "blocks.0.mlp.2"
 
 
 def test_learned_steps_are_those_of_the_file(tmp_path):

@@ -159,3 +159,22 @@ def test_models_that_cannot_be_prepared():
     assert (
         len(quant.quant_layers(quant.prepare(nn.ModuleDict({"s": nn.Linear(2, 2), "attention": attention}), kept))) == 1
     )
+
+
+def test_the_way_back_and_another_policy():
+    model, inputs = two_layers(), torch.randn(16, 6)
+    expected, keys = model(inputs), set(model.state_dict())
+    layers = list(model)
+    quant.prepare(model, quant.Policy(shift=True))
+    quant.calibrate(model, [inputs])
+    quant.learn_steps(model, "w4a4")
+    assert quant.unprepare(model) is model
+    assert set(model.state_dict()) == keys
+    assert [type(layer) for layer in model] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert all(a is b for a, b in zip(layers, model, strict=True))
+    assert torch.equal(model(inputs), expected)
+    with pytest.raises(ValueError, match="not prepared"):
+        quant.unprepare(model)
+    quant.prepare(model, quant.Policy(granularity="per_tensor"))
+    with pytest.raises(quant.NotCalibratedError):
+        quant.at(model, "w4a4").__enter__()
