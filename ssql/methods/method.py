@@ -43,6 +43,8 @@ class SSQLOptions:
             clean; `all` is the reference's behaviour, where the quantized pass has the last word.
         sequential: differentiate the full-precision branch before the quantized pass begins, so that the
             activations of one branch at a time are kept: same gradients, about half the memory.
+        observer: how a step finds activation ranges in its full-precision pass; `min_max` of this step alone is
+            published, `moving_average` over the steps is the ablation's momentum-updated range.
     """
 
     weight_bits: Sequence[int] = (2, 8)
@@ -53,6 +55,7 @@ class SSQLOptions:
     targets: Literal["full_precision", "quantized"] = "full_precision"
     batch_norm_statistics: Literal["full_precision", "all"] = "full_precision"
     sequential: bool = True
+    observer: Literal["min_max", "moving_average", "percentile", "mse"] = "min_max"
 
     def __post_init__(self) -> None:
         for name in ("weight_bits", "activation_bits"):
@@ -149,7 +152,8 @@ class Method(lightning.LightningModule):
     def _ssql_step(self, views: Any, ssql: SSQLOptions) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
         bit_width = self._bit_width(ssql)
         reversed_targets = ssql.targets == "quantized"
-        with quant.observe(self), nullcontext() if ssql.auxiliary_loss else torch.no_grad():
+        observation = quant.observe(self, ssql.observer, bit_width)
+        with observation, nullcontext() if ssql.auxiliary_loss else torch.no_grad():
             branch = self.branch(views)
             targets = self.targets(views, branch)
             full_loss = self.loss(branch, targets)

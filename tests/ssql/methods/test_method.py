@@ -78,6 +78,28 @@ def test_reversed_logs_the_loss_that_is_trained(build):
     assert torch.allclose(loss, (logs["loss_fp"] + logs["loss_quantized"]) / 2)
 
 
+def test_ranges_are_of_the_step_or_follow_with_momentum(build, step):
+    ends = {}
+    for observer in ("min_max", "moving_average"):
+        model = build(SimSiam, ssql=SSQLOptions(observer=observer))
+        layer = quant.quant_layers(model.encoder)["blocks.0.mlp.2"]
+        step(model)
+        first = layer.activation_max[0].clone()
+        with torch.no_grad():
+            model.encoder.blocks[0].mlp[0].weight.mul_(3)
+        step(model)
+        ends[observer] = first, layer.activation_max[0].clone()
+    (first, second), (start, followed) = ends.values()
+    assert second > 2 * first
+    assert torch.allclose(followed, torch.lerp(second, start, 0.9**2), rtol=0.15)
+
+
+@pytest.mark.parametrize("observer", ["percentile", "mse"])
+def test_other_observers_set_the_ranges_of_the_drawn_bits(build, step, observer):
+    loss, _ = step(build(SimSiam, ssql=SSQLOptions(observer=observer)))
+    assert torch.isfinite(loss)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_sequential_differentiation_is_the_same_method(build, step, method):
     (loss, gradients), (other_loss, other) = (
