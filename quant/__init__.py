@@ -8,6 +8,7 @@ from quant.layers import QuantActivation, QuantConv1d, QuantConv2d, QuantLayer, 
 from quant.observers import MeanSquaredError, MinMax, MovingAverage, Observer, Percentile
 from quant.policy import Policy
 from quant.prepare import NotCalibratedError, at, prepare, quant_activations, quant_layers, unprepare
+from quant.sensitivity import Sensitivity, policy_within, sensitivities
 from quant.steps import learn_steps, learned_bit_width
 from quant.weights import best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
 
@@ -27,6 +28,7 @@ __all__ = [
     "QuantConv2d",
     "QuantLayer",
     "QuantLinear",
+    "Sensitivity",
     "activation_qparams",
     "at",
     "best_clip_ratio",
@@ -39,11 +41,13 @@ __all__ = [
     "learned_bit_width",
     "observe",
     "parse_bit_width",
+    "policy_within",
     "prepare",
     "quant_activations",
     "quant_layers",
     "quantize",
     "quantize_weight",
+    "sensitivities",
     "unprepare",
     "valid_frames",
     "weight_scale",
