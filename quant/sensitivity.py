@@ -1,5 +1,6 @@
 """Mixed bit-widths found from the model itself: what each layer costs at few bits, and a policy within a budget."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -87,10 +88,7 @@ def weight_bytes(layer: QuantLayer, bits: int) -> float:
 def policy_within(
     model: nn.Module, rows: Iterable[Sensitivity], average_bits: float | None = None, size: float | None = None
 ) -> Policy:
-    """The model's policy with weight bits for each layer, chosen greedily within a budget.
-
-    Every layer starts at its most bits; while the budget is exceeded, the layer whose error grows least for each
-    byte it saves goes one step down. Errors of layers are taken to add up.
+    """The model's policy with weight bits for each layer: the least sum of the layers' errors within a budget.
 
     Args:
         model: prepared; its policy is what the result starts from.
@@ -104,35 +102,67 @@ def policy_within(
     Raises:
         ValueError: not exactly one budget, or one that the fewest bits exceed.
     """
-    if (average_bits is None) == (size is None):
-        raise ValueError("give one budget: average_bits or size")
     layers = quant_layers(model)
     options: dict[str, list[Sensitivity]] = {}
-    for row in sorted(rows, key=lambda row: -row.bits):
+    for row in rows:
         options.setdefault(row.layer, []).append(row)
-    weights = sum(layers[name].weight.numel() for name in options)
-
-    def used() -> float:
-        chosen = [left[0] for left in options.values()]
-        if average_bits is None:
-            return sum(row.size for row in chosen)
-        return sum(row.bits * layers[row.layer].weight.numel() for row in chosen) / weights
-
-    budget = size if average_bits is None else average_bits
-    while budget is not None and used() > budget:
-        steps = [(_error_per_byte(*left[:2]), name) for name, left in options.items() if len(left) > 1]
-        if not steps:
-            unit = "bytes" if average_bits is None else "bits on average"
-            raise ValueError(f"the fewest bits that were tried take {used():.6g} {unit}, over the budget of {budget}")
-        options[min(steps)[1]].pop(0)
+    if average_bits is not None and size is None:
+        weights = sum(layers[name].weight.numel() for name in options)
+        costs = [[row.bits * layers[name].weight.numel() for row in group] for name, group in options.items()]
+        budget, unit, per = average_bits * weights, "bits on average", weights
+    elif size is not None and average_bits is None:
+        costs = [[math.ceil(row.size) for row in group] for group in options.values()]
+        budget, unit, per = size, "bytes", 1
+    else:
+        raise ValueError("give one budget: average_bits or size")
+    least = sum(min(group) for group in costs)
+    if least > budget:
+        raise ValueError(
+            f"the fewest bits that were tried take {least / per:g} {unit}, over the budget of {budget / per:g}"
+        )
+    picks = least_error([[row.error for row in group] for group in options.values()], costs, int(budget))
     policy = next(iter(layers.values())).mode.policy
-    chosen = {name: _override(layers[name], left[0].bits, policy) for name, left in options.items()}
+    chosen = {
+        name: _override(layers[name], group[pick].bits, policy)
+        for (name, group), pick in zip(options.items(), picks, strict=True)
+    }
     kept = {pattern: text for pattern, text in policy.layers.items() if pattern not in chosen}
     return replace(policy, layers=kept | chosen)
 
 
-def _error_per_byte(now: Sensitivity, below: Sensitivity) -> float:
-    return (below.error - now.error) / (now.size - below.size)
+def least_error(errors: Sequence[Sequence[float]], costs: Sequence[Sequence[int]], budget: int) -> list[int]:
+    """One option of each group, with the least sum of errors at a sum of costs within the budget.
+
+    The multiple-choice knapsack problem by dynamic programming; exact unless the costs' greatest common divisor is
+    below 1 / 65,536 of the budget, where costs are rounded up to that.
+
+    Args:
+        errors: of each option of each group.
+        costs: of the same options; the cheapest ones fit the budget.
+        budget: at least 1.
+
+    Returns:
+        index of the option of each group.
+    """
+    unit = max(math.gcd(*(cost for group in costs for cost in group)), budget // 2**16, 1)
+    capacity = budget // unit
+    # least[c]: the least error of the groups so far at a cost of up to c units.
+    least = torch.zeros(capacity + 1, dtype=torch.float64)
+    picks = []
+    for group_errors, group_costs in zip(errors, costs, strict=True):
+        totals = torch.full((len(group_errors), capacity + 1), torch.inf, dtype=torch.float64)
+        for option, (error, cost) in enumerate(zip(group_errors, group_costs, strict=True)):
+            units = -(-cost // unit)
+            totals[option, units:] = least[: max(capacity + 1 - units, 0)] + error
+        least, pick = totals.min(dim=0)
+        picks.append(pick)
+    if least[capacity].isinf():  # only rounding keeps the cheapest options out of the budget
+        return [min(range(len(group)), key=group.__getitem__) for group in costs]
+    chosen = []
+    for pick, group_costs in zip(reversed(picks), reversed(costs), strict=True):
+        chosen.append(int(pick[capacity]))
+        capacity -= -(-group_costs[chosen[-1]] // unit)
+    return chosen[::-1]
 
 
 def _override(layer: QuantLayer, bits: int, policy: Policy) -> str:
