@@ -33,7 +33,7 @@ class Health:
         Args:
             step: optimizer step, for the message.
             loss: of the step.
-            logs: the step's logged values, with `feature_std` (see `ssql.objectives.feature_std`).
+            logs: the step's logged values, with `feature_std` (see `ssql.objectives.feature_std`) where it has one.
 
         Raises:
             NonFiniteLossError: the loss is NaN or infinite.
@@ -45,7 +45,8 @@ class Health:
                 f"loss is {loss} at step {step} ({values}): "
                 "lower the learning rate or add warm-up; the last checkpoint is kept"
             )
-        self.suspicious_steps = self.suspicious_steps + 1 if logs["feature_std"] < COLLAPSED_STD else 0
+        collapsed = logs.get("feature_std", math.inf) < COLLAPSED_STD
+        self.suspicious_steps = self.suspicious_steps + 1 if collapsed else 0
         if self.suspicious_steps >= PATIENCE:
             raise CollapseError(
                 f"the embeddings have collapsed: feature_std is {logs['feature_std']:.2g} at step {step} and was below "
