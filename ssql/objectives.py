@@ -5,6 +5,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def relative_distance(features: Tensor, reference: Tensor) -> Tensor:
+    """Mean square distance of features to a reference, over the reference's variance across the batch.
+
+    0 when equal, 1 when as far away as the features of another clip or image (half of its square distance).
+
+    Args:
+        features: shape (count, dim).
+        reference: shape (count, dim); no gradient flows into it.
+
+    Returns:
+        shape ().
+    """
+    reference = reference.detach().float()
+    variance = reference.var(dim=0, correction=0).mean().clamp_min(torch.finfo(torch.float32).tiny)
+    return (features.float() - reference).square().mean() / variance
+
+
 def symmetric_negative_cosine(predictions: list[Tensor], targets: list[Tensor]) -> Tensor:
     """Mean of -cos(p1, sg z2) and -cos(p2, sg z1): each view predicts the other (SimSiam, Eq. 2 and 4).
 

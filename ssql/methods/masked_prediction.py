@@ -129,6 +129,10 @@ class MaskedPrediction(MomentumMethod):
         """Features of the masked frames."""
         return branch.features[branch.mask]
 
+    def features(self, branch: Frames) -> Tensor:
+        """Features of the masked frames: the others include padding."""
+        return branch.features[branch.mask]
+
 
 def random_spans(frames: Tensor, share: float, span: int) -> Tensor:
     """Random spans of each clip's frames, at least one, each at most half of the clip.

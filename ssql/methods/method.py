@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import lightning
 import torch
@@ -21,7 +21,7 @@ from ssql.draw import draw_bit_width
 from ssql.gradients import differentiated_now
 from ssql.methods.health import Health
 from ssql.methods.ranks import mean_over_ranks
-from ssql.objectives import feature_std
+from ssql.objectives import feature_std, relative_distance
 
 View = tuple[Tensor, Tensor | None]
 
@@ -45,6 +45,10 @@ class SSQLOptions:
             activations of one branch at a time are kept: same gradients, about half the memory.
         observer: how a step finds activation ranges in its full-precision pass; `min_max` of this step alone is
             published, `moving_average` over the steps is the ablation's momentum-updated range.
+        consistency: weight of a term that is not in the paper: the squared distance of the quantized encoder's
+            features to the full-precision ones of the same view, in units of their variance over the batch. The
+            published loss compares behind projector and predictor, whose batch norms absorb what a linear head on
+            the features would notice.
     """
 
     weight_bits: Sequence[int] = (2, 8)
@@ -56,16 +60,26 @@ class SSQLOptions:
     batch_norm_statistics: Literal["full_precision", "all"] = "full_precision"
     sequential: bool = True
     observer: Literal["min_max", "moving_average", "percentile", "mse"] = "min_max"
+    consistency: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("weight_bits", "activation_bits"):
             bounds = list(getattr(self, name))
             if len(bounds) != 2 or not 2 <= bounds[0] <= bounds[1] <= 8:
                 raise ValueError(f"{name} must be two numbers from 2 to 8, smallest first; got {bounds}")
+        if self.consistency < 0:
+            raise ValueError(f"consistency must be 0 or more, got {self.consistency}")
         if self.targets == "quantized" and not self.auxiliary_loss:
             raise ValueError(
                 "targets quantized needs auxiliary_loss true: without it no branch would be left to predict them"
             )
+
+
+class Projected(NamedTuple):
+    """Features of the encoder and projections of each view, each (batch, dim)."""
+
+    features: list[Tensor]
+    projections: list[Tensor]
 
 
 class Method(lightning.LightningModule):
@@ -122,6 +136,10 @@ class Method(lightning.LightningModule):
         """Embeddings (count, dim) of a branch that show a collapse."""
         raise NotImplementedError
 
+    def features(self, branch: Any) -> Tensor:
+        """Features (count, feature_dim) of the encoder in a branch, in an order of their own."""
+        return torch.cat(branch.features)
+
     def after_step(self, targets: list[Tensor]) -> None:
         """Called with the detached targets at the end of every training step."""
 
@@ -158,6 +176,7 @@ class Method(lightning.LightningModule):
             targets = self.targets(views, branch)
             full_loss = self.loss(branch, targets)
         logs = self._logs(branch, full_loss)
+        features = self.features(branch).detach()
         if ssql.auxiliary_loss and ssql.sequential and not reversed_targets:
             full_loss = differentiated_now(full_loss, self.parameters())
             del branch
@@ -174,7 +193,11 @@ class Method(lightning.LightningModule):
             full_loss = self.loss(branch, targets)
             logs["loss_fp"] = full_loss.detach()
         loss = (full_loss + quantized_loss) / 2 if ssql.auxiliary_loss else quantized_loss
+        gap = relative_distance(self.features(quantized), features)
+        if ssql.consistency:
+            loss = loss + ssql.consistency * gap
         logs["loss_quantized"] = quantized_loss.detach()
+        logs["feature_gap"] = gap.detach()
         logs["weight_bits"] = torch.tensor(bit_width.weight)
         logs["activation_bits"] = torch.tensor(bit_width.activation)
         return loss, targets, logs
@@ -248,14 +271,15 @@ class Method(lightning.LightningModule):
             encoder: the student's own when None.
 
         Returns:
-            for each stage a list of its output for each view, (batch, dim).
+            the embeddings, then for each stage its outputs: a list for each, of (batch, dim) for each view.
         """
         groups = [join(views)] if self.together else views
         parts = len(views) // len(groups)
-        outputs: list[list[Tensor]] = [[] for _ in stages]
+        outputs: list[list[Tensor]] = [[] for _ in range(1 + len(stages))]
         for group in groups:
             x = (encoder or self.encoder).embed(*group)
-            for stage, output in zip(stages, outputs, strict=True):
+            outputs[0] += x.chunk(parts)
+            for stage, output in zip(stages, outputs[1:], strict=True):
                 x = stage(x)
                 output += x.chunk(parts)
         return outputs

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from encoders.encoder import Encoder
 from ssql.heads import contrastive_projector
-from ssql.methods.method import SSQLOptions, View
+from ssql.methods.method import Projected, SSQLOptions, View
 from ssql.methods.momentum import MomentumMethod
 from ssql.methods.ranks import gathered
 from ssql.objectives import info_nce
@@ -70,22 +70,22 @@ class MoCo(MomentumMethod):
                 "multiple of them or lower batch_size"
             )
 
-    def branch(self, views: list[View]) -> Tensor:
-        """Queries (batch, dim) of the first view."""
-        return self.through(views[:1], self.projector)[0][0]
+    def branch(self, views: list[View]) -> Projected:
+        """Queries of the first view."""
+        return Projected(*self.through(views[:1], self.projector))
 
-    def targets(self, views: list[View], branch: Tensor) -> list[Tensor]:
+    def targets(self, views: list[View], branch: Projected) -> list[Tensor]:
         """The teacher's keys of the second view."""
         return self.teach(views[1:])
 
-    def loss(self, branch: Tensor, targets: list[Tensor]) -> Tensor:
+    def loss(self, branch: Projected, targets: list[Tensor]) -> Tensor:
         """Each query among its key and the queue."""
         # A copy: the queue moves on before the gradient is taken.
-        return info_nce(branch, targets[0], self.queue.clone(), self.temperature)
+        return info_nce(branch.projections[0], targets[0], self.queue.clone(), self.temperature)
 
-    def embeddings(self, branch: Tensor) -> Tensor:
+    def embeddings(self, branch: Projected) -> Tensor:
         """The queries."""
-        return branch
+        return branch.projections[0]
 
     @torch.no_grad()
     def after_step(self, targets: list[Tensor]) -> None:

@@ -72,7 +72,7 @@ class MomentumMethod(Method):
     @torch.no_grad()
     def teach(self, views: list[View]) -> list[Tensor]:
         """The teacher's projections of the views, each (batch, dim)."""
-        return self.through(views, self.teacher.projector, encoder=self.teacher.encoder)[0]
+        return self.through(views, self.teacher.projector, encoder=self.teacher.encoder)[1]
 
     def after_update(self) -> None:
         """The teacher follows."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import quant
 from encoders.encoder import Encoder
 from ssql.heads import PROJECTOR_POLICY, contrastive_projector
-from ssql.methods.method import Method, SSQLOptions, View
+from ssql.methods.method import Method, Projected, SSQLOptions, View
 from ssql.methods.ranks import gathered, rank
 from ssql.objectives import nt_xent
 
@@ -54,19 +54,19 @@ class SimCLR(Method):
         if getattr(data, "batch_size", 2) * trainer.world_size < 2:
             raise ValueError("SimCLR takes its negatives from the batch: batch_size must be at least 2")
 
-    def branch(self, views: list[View]) -> list[Tensor]:
-        """Features of both views, each (batch, dim)."""
-        return self.through(views, self.projector)[0]
+    def branch(self, views: list[View]) -> Projected:
+        """Both views through encoder and projector."""
+        return Projected(*self.through(views, self.projector))
 
-    def targets(self, views: list[View], branch: list[Tensor]) -> list[Tensor]:
-        """The features themselves."""
-        return branch
+    def targets(self, views: list[View], branch: Projected) -> list[Tensor]:
+        """The projections themselves."""
+        return branch.projections
 
-    def loss(self, branch: list[Tensor], targets: list[Tensor]) -> Tensor:
-        """Each feature's other view among the targets of all processes."""
+    def loss(self, branch: Projected, targets: list[Tensor]) -> Tensor:
+        """Each projection's other view among the targets of all processes."""
         candidates = [gathered(target) for target in targets]
-        return nt_xent(branch, candidates, self.temperature, first=rank() * len(branch[0]))
+        return nt_xent(branch.projections, candidates, self.temperature, first=rank() * len(targets[0]))
 
-    def embeddings(self, branch: list[Tensor]) -> Tensor:
-        """Features of the first view."""
-        return branch[0]
+    def embeddings(self, branch: Projected) -> Tensor:
+        """Projections of the first view."""
+        return branch.projections[0]

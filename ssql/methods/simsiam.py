@@ -12,8 +12,9 @@ from ssql.objectives import symmetric_negative_cosine
 
 
 class Siamese(NamedTuple):
-    """Projections z and predictions p of both views, each (batch, dim)."""
+    """Features of the encoder, projections z and predictions p of both views, each (batch, dim)."""
 
+    features: list[Tensor]
     projections: list[Tensor]
     predictions: list[Tensor]
 

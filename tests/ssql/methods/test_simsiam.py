@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import quant
 from ssql.draw import draw_bit_width
 from ssql.methods import NonFiniteLossError, SimSiam, SSQLOptions
 from ssql.methods.method import frozen_statistics, join
@@ -58,7 +59,8 @@ def test_views_together_are_views_apart_but_for_batch_norm(build):
     apart = torch.cat([encoder.embed(*view) for view in views])
     assert torch.allclose(encoder.embed(inputs, lengths), apart, atol=1e-5)
     model = build(SimSiam, views="together")
-    assert [z.shape for z in model.branch([(view, None) for view in model.augmentation.views])[0]] == [(8, 32)] * 2
+    branch = model.branch([(view, None) for view in model.augmentation.views])
+    assert [z.shape for z in branch.projections] == [(8, 32)] * 2
 
 
 @pytest.mark.parametrize("statistics", ["full_precision", "all"])
@@ -98,3 +100,27 @@ def test_loss_and_collapse_indicator():
     assert torch.allclose(symmetric_negative_cosine(z, z[::-1]), torch.tensor(-1.0))
     assert feature_std(torch.ones(8, 16)) < 1e-3
     assert feature_std(torch.randn(512, 64)) > 0.9
+
+
+def test_consistency_adds_the_relative_distance_of_quantized_features_and_its_gradient(build, step):
+    plain, added = build(SimSiam), build(SimSiam, ssql=SSQLOptions(consistency=0.5))
+    logs = {}
+    added.log_dict = lambda values, **_: logs.update(values)
+    (loss, gradients), (loss_added, gradients_added) = step(plain), step(added)
+    assert logs["feature_gap"] > 0
+    assert torch.allclose(loss_added, loss + 0.5 * logs["feature_gap"])
+
+    views = [(view, None) for view in added.augmentation.views]
+    with torch.no_grad():
+        full = torch.cat([added.encoder.embed(*view) for view in views])
+    with quant.at(added.encoder, draw_bit_width(0, 0)):
+        quantized = torch.cat([added.encoder.embed(*view) for view in views])
+    by_hand = 0.5 * (quantized - full).square().mean() / full.var(dim=0, correction=0).mean()
+    name = "encoder.conv2.weight"
+    expected = torch.autograd.grad(by_hand, added.encoder.conv2.weight)[0]
+    assert torch.allclose(gradients_added[name] - gradients[name], expected, atol=1e-5)
+
+
+def test_consistency_below_zero_is_an_error():
+    with pytest.raises(ValueError, match="consistency must be 0 or more, got -1"):
+        SSQLOptions(consistency=-1)
