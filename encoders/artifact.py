@@ -14,7 +14,7 @@ from torch import Tensor
 
 from encoders.encoder import ENCODERS, Encoder
 from quant import Policy, QuantLayer, parse_bit_width, prepare
-from quant.layers import RANGE_BUFFERS
+from quant.activation import RANGE_BUFFERS
 from quant.steps import add_steps
 
 FORMAT_VERSION = 2

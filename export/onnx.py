@@ -17,7 +17,7 @@ from export.signature import frozen_copy
 from export.trace import trace
 from export.verify import verify
 from quant import FULL_PRECISION, BitWidth, at, parse_bit_width
-from quant.layers import RANGE_BUFFERS
+from quant.activation import RANGE_BUFFERS
 
 LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf's limit, less room for the graph
 

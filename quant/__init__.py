@@ -1,10 +1,11 @@
 """The arithmetic of low bits: one set of weights, seen at any bit-width."""
 
+from quant.activation import QuantActivation, valid_frames
 from quant.affine import activation_qparams, dequantize, fake_quantize_activation, integer_range, quantize
 from quant.attention import AttentionProducts
 from quant.bits import FULL_PRECISION, BitWidth, parse_bit_width
 from quant.calibration import calibrate, observe
-from quant.layers import QuantActivation, QuantConv1d, QuantConv2d, QuantLayer, QuantLinear, valid_frames
+from quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 from quant.observers import MeanSquaredError, MinMax, MovingAverage, Observer, Percentile
 from quant.policy import Policy
 from quant.prepare import NotCalibratedError, at, prepare, quant_activations, quant_layers, unprepare

@@ -1,154 +1,15 @@
 """Quantized forms of Conv1d, Conv2d and Linear: the same layer object, seen at the bit-width of the run."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant.affine import SMALLEST_SCALE, activation_qparams, fake_quantize_activation, quantize
-from quant.bits import FLOAT_BITS, FULL_PRECISION, INTEGER_BITS, BitWidth, row_of
+from quant.activation import Mode, QuantActivation
+from quant.affine import SMALLEST_SCALE, quantize
+from quant.bits import FLOAT_BITS, BitWidth
 from quant.lsq import fake_quantize_learned
-from quant.observation import Observation
-from quant.policy import LayerRule, Policy
+from quant.policy import LayerRule
 from quant.weights import as_rows, best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
-
-# Buffers and Parameters that quantized forms add begin with these.
-OWN_STATE = ("activation_", "weight_")
-RANGE_BUFFERS = ("activation_min", "activation_max")
-_VALID: ContextVar[Tensor | None] = ContextVar("valid_frames", default=None)
-
-
-@dataclass
-class Mode:
-    """How the layers of one prepared model run just now; they all share one."""
-
-    policy: Policy = field(default_factory=Policy)
-    bit_width: BitWidth = FULL_PRECISION
-    observation: Observation | None = None
-    # The one bit-width whose steps are learned.
-    learned: BitWidth | None = None
-    # Quantized weights of the current run by layer, when the run asked to reuse them.
-    weights: dict[int, Tensor] | None = None
-
-
-@contextmanager
-def valid_frames(mask: Tensor | None) -> Iterator[None]:
-    """Inside, observers ignore the padded frames of (batch, time, features) inputs.
-
-    Args:
-        mask: bool, shape (batch, time), True where a frame is real; None when nothing is padded.
-    """
-    token = _VALID.set(mask)
-    try:
-        yield
-    finally:
-        _VALID.reset(token)
-
-
-class QuantActivation(nn.Module):
-    """A tensor that is observed or put on its grid where it passes: a rule, the shared mode and its range.
-
-    Attributes:
-        activation_min: buffer, shape (7,), low end of the range at 2, 3, ... 8 bits (+inf before any observation).
-        activation_max: buffer, shape (7,), high end of the range (-inf before any observation).
-        activation_shift: buffer, shape (in,), taken off each input channel before quantizing; None unless the policy
-            shifts linear layers. The range is that of what is left.
-        activation_step: Parameter, shape (), the learned scale; None until `quant.learn_steps`.
-        activation_zero_point: buffer, shape (), int32, beside a learned scale.
-    """
-
-    rule: LayerRule
-    mode: Mode
-    activation_min: Tensor
-    activation_max: Tensor
-    activation_shift: Tensor | None
-    activation_step: nn.Parameter | None
-    activation_zero_point: Tensor
-    # Bit-widths whose range is known to be there: looking at the buffers would wait for the device.
-    calibrated: frozenset[int] = frozenset()
-    # Axis of the values along which `valid_frames` tells padding.
-    frames_axis = 1
-
-    def attach(self, rule: LayerRule, mode: Mode, device: torch.device) -> None:
-        """Add rule, mode and range buffers to a module whose class has just become a quantized one."""
-        self.rule, self.mode = rule, mode
-        self.register_buffer("activation_min", torch.full((len(INTEGER_BITS),), torch.inf, device=device))
-        self.register_buffer("activation_max", torch.full((len(INTEGER_BITS),), -torch.inf, device=device))
-        self.register_buffer("activation_shift", None)
-        self.register_parameter("activation_step", None)
-
-    def add_steps(self, bits: BitWidth) -> None:
-        """Make a Parameter of the scale at this bit-width: see `quant.learn_steps`."""
-        if bits.activation != FLOAT_BITS:
-            scale, zero_point = self.activation_qparams(bits.activation)
-            self.activation_step = nn.Parameter(scale)
-            self.register_buffer("activation_zero_point", zero_point)
-
-    def detach(self) -> None:
-        """Undo `attach` and `add_steps`."""
-        for name in [name for name in (*self._buffers, *self._parameters) if name.startswith(OWN_STATE)]:
-            delattr(self, name)
-        del self.rule, self.mode
-        self.calibrated = frozenset()
-
-    def bits_at(self, run: BitWidth) -> BitWidth:
-        """Its own bits in a run of the model at `run`."""
-        return self.rule.resolve(run)
-
-    def bits_in_use(self, run: BitWidth | None) -> tuple[int, ...]:
-        """Activation bits below float in a run, or in any run when None."""
-        if run is None and self.rule.activation is None:
-            return INTEGER_BITS
-        bits = self.rule.activation if run is None else self.bits_at(run).activation
-        return () if bits is None or bits == FLOAT_BITS else (bits,)
-
-    def activation_qparams(self, bits: int) -> tuple[Tensor, Tensor]:
-        """Scale, shape (), and zero point, shape (), int32, at a bit-width: those every export stores."""
-        if self.activation_step is not None:
-            return self.activation_step.detach().clamp_min(SMALLEST_SCALE), self.activation_zero_point
-        return activation_qparams(self.activation_min[row_of(bits)], self.activation_max[row_of(bits)], bits)
-
-    def quantized_input(self, values: Tensor) -> Tensor:
-        """Observe the values, or put them on their grid, as the mode asks."""
-        self.observe(values)
-        bits = self.bits_at(self.mode.bit_width).activation
-        return values if bits == FLOAT_BITS else self.on_grid(values, bits)
-
-    def observe(self, values: Tensor) -> None:
-        """Hand the values to the observation that is going on, if one is."""
-        if self.mode.observation is not None:
-            self.mode.observation.record(self, values.detach(), self._valid(values))
-
-    def on_grid(self, values: Tensor, bits: int) -> Tensor:
-        """The values on the grid of the ranges, or of the learned step."""
-        if self.activation_step is not None:
-            count = values[0].numel()
-            return fake_quantize_learned(
-                values, self.activation_step, self.activation_zero_point, bits, signed=False, count=count
-            )
-        scale, zero_point = self.activation_qparams(bits)
-        return fake_quantize_activation(values, scale, zero_point, bits)
-
-    def _valid(self, values: Tensor) -> Tensor | None:
-        """The mask of `valid_frames` in a form that broadcasts to values (batch, ..., time, ...)."""
-        mask, axis = _VALID.get(), self.frames_axis
-        if mask is None or values.dim() < 3 or (values.shape[0], values.shape[axis]) != mask.shape:
-            return None
-        return mask.view([n if i in (0, axis) else 1 for i, n in enumerate(values.shape)])
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
-        self.calibrated = frozenset()
-        for name in RANGE_BUFFERS:
-            value = state_dict.get(prefix + name)
-            # One range for all bit-widths: saved before there was one for each.
-            if value is not None and value.dim() == 0:
-                state_dict[prefix + name] = value.expand(len(INTEGER_BITS))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class QuantLayer(QuantActivation):
@@ -252,21 +113,6 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Shape (batch, in, height, width) to (batch, out, height', width')."""
         return self._conv_forward(self.quantized_input(input), self.quantized_weight(), self.bias)
-
-
-class QuantIdentity(QuantActivation, nn.Identity):
-    """nn.Identity whose tensor follows the activation bits of the run: (batch, heads, time, ...) in attention."""
-
-    frames_axis = 2
-
-    @property
-    def in_use(self) -> bool:
-        """Whether the run observes or quantizes the tensor."""
-        return self.mode.observation is not None or self.bits_at(self.mode.bit_width).activation != FLOAT_BITS
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Any shape."""
-        return self.quantized_input(input)
 
 
 QUANTIZED_FORM: dict[type[nn.Module], type[QuantLayer]] = {

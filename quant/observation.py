@@ -13,7 +13,7 @@ from quant.bits import INTEGER_BITS, BitWidth
 from quant.observers import Observer, Seen
 
 if TYPE_CHECKING:
-    from quant.layers import QuantActivation
+    from quant.activation import QuantActivation
 
 
 class Observation:

@@ -7,9 +7,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from quant.activation import Mode, QuantActivation, QuantIdentity
 from quant.attention import AttentionProducts
 from quant.bits import FLOAT_BITS, FULL_PRECISION, BitWidth, parse_bit_width, row_of
-from quant.layers import QUANTIZED_FORM, Mode, QuantActivation, QuantIdentity, QuantLayer
+from quant.layers import QUANTIZED_FORM, QuantLayer
 from quant.policy import Policy
 from quant.weights import check_groups
 
