@@ -9,6 +9,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from ssql.checkpoint import HealthyCheckpoint
 from ssql.data import DataModule
@@ -118,5 +119,10 @@ def _prepare_output(output: Path, resume: bool, overwrite: bool) -> None:
             f"{output} holds an earlier run: go on with --resume true, replace it with --overwrite true, "
             "or choose another --output"
         )
-    for path in found:
-        shutil.rmtree(path)
+    _delete(found)
+
+
+@rank_zero_only
+def _delete(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder)
