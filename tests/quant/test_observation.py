@@ -7,31 +7,6 @@ import torch.multiprocessing as mp
 from torch import nn
 
 import quant
-from quant.observation import subsample
-
-
-def test_subsample_is_even_deterministic_and_visits_every_channel():
-    values = torch.arange(144).repeat(64 * 50, 1).view(64, 50, 144).float()
-    picked = subsample(values, None, 4096)
-    assert picked.shape == (4096,)
-    assert torch.equal(picked, subsample(values, None, 4096))
-    assert picked.long().bincount(minlength=144).min() >= 28
-
-
-def test_subsample_takes_all_of_a_small_tensor_and_follows_the_memory_layout():
-    values = torch.randn(2, 3, 4, 5)
-    assert torch.equal(subsample(values, None, 1000), values.flatten())
-    last = values.to(memory_format=torch.channels_last)
-    assert torch.equal(subsample(last, None, 1000), values.permute(0, 2, 3, 1).flatten())
-    assert subsample(torch.tensor(3.0), None, 4).tolist() == [3.0]
-
-
-def test_subsample_marks_padding():
-    values = torch.arange(12.0).view(2, 3, 2)
-    valid = torch.tensor([[True, True, True], [True, False, False]]).view(2, 3, 1)
-    picked = subsample(values.transpose(1, 2), valid.transpose(1, 2), 100)
-    assert picked[:8].tolist() == list(range(8))
-    assert picked[8:].isnan().all()
 
 
 def ranges_of_rank(rank: int, port: int, folder: str) -> None:

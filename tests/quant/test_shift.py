@@ -7,7 +7,6 @@ import torch.multiprocessing as mp
 from torch import nn
 
 import quant
-from quant.observation import channel_statistics
 
 MEANS = torch.linspace(-5, 5, 6)
 
@@ -85,14 +84,6 @@ def test_a_shifted_model_comes_back_from_its_state_and_learns_steps():
     quant.learn_steps(model, "w4a4")
     with quant.at(model, "w4a4"):
         assert torch.allclose(model(inputs), expected, atol=1e-5)
-
-
-def test_samples_are_whole_frames_from_everywhere():
-    values = torch.arange(1000.0).view(1000, 1).expand(1000, 6).reshape(10, 100, 6)
-    samples = channel_statistics(values, None, 600).samples
-    assert samples.shape == (101, 6)
-    assert (samples == samples[:, :1]).all()
-    assert len({int(frame) % 10 for frame in samples[:, 0]}) == 10
 
 
 def shift_of_rank(rank: int, port: int, folder: str) -> None:
