@@ -26,6 +26,7 @@ HELP = """Pretrain an encoder whose features survive quantization.
   ssql pretrain --config ... --model.ssql false      (the plain method, the baseline)
   ssql pretrain --config ... --model.optimizer bitsandbytes.optim.AdamW8bit --model.optimizer.lr 1e-3
   torchrun --nproc_per_node 4 $(which ssql) pretrain --config ... --trainer.devices 4 --trainer.strategy ddp
+  srun --ntasks-per-node 4 ssql pretrain --config ... --trainer.devices 4 --trainer.num_nodes 2 --trainer.strategy ddp
 
 Methods: SimSiam, BYOL, MoCo, SimCLR, MaskedPrediction. Optimizers: any of torch (AdamW), timm (timm.optim.Lars) and
 bitsandbytes by their names.
