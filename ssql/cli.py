@@ -1,4 +1,4 @@
-"""The `ssql` command: pretrain, evaluate, compare, export, verify, bench."""
+"""The `ssql` command: pretrain, evaluate, compare, calibrate, export, verify, bench."""
 
 import sys
 from collections.abc import Callable
@@ -8,6 +8,7 @@ USAGE = """usage: ssql COMMAND [options]
   pretrain   pretrain an encoder:       ssql pretrain --config FILE.yaml --output runs/mine
   evaluate   accuracy at bit-widths:    ssql evaluate --config FILE.yaml --output runs/mine
   compare    merge evaluations:         ssql compare --rows '[a/accuracy.json, b/accuracy.json]' --output runs/both
+  calibrate  other grids and ranges:    ssql calibrate --encoder runs/mine/encoder --output runs/mse --observer mse ...
   export     write ONNX files:          ssql export --encoder runs/mine/encoder --output runs/mine --bit_width w4a8
   verify     ONNX file against torch:   ssql verify --file F.onnx --encoder runs/mine/encoder
   bench      latency of ONNX files:     ssql bench --files '[a.onnx, b.onnx]'
@@ -22,7 +23,7 @@ def main() -> None:
         sys.stdout.write(USAGE)
         sys.exit(0 if len(sys.argv) > 1 else 2)
     name, *args = sys.argv[1:]
-    if name not in ("pretrain", "evaluate", "compare", "export", "verify", "bench"):
+    if name not in ("pretrain", "evaluate", "compare", "calibrate", "export", "verify", "bench"):
         sys.exit(f"ssql: unknown command {name!r}\n{USAGE}")
     sys.argv = [f"ssql {name}", *args]
     try:

@@ -5,10 +5,11 @@ from pathlib import Path
 from rich.console import Console
 
 import export as onnx_export
+import quant
 from encoders import Encoder, load_encoder
 from quant import parse_bit_width
 from ssql.data import DataModule
-from ssql.evaluate import BIT_WIDTHS
+from ssql.evaluate import BIT_WIDTHS, Quantizer, calibrate_on, prepare_anew, sensitivities_on
 from ssql.evaluate import evaluate as evaluate_encoders
 from ssql.report import (
     Row,
@@ -18,6 +19,7 @@ from ssql.report import (
     save_json,
     save_plot,
     save_text,
+    sensitivity_table,
     terminal_table,
 )
 
@@ -31,7 +33,7 @@ def evaluate(
     bit_widths: list[str] = list(BIT_WIDTHS),  # noqa: B006
     tasks: list[str] | None = None,
     calibration_batches: int = 8,
-    observers: list[str] = ["min_max"],  # noqa: B006
+    quantizers: dict[str, Quantizer] = {"min_max": Quantizer()},  # noqa: B006, B008
     overwrite: bool = False,
 ) -> None:
     """Probe frozen encoders at several bit-widths: one table, one plot.
@@ -47,12 +49,13 @@ def evaluate(
         bit_widths: fp, w8a8, w4a8, ...
         tasks: label names; all of the data's by default.
         calibration_batches: training batches that set the activation ranges.
-        observers: how activation ranges are found, side by side: min_max, moving_average, percentile, mse.
+        quantizers: name to observer (min_max, moving_average, percentile, mse) and policy, side by side:
+            {mse: {observer: mse, policy: {shift: true}}}.
         overwrite: replace earlier results.
     """
     _refuse_existing(_accuracy_files(output), overwrite)
     loaded = {name: load_encoder(folder) for name, folder in encoders.items()}
-    rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches, observers)
+    rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches, quantizers)
     _save_accuracy(rows, output)
 
 
@@ -69,6 +72,44 @@ def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
     """
     _refuse_existing(_accuracy_files(output), overwrite)
     _save_accuracy([row for file in rows for row in load_rows(Path(file))], output)
+
+
+def calibrate(
+    encoder: str,
+    data: DataModule,
+    output: str,
+    observer: str = "min_max",
+    policy: quant.Policy | None = None,
+    average_bits: float | None = None,
+    batches: int = 8,
+    overwrite: bool = False,
+) -> None:
+    """Choose anew how an encoder is quantized, without training: grids, bits of each layer, activation ranges.
+
+    Example: ssql calibrate --encoder runs/a/encoder --data SpokenWords --output runs/a/encoder-mse
+    --observer mse --policy.shift true --policy.weight_range mse --average_bits 4
+
+    Args:
+        encoder: encoder folder.
+        data: data module whose training split is looked at; labels are not needed.
+        output: folder of the new encoder.
+        observer: how activation ranges are found: min_max, moving_average, percentile, mse.
+        policy: per-layer bit-widths and grids; the encoder's own when null.
+        average_bits: gives each layer its own weight bits, by its sensitivity, within this average.
+        batches: training batches looked at.
+        overwrite: replace an existing folder.
+    """
+    _refuse_existing([Path(output)], overwrite)
+    loaded = load_encoder(encoder)
+    prepare_anew(loaded, policy)
+    if average_bits is not None:
+        rows = sensitivities_on(loaded, data, batches)
+        mixed = quant.policy_within(loaded, rows, average_bits)
+        Console().print(sensitivity_table(rows, mixed))
+        quant.prepare(quant.unprepare(loaded), mixed)
+    calibrate_on(loaded, data, batches, observer)
+    loaded.save_pretrained(output, overwrite=overwrite)
+    Console().print(f"encoder: {output}")
 
 
 def export(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overwrite: bool = False) -> None:

@@ -1,7 +1,8 @@
 """What a frozen encoder still knows at each bit-width: linear probe and kNN on its quantized features."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 import quant
 from encoders.encoder import Encoder
 from ssql.data import DataModule
+from ssql.data.batch import Batch
 from ssql.data.module import Split
 
 BIT_WIDTHS = ("fp", "w8a8", "w4a8", "w4a4", "w2a4")
@@ -23,13 +25,26 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Quantizer:
+    """How an encoder is quantized after training.
+
+    Args:
+        observer: how activation ranges are found: min_max, moving_average, percentile, mse.
+        policy: per-layer bit-widths and grids; the encoder's own when None.
+    """
+
+    observer: str = "min_max"
+    policy: quant.Policy | None = None
+
+
 def evaluate(
     encoders: Mapping[str, Encoder],
     data: DataModule,
     bit_widths: Sequence[str] = BIT_WIDTHS,
     tasks: Sequence[str] | None = None,
     calibration_batches: int = 8,
-    observers: Sequence[str] = ("min_max",),
+    quantizers: Mapping[str, Quantizer] | None = None,
 ) -> list[Row]:
     """Probe frozen encoders at full precision and at each bit-width.
 
@@ -45,11 +60,11 @@ def evaluate(
         bit_widths: `fp`, `w8a8`, ...
         tasks: label names; all of the data's when None.
         calibration_batches: training batches that set the activation ranges.
-        observers: how ranges are found, see `quant.calibrate`; with several, each is a method of its own
-            in the rows: `SSQL, mse`.
+        quantizers: name to how the encoders are quantized, min-max ranges when None; with several, each is a
+            method of its own in the rows: `SSQL, mse`.
 
     Returns:
-        rows with the keys method, task, bit_width, metric, value, clips, observer.
+        rows with the keys method, task, bit_width, metric, value, clips, quantizer.
 
     Raises:
         ValueError: unknown bit-width or task, unlabelled data, an encoder for another modality.
@@ -62,16 +77,18 @@ def evaluate(
         raise ValueError(
             f"tasks {list(tasks)} are not all among the data's labels: {', '.join(data.classes) or 'none'}"
         )
+    quantizers = quantizers or {"min_max": Quantizer()}
     rows: list[Row] = []
     for method, encoder in encoders.items():
         if encoder.modality != data.modality:
             raise ValueError(f"{method} is an encoder for {encoder.modality}, the data is {data.modality}")
-        if not any(isinstance(layer, quant.QuantLayer) for layer in encoder.modules()):
-            quant.prepare(encoder)
-        full = _embed(encoder, data, "fp")
-        for observer in observers:
-            calibrate_on(encoder, data, calibration_batches, observer)
-            label = f"{method}, {observer}" if len(observers) > 1 else method
+        full = None
+        for name, quantizer in quantizers.items():
+            prepare_anew(encoder, quantizer.policy)
+            full = full or _embed(encoder, data, "fp")
+            if quant.learned_bit_width(encoder) is None:
+                calibrate_on(encoder, data, calibration_batches, quantizer.observer)
+            label = f"{method}, {name}" if len(quantizers) > 1 else method
             reference: dict[str, Pipeline] = {}
             for bit_width in ("fp", *[b for b in bit_widths if b != "fp"]):
                 features = full if bit_width == "fp" else _embed(encoder, data, bit_width)
@@ -80,23 +97,41 @@ def evaluate(
                     reference.setdefault(task, probe)
                     if bit_width in bit_widths:
                         rows += [
-                            {"method": label, "task": task, "bit_width": bit_width, "metric": name, "value": value,
-                             "clips": len(features.test), "observer": observer}
-                            for name, value in metrics.items()
+                            {"method": label, "task": task, "bit_width": bit_width, "metric": metric, "value": value,
+                             "clips": len(features.test), "quantizer": name}
+                            for metric, value in metrics.items()
                         ]  # fmt: skip
                 log.info("%s at %s done", label, bit_width)
     return rows
 
 
+def prepare_anew(encoder: Encoder, policy: quant.Policy | None) -> None:
+    """Prepare an encoder under a policy, whatever its own was; None keeps its own, or takes the default."""
+    prepared = any(isinstance(module, quant.QuantLayer) for module in encoder.modules())
+    if prepared and policy is not None:
+        quant.unprepare(encoder)
+    if not prepared or policy is not None:
+        quant.prepare(encoder, policy)
+
+
 def calibrate_on(encoder: Encoder, data: DataModule, batches: int, observer: str = "min_max") -> None:
     """Set the activation ranges of a prepared encoder from the first training batches, not augmented."""
-    device = next(encoder.parameters()).device
+    quant.calibrate(encoder, _first_batches(data, batches), _embedding_of(encoder), observer)
 
-    def forward(batch: dict[str, Any]) -> Tensor:
-        return encoder.embed_raw(*_inputs(batch, device))
 
+def sensitivities_on(encoder: Encoder, data: DataModule, batches: int) -> list[quant.Sensitivity]:
+    """What each layer of a prepared encoder costs its embeddings at few weight bits, on the first training batches."""
+    return quant.sensitivities(encoder, _first_batches(data, batches), _embedding_of(encoder))
+
+
+def _first_batches(data: DataModule, count: int) -> Iterator[Batch]:
     loader = data.evaluation_dataloader("train")
-    quant.calibrate(encoder, (batch for _, batch in zip(range(batches), loader, strict=False)), forward, observer)
+    return (batch for _, batch in zip(range(count), loader, strict=False))
+
+
+def _embedding_of(encoder: Encoder) -> Callable[[Batch], Tensor]:
+    device = next(encoder.parameters()).device
+    return lambda batch: encoder.embed_raw(*_inputs(batch, device))
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from quant import Policy, Sensitivity
+
 Row = dict[str, Any]
 
 
@@ -85,6 +87,19 @@ def latency_table(rows: Sequence[Row]) -> Table:
             f"{row['speedup']:.2f}",
             f"{row['real_time_factor']:.5f}" if row["real_time_factor"] else "-",
         )
+    return table
+
+
+def sensitivity_table(rows: Sequence[Sensitivity], policy: Policy) -> Table:
+    """A line for each layer: error of the embeddings at each bit-width, size, and what the policy chose."""
+    errors = {(row.layer, row.bits): row.error for row in rows}
+    weights = {row.layer: row.size for row in rows if row.bits == max(r.bits for r in rows)}
+    bits = sorted({row.bits for row in rows})
+    table = Table("layer", *(f"w{b}" for b in bits), "kB at most", "chosen")
+    table.title = "squared error of the embeddings, % of their variance, with this layer alone quantized"
+    for layer, size in weights.items():
+        shares = (f"{100 * errors[layer, b]:.3f}" for b in bits)
+        table.add_row(layer, *shares, f"{size / 1000:.1f}", policy.layers[layer])
     return table
 
 

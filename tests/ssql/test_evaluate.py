@@ -3,10 +3,11 @@ import json
 import pytest
 import torch
 
+import quant
 from encoders import SpeechTransformer, VisionEncoder
-from ssql.data import Digits
-from ssql.evaluate import evaluate
-from ssql.report import load_rows, markdown_table, pivot, save_json, save_plot
+from ssql.data import Digits, SpokenWords
+from ssql.evaluate import Quantizer, calibrate_on, evaluate, sensitivities_on
+from ssql.report import load_rows, markdown_table, pivot, save_json, save_plot, sensitivity_table
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,40 @@ def test_files_that_hold_no_rows_are_errors(rows, tmp_path):
         (tmp_path / "other.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             load_rows(tmp_path / "other.json")
+
+
+def test_quantizers_stand_side_by_side_and_share_full_precision():
+    torch.manual_seed(0)
+    encoder = SpeechTransformer(width=32, depth=2, heads=2)
+    quantizers = {"min-max": Quantizer(), "shift": Quantizer("mse", quant.Policy(shift=True))}
+    data = SpokenWords(train_size=80, test_size=40)
+    rows = evaluate({"random": encoder}, data, ["fp", "w4a4"], ["language"], quantizers=quantizers)
+    values = {(row["method"], row["bit_width"]): row["value"] for row in rows if row["metric"] == "knn"}
+    assert values["random, min-max", "fp"] == values["random, shift", "fp"]
+    assert {row["quantizer"] for row in rows} == {"min-max", "shift"}
+    gaps = []
+    for quantizer in quantizers.values():
+        quant.prepare(quant.unprepare(encoder), quantizer.policy)
+        calibrate_on(encoder, data, 2, quantizer.observer)
+        batch = next(iter(data.evaluation_dataloader("test")))
+        with torch.no_grad():
+            full = encoder.embed_raw(batch["inputs"], batch["lengths"])
+            with quant.at(encoder, "w8a4"):
+                gaps.append((encoder.embed_raw(batch["inputs"], batch["lengths"]) - full).square().mean())
+    assert gaps[1] < gaps[0] / 2
+
+
+def test_sensitivity_table_has_a_line_for_each_layer_and_what_was_chosen():
+    torch.manual_seed(0)
+    encoder = quant.prepare(VisionEncoder("resnet10t", in_channels=1))
+    rows = sensitivities_on(encoder, Digits(batch_size=16), 1)
+    policy = quant.policy_within(encoder, rows, average_bits=4)
+    table = sensitivity_table(rows, policy)
+    assert table.row_count == len({row.layer for row in rows})
+    assert [column.header for column in table.columns] == [
+        "layer", "w2", "w3", "w4", "w5", "w6", "w8", "kB at most", "chosen",
+    ]  # fmt: skip
+    assert list(table.columns[-1].cells) == [policy.layers[layer] for layer in table.columns[0].cells]
 
 
 def test_bad_questions_are_errors():
