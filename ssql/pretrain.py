@@ -3,7 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
@@ -46,6 +46,10 @@ class PretrainCLI(LightningCLI):
         parser.add_argument("--overwrite", type=bool, default=False, help="delete an earlier run in the folder")
         parser.add_argument("--checkpoint_steps", type=int, default=200, help="steps from checkpoint to checkpoint")
         parser.add_argument("--calibration_batches", type=int, default=8, help="batches that set the saved ranges")
+        parser.add_argument(
+            "--calibration_observer", type=Literal["min_max", "moving_average", "percentile", "mse"], default="mse",
+            help="how the saved activation ranges are found",
+        )  # fmt: skip
 
     def before_instantiate_classes(self) -> None:
         """Look at the output folder before anything is built."""
@@ -100,7 +104,7 @@ def pretrain(args: ArgsType = None) -> Path:
         log.warning("a collapse is suspected at the end of the run: look at feature_std in %s", output / "logs")
     # Back from the CPU, where Lightning leaves it: ranges are joined over ranks on the device of their backend.
     encoder = cli.model.encoder.to(cli.trainer.strategy.root_device)
-    calibrate_on(encoder, cli.datamodule, cli.config.calibration_batches)
+    calibrate_on(encoder, cli.datamodule, cli.config.calibration_batches, cli.config.calibration_observer)
     if cli.trainer.is_global_zero:
         encoder.save_pretrained(output / "encoder", overwrite=True)
         log.info("encoder saved in %s", output / "encoder")
