@@ -14,7 +14,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/ssql pretrain --config $(WORDS) --output $(QUICKSTART)/simsiam --overwrite true \
 		--model.ssql false --trainer.max_epochs 12
 	$(BIN)/ssql evaluate --encoders '{"SSQL": "$(QUICKSTART)/encoder", "SimSiam": "$(QUICKSTART)/simsiam/encoder"}' \
-		--data SpokenWords --output $(QUICKSTART) --overwrite true
+		--data SpokenWords --output $(QUICKSTART) --overwrite true --quantizers '{"mse": {"observer": "mse"}}'
 	$(BIN)/ssql export --encoder $(QUICKSTART)/encoder --output $(QUICKSTART) \
 		--bit_width '[fp, w8a8, w4a8]' --overwrite true
 	@echo "Encoder, ONNX files, table and plot: $(QUICKSTART)/ (encoder/, encoder-*.onnx, accuracy.json, accuracy.png)"
