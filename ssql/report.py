@@ -142,17 +142,22 @@ def save_plot(rows: Sequence[Row], path: Path, metric: str = "linear") -> None:
 
     bit_widths, lines = pivot(rows, metric)
     tasks = list(dict.fromkeys(line.task for line in lines))
-    figure, axes = pyplot.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.6), squeeze=False, layout="constrained")
+    methods = list(dict.fromkeys(line.method for line in lines))
+    figure, axes = pyplot.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.9), squeeze=False, layout="constrained")
     for axis, task in zip(axes[0], tasks, strict=True):
         for line in lines:
             if line.task == task:
+                # Side by side, so that no error bar hides another.
+                offset = 0.06 * (methods.index(line.method) - (len(methods) - 1) / 2)
                 axis.errorbar(
-                    bit_widths, line.means, line.deviations if line.runs > 1 else None, marker="o", capsize=3,
-                    label=line.method,
+                    [place + offset for place in range(len(bit_widths))], line.means,
+                    line.deviations if line.runs > 1 else None, marker="o", markersize=4, capsize=3,
+                    color=f"C{methods.index(line.method)}", label=line.method,
                 )  # fmt: skip
+        axis.set_xticks(range(len(bit_widths)), bit_widths)
         axis.set(title=task, xlabel="bit-width", ylabel=f"test accuracy, % ({metric})")
         axis.grid(alpha=0.3)
-        axis.legend()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(methods)))
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.tmp")
     figure.savefig(staging, dpi=120, format="png")
