@@ -40,10 +40,10 @@ class FourPassSSQL(SimSiam):
         predictions = []
         for view in views:
             weights = {
-                f"{name}.weight": fake_quantize_symmetric(layer.weight, bits[name].weight)
+                f"model.{name}.weight": fake_quantize_symmetric(layer.weight, bits[name].weight)
                 for name, layer in layers.items()
             }
-            predictions.append(torch.func.functional_call(Through(self), prefixed(weights), view))
+            predictions.append(torch.func.functional_call(Through(self), weights, view))
         for hook in hooks:
             hook.remove()
         return (loss + symmetric_negative_cosine(predictions, z)) / 2, z, {}
@@ -60,11 +60,6 @@ class Through(nn.Module):
         """Prediction, shape (batch, dim)."""
         prediction: Tensor = self.model.predictor(self.model.projector(self.model.encoder.embed(inputs, lengths)))
         return prediction
-
-
-def prefixed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names as `Through` knows them."""
-    return {f"model.{name}": weight for name, weight in weights.items()}
 
 
 def fake_quantize_asymmetric(values: Tensor, minimum: Tensor, maximum: Tensor, bits: int) -> Tensor:

@@ -8,8 +8,7 @@ import torch
 from onnxscript import opset21 as op
 from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
-# A finite "minus infinity": a row without any valid frame gives uniform weights instead of NaN.
-MASKED = -1e30
+from quant.attention import MASKED
 
 
 def _attention(

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from quant.bits import INTEGER_BITS, BitWidth
 from quant.observers import Observer, Seen
+from quant.ranks import world_size
 from quant.sampling import ChannelStatistics, channel_statistics, subsample
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Observation:
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
         # Ranks share the sampling: their samples are gathered.
-        self.samples = math.ceil(observer.samples / _ranks())
+        self.samples = math.ceil(observer.samples / world_size())
         self.extremes: dict[QuantActivation, list[tuple[Tensor, Tensor]]] = {}
         self.kept: dict[QuantActivation, list[Tensor]] = {}
         # Of activations whose channels are shifted, until the shift is known.
@@ -88,12 +89,12 @@ class Observation:
             passes = self.channels.get(activation, [])
             sums.append(sum((torch.cat([seen.total, seen.frames.view(1)]) for seen in passes), nothing))
         joined = torch.cat(sums)
-        if _ranks() > 1:
+        if world_size() > 1:
             dist.all_reduce(joined)
         for activation, total in zip(activations, joined.split([len(part) for part in sums]), strict=True):
             assert activation.activation_shift is not None
             passes = self.channels.get(activation, [])
-            if not passes and _ranks() == 1:
+            if not passes and world_size() == 1:
                 continue
             shift = activation.activation_shift.copy_(total[:-1] / total[-1].clamp_min(1))
             if not passes:
@@ -114,7 +115,7 @@ class Observation:
             lows += [low for low, _ in seen] + [infinity] * missing
             highs += [high for _, high in seen] + [-infinity] * missing
         ends = torch.stack([-torch.stack(lows).float(), torch.stack(highs).float()])
-        if _ranks() > 1:
+        if world_size() > 1:
             dist.all_reduce(ends, op=dist.ReduceOp.MAX)
         low, high = ends.view(2, len(activations), -1)
         return -low, high
@@ -126,21 +127,17 @@ class Observation:
             return nothing.expand(len(activations), 1)
         kept = [torch.cat([nothing, *self.kept.get(activation, [])]) for activation in activations]
         samples = pad_sequence(kept, batch_first=True, padding_value=torch.nan)
-        if _ranks() == 1:
+        if world_size() == 1:
             return samples
         missing = _largest_over_ranks(samples.shape[1]) - samples.shape[1]
         samples = torch.nn.functional.pad(samples, (0, missing), value=torch.nan)
-        gathered = [torch.empty_like(samples) for _ in range(_ranks())]
+        gathered = [torch.empty_like(samples) for _ in range(world_size())]
         dist.all_gather(gathered, samples)
         return torch.cat(gathered, dim=1)
 
 
-def _ranks() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def _largest_over_ranks(count: int) -> int:
-    if _ranks() == 1:
+    if world_size() == 1:
         return count
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     largest = torch.tensor(count, device=device)

@@ -106,7 +106,7 @@ def calibrate(
         rows = sensitivities_on(loaded, data, batches)
         mixed = quant.policy_within(loaded, rows, average_bits)
         Console().print(sensitivity_table(rows, mixed))
-        quant.prepare(quant.unprepare(loaded), mixed)
+        prepare_anew(loaded, mixed)
     calibrate_on(loaded, data, batches, observer)
     loaded.save_pretrained(output, overwrite=overwrite)
     Console().print(f"encoder: {output}")

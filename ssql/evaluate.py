@@ -23,6 +23,8 @@ BIT_WIDTHS = ("fp", "w8a8", "w4a8", "w4a4", "w2a4")
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+# Task to its linear head and the values of its metrics.
+Probes = dict[str, tuple[Pipeline, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -78,29 +80,26 @@ def evaluate(
             f"tasks {list(tasks)} are not all among the data's labels: {', '.join(data.classes) or 'none'}"
         )
     quantizers = quantizers or {"min_max": Quantizer()}
+    clips = len(data.dataset("test"))  # type: ignore[arg-type]
     rows: list[Row] = []
     for method, encoder in encoders.items():
         if encoder.modality != data.modality:
             raise ValueError(f"{method} is an encoder for {encoder.modality}, the data is {data.modality}")
-        full = None
+        full: Probes = {}
         for name, quantizer in quantizers.items():
             prepare_anew(encoder, quantizer.policy)
-            full = full or _embed(encoder, data, "fp")
+            full = full or _probe(_embed(encoder, data, "fp"), tasks)
             if quant.learned_bit_width(encoder) is None:
                 calibrate_on(encoder, data, calibration_batches, quantizer.observer)
             label = f"{method}, {name}" if len(quantizers) > 1 else method
-            reference: dict[str, Pipeline] = {}
-            for bit_width in ("fp", *[b for b in bit_widths if b != "fp"]):
-                features = full if bit_width == "fp" else _embed(encoder, data, bit_width)
-                for task in tasks:
-                    probe, metrics = _probe(features, task, reference.get(task))
-                    reference.setdefault(task, probe)
-                    if bit_width in bit_widths:
-                        rows += [
-                            {"method": label, "task": task, "bit_width": bit_width, "metric": metric, "value": value,
-                             "clips": len(features.test), "quantizer": name}
-                            for metric, value in metrics.items()
-                        ]  # fmt: skip
+            for bit_width in sorted(bit_widths, key=lambda bits: bits != "fp"):  # fp first
+                probes = full if bit_width == "fp" else _probe(_embed(encoder, data, bit_width), tasks, full)
+                rows += [
+                    {"method": label, "task": task, "bit_width": bit_width, "metric": metric, "value": value,
+                     "clips": clips, "quantizer": name}
+                    for task, (_, metrics) in probes.items()
+                    for metric, value in metrics.items()
+                ]  # fmt: skip
                 log.info("%s at %s done", label, bit_width)
     return rows
 
@@ -169,12 +168,16 @@ def _embed(encoder: Encoder, data: DataModule, bit_width: str) -> Features:
     return Features(*embed_split(encoder, data, "train", bit_width), *embed_split(encoder, data, "test", bit_width))
 
 
-def _probe(features: Features, task: str, reference: Pipeline | None) -> tuple[Pipeline, dict[str, float]]:
-    train, train_labels = features.train, features.train_labels[task]
-    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=1.0, tol=1e-3))
-    linear.fit(train, train_labels)
-    knn = KNeighborsClassifier(min(10, len(train)), metric="cosine", weights="distance", algorithm="brute")
-    knn.fit(train, train_labels)
-    heads = {"linear": linear, "linear_fp_head": reference or linear, "knn": knn}
-    scores = {name: head.score(features.test, features.test_labels[task]) for name, head in heads.items()}
-    return linear, {name: 100 * float(score) for name, score in scores.items()}
+def _probe(features: Features, tasks: Sequence[str], full: Probes | None = None) -> Probes:
+    """Each task's linear head on these features, and its metrics; `full` are those at full precision."""
+    probes: Probes = {}
+    for task in tasks:
+        train, train_labels = features.train, features.train_labels[task]
+        linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=1.0, tol=1e-3))
+        linear.fit(train, train_labels)
+        knn = KNeighborsClassifier(min(10, len(train)), metric="cosine", weights="distance", algorithm="brute")
+        knn.fit(train, train_labels)
+        heads = {"linear": linear, "linear_fp_head": full[task][0] if full else linear, "knn": knn}
+        scores = {name: head.score(features.test, features.test_labels[task]) for name, head in heads.items()}
+        probes[task] = linear, {name: 100 * float(score) for name, score in scores.items()}
+    return probes

@@ -6,10 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
-def world_size() -> int:
-    """Number of processes, 1 outside a distributed run."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+from quant.ranks import world_size
 
 
 def rank() -> int:
