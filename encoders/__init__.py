@@ -1,7 +1,9 @@
 """Speech and vision encoders, and the folder they are saved in."""
 
-from encoders.artifact import ArtifactError, load_encoder, save_encoder
+from encoders.artifact import load_encoder, save_encoder
 from encoders.encoder import ENCODERS, Encoder, register_encoder
+from encoders.folder import ArtifactError
+from encoders.heads import Head, load_head, save_head
 from encoders.log_mel import LogMel
 from encoders.speech_transformer import SpeechTransformer
 from encoders.vision import VisionEncoder
@@ -10,10 +12,13 @@ __all__ = [
     "ENCODERS",
     "ArtifactError",
     "Encoder",
+    "Head",
     "LogMel",
     "SpeechTransformer",
     "VisionEncoder",
     "load_encoder",
+    "load_head",
     "register_encoder",
     "save_encoder",
+    "save_head",
 ]

@@ -61,7 +61,8 @@ class Encoder(nn.Module):
         Raises:
             ArtifactError: the artifact holds another kind of encoder, or is damaged.
         """
-        from encoders.artifact import ArtifactError, load_encoder
+        from encoders.artifact import load_encoder
+        from encoders.folder import ArtifactError
 
         encoder = load_encoder(folder)
         if not isinstance(encoder, cls):

@@ -1,0 +1,130 @@
+"""Task heads: one float linear layer on an encoder's features, saved beside the encoder."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from encoders.folder import (
+    HEAD_CONFIG,
+    HEAD_WEIGHTS,
+    ArtifactError,
+    load_weights,
+    local_folder,
+    read_json,
+    save_weights,
+    write_json,
+)
+
+HeadTask = Literal["classification", "ctc", "regression"]
+HEAD_TASKS: tuple[HeadTask, ...] = get_args(HeadTask)
+FORMAT_VERSION = 1
+
+
+class Head(nn.Module):
+    """A linear layer, never quantized, from features to the answers of one task.
+
+    | task | features | answers |
+    | --- | --- | --- |
+    | `classification` | `encoder.embed(...)`, (batch, feature_dim) | logits (batch, classes) |
+    | `ctc` | `encoder(...)[0]`, (batch, frames, feature_dim) | logits (batch, frames, 1 + tokens), blank 0 |
+    | `regression` | `encoder.embed(...)`, (batch, feature_dim) | values (batch, targets) in their units |
+
+    Args:
+        task: `classification`, `ctc` or `regression`.
+        feature_dim: width of the features.
+        classes: names of the classes, tokens (without the blank) or targets.
+        units: of each target, for regression only: `Hz`, `dB`, ...
+        label: name of what is predicted in the data: `digit`, `word`, `text`, ...
+
+    Attributes:
+        linear: the layer.
+        mean: buffer, shape (targets,), in units; regression's layer predicts (value - mean) / std.
+        std: buffer, shape (targets,), in units.
+
+    Raises:
+        ValueError: an unknown task, no or repeated classes, or units that do not go with them.
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(
+        self,
+        task: HeadTask,
+        feature_dim: int,
+        classes: Sequence[str],
+        units: Sequence[str] | None = None,
+        label: str = "class",
+    ) -> None:
+        super().__init__()
+        if task not in HEAD_TASKS:
+            raise ValueError(f"unknown task {task!r} of a head: write one of {', '.join(HEAD_TASKS)}")
+        if not classes or len(set(classes)) != len(classes):
+            raise ValueError(f"a {task} head needs names, all different, of what it tells apart; got {list(classes)}")
+        if (task == "regression") != (units is not None) or len(units or classes) != len(classes):
+            raise ValueError(f"a regression head needs one unit a target, others none; got units {units}")
+        self.task, self.feature_dim, self.label = task, feature_dim, label
+        self.classes, self.units = list(classes), None if units is None else list(units)
+        self.linear = nn.Linear(feature_dim, len(self.classes) + (task == "ctc"))
+        self.register_buffer("mean", torch.zeros(len(self.classes)) if units else None)
+        self.register_buffer("std", torch.ones(len(self.classes)) if units else None)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits, or values in their units: see the class."""
+        outputs: Tensor = self.linear(features)
+        if self.mean is None or self.std is None:
+            return outputs
+        return outputs * self.std + self.mean
+
+    def to_dict(self) -> dict[str, Any]:
+        """The constructor's arguments, plain values."""
+        return {
+            "task": self.task,
+            "feature_dim": self.feature_dim,
+            "classes": self.classes,
+            "units": self.units,
+            "label": self.label,
+        }
+
+
+def save_head(head: Head, folder: str | Path) -> None:
+    """Write `head.json` and `head.safetensors` into the folder of the encoder that the head goes with.
+
+    Each file is written to a temporary name and renamed. `encoders.save_encoder(..., head=head)` writes both at once.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a weight is NaN or infinite.
+    """
+    folder = Path(folder)
+    weights, config = folder / f".{HEAD_WEIGHTS}.tmp", folder / f".{HEAD_CONFIG}.tmp"
+    save_weights(head, weights)
+    write_json({"format_version": FORMAT_VERSION, **head.to_dict()}, config)
+    os.replace(weights, folder / HEAD_WEIGHTS)
+    os.replace(config, folder / HEAD_CONFIG)
+
+
+def load_head(folder: str | Path) -> Head | None:
+    """The head beside an encoder, in evaluation mode; None when there is none.
+
+    Args:
+        folder: a local folder, or the name `owner/repository` of a model on the Hugging Face hub.
+
+    Raises:
+        ArtifactError: no such folder, a damaged file, or weights of another head.
+    """
+    path = local_folder(folder) / HEAD_CONFIG
+    if not path.exists():
+        return None
+    config = read_json(path, {"task", "feature_dim", "classes", "units", "label"}, (FORMAT_VERSION,))
+    del config["format_version"]
+    try:
+        head = Head(**config)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{path} does not describe a head: {error}") from error
+    load_weights(head, path.with_name(HEAD_WEIGHTS))
+    return head.eval()
