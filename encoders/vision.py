@@ -55,6 +55,8 @@ class VisionEncoder(Encoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalized images (batch, channels, height, width) to pooled features (batch, feature_dim)."""
+        if images.is_cuda:  # tensor cores want it; convolutions follow their input
+            images = images.contiguous(memory_format=torch.channels_last)
         features: Tensor = self.model(images)
         return features
 

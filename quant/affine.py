@@ -8,8 +8,6 @@
 | | per group of g inputs | | (out * in * ... / g, 1) |
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -79,22 +77,21 @@ class _FakeQuantizeActivation(torch.autograd.Function):
     def forward(ctx, values: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(values, scale, zero_point)
         ctx.bits = bits
+        if values.is_cuda:
+            from quant.triton_kernels import fake_quantize
+
+            return fake_quantize(values, scale, zero_point, bits)
         # The zero point moves into the bounds: the same integers, two passes fewer.
-        low, high = _bounds(values, 0 - zero_point, 2**bits - 1 - zero_point)
+        low, high = (0 - zero_point).item(), (2**bits - 1 - zero_point).item()
         return (values.float() / scale).round_().clamp_(low, high).mul_(scale).to(values.dtype)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def,override]
         values, scale, zero_point = ctx.saved_tensors
+        if values.is_cuda:
+            from quant.triton_kernels import pass_inside
+
+            return pass_inside(gradient, values, scale, zero_point, ctx.bits), None, None, None
         # What rounds to an integer of the range is inside: half a step beyond either end.
-        low, high = _bounds(values, (-0.5 - zero_point) * scale, (2**ctx.bits - 0.5 - zero_point) * scale)
-        if values.device.type == "cpu":
-            inside = torch.ops.aten.hardtanh_backward(gradient, values, low, high)
-        else:
-            inside = gradient * ((values > low) & (values < high))
-        return inside, None, None, None
-
-
-def _bounds(values: Tensor, low: Tensor, high: Tensor) -> tuple[Any, Any]:
-    """Bounds as numbers, which are faster, where reading them does not wait for the device."""
-    return (low.item(), high.item()) if values.device.type == "cpu" else (low, high)
+        low, high = ((-0.5 - zero_point) * scale).item(), ((2**ctx.bits - 0.5 - zero_point) * scale).item()
+        return torch.ops.aten.hardtanh_backward(gradient, values, low, high), None, None, None

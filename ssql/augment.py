@@ -5,11 +5,11 @@ All randomness comes from torch's global generator; the training step seeds it f
 
 from collections.abc import Sequence
 
+import kornia.augmentation as K
 import torch
 import torch.nn.functional as F
 import torchaudio.functional as AF
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from encoders.encoder import Encoder
 from encoders.log_mel import WINDOW
@@ -84,7 +84,7 @@ class SpeechAugmentation(nn.Module):
 
 
 class ImageAugmentation(nn.Module):
-    """The published recipe: resized crop, flip, colour jitter, greyscale, and blur for large images.
+    """The published recipe on whole batches, where they are: resized crop, flip, colour jitter, greyscale, blur.
 
     Args:
         image_size: height and width of a view, in pixels.
@@ -99,19 +99,24 @@ class ImageAugmentation(nn.Module):
         self, image_size: int = 32, min_area: float = 0.2, colour: bool = True, flip: bool = True, blur: bool = False
     ) -> None:
         super().__init__()
-        steps: list[nn.Module] = [v2.RandomResizedCrop(image_size, scale=(min_area, 1.0), antialias=True)]
+        # `slice` would cut and resize one image after the other.
+        self.crop = K.RandomResizedCrop((image_size, image_size), scale=(min_area, 1.0), cropping_mode="resample")
+        self.colour, self.grey = nn.Sequential(), nn.Sequential()
         if colour:
-            steps += [v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), v2.RandomGrayscale(0.2)]
+            self.colour.append(K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8)).append(K.RandomGrayscale(p=0.2))
+            self.grey.append(K.ColorJitter(0.4, 0.4, p=0.8))
+        self.last = nn.Sequential()
         if blur:
             kernel = max(3, image_size // 10 | 1)
-            steps.append(v2.RandomApply([v2.GaussianBlur(kernel, sigma=(0.1, 2.0))], p=0.5))
+            self.last.append(K.RandomGaussianBlur((kernel, kernel), sigma=(0.1, 2.0), p=0.5))
         if flip:
-            steps.append(v2.RandomHorizontalFlip())
-        self.transform = v2.Compose(steps)
+            self.last.append(K.RandomHorizontalFlip(p=0.5))
 
     def forward(self, inputs: Tensor, lengths: Tensor | None, encoder: Encoder) -> tuple[Tensor, Tensor | None]:
         """One view, each image with its own draw: (batch, channels, height, width) in [0, 1], then normalized."""
-        views = torch.stack([self.transform(image) for image in inputs])
+        colour = self.colour if inputs.shape[1] == 3 else self.grey
+        with torch.autocast(inputs.device.type, enabled=False):
+            views = self.last(colour(self.crop(inputs)))
         normalized, lengths = encoder.front_end(views, lengths)
         return normalized, lengths
 

@@ -26,4 +26,5 @@ class HealthyCheckpoint(ModelCheckpoint):
 
 
 def _healthy(module: Any) -> bool:
+    module.health.settle()
     return module.health.suspicious_steps == 0

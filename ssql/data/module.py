@@ -4,6 +4,7 @@ from abc import abstractmethod
 from typing import ClassVar, Literal
 
 import lightning
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ssql.data.batch import Batch, collate
@@ -69,8 +70,9 @@ class DataModule(lightning.LightningDataModule):
         lengths = getattr(dataset, "lengths", None)
         sampler = ResumableSampler(size, self.batch_size, self.seed, rank, world_size, done % per_epoch, lengths)
         return DataLoader(
-            dataset, self.batch_size, sampler=sampler, num_workers=self.num_workers, drop_last=True, collate_fn=collate
-        )
+            dataset, self.batch_size, sampler=sampler, num_workers=self.num_workers, drop_last=True, collate_fn=collate,
+            pin_memory=torch.cuda.is_available(), persistent_workers=self.num_workers > 0,
+        )  # fmt: skip
 
     def evaluation_dataloader(self, split: Split) -> DataLoader[Batch]:
         """A whole split, in order."""

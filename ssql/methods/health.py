@@ -1,6 +1,10 @@
 """Notices a run that is lost: a loss that is not finite, or embeddings that have become all the same."""
 
 import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 # Healthy runs of the recipes in experiments/ stay above 0.1, but for contrastive features without batch norm before
 # the queue is theirs: MoCo on words touched 0.007 at step 90 and was at 0.2 by step 180. Constant features give 0.
@@ -26,6 +30,39 @@ class Health:
 
     def __init__(self) -> None:
         self.suspicious_steps = 0
+        self._waiting: tuple[int, Sequence[str], Tensor, torch.cuda.Event | None] | None = None
+
+    def watch(self, step: int, names: Sequence[str], values: Tensor) -> None:
+        """Look at a step: at once on a CPU; on a GPU in `settle`, until when the values are on their way.
+
+        Args:
+            step: optimizer step, for the message.
+            names: of the values: `loss`, `feature_std`, ...
+            values: shape (names,).
+
+        Raises:
+            NonFiniteLossError, CollapseError: see `check`.
+        """
+        self.settle()
+        arrived = torch.cuda.Event() if values.is_cuda else None
+        self._waiting = step, names, values.to("cpu", non_blocking=True), arrived
+        if arrived is None:
+            self.settle()
+        else:
+            arrived.record()  # type: ignore[no-untyped-call]
+
+    def settle(self) -> None:
+        """Look at the step that is waiting, if one is.
+
+        Called once backward pass and update are queued: the device has work to do meanwhile.
+        """
+        if self._waiting is None:
+            return
+        (step, names, values, arrived), self._waiting = self._waiting, None
+        if arrived is not None:
+            arrived.synchronize()  # type: ignore[no-untyped-call]
+        measured = dict(zip(names, values.tolist(), strict=True))
+        self.check(step, measured.pop("loss"), measured)
 
     def check(self, step: int, loss: float, logs: dict[str, float]) -> None:
         """Look at one step.

@@ -294,8 +294,11 @@ class Method(lightning.LightningModule):
     def _check_health(self, loss: Tensor, logs: dict[str, Tensor]) -> None:
         names = ["loss", *(name for name in logs if not name.endswith("_bits"))]
         values = torch.stack([loss.detach().float(), *(logs[name].float() for name in names[1:])])
-        measured = dict(zip(names, mean_over_ranks(values).tolist(), strict=True))
-        self.health.check(self.global_step, measured.pop("loss"), measured)
+        self.health.watch(self.global_step, names, mean_over_ranks(values))
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Stop a run that is lost."""
+        self.health.settle()
 
 
 def join(views: list[View]) -> View:
