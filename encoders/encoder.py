@@ -43,6 +43,10 @@ class Encoder(nn.Module):
         """One embedding a clip or image, shape (batch, feature_dim), from what `front_end` returns."""
         raise NotImplementedError
 
+    def pool(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """One embedding a clip or image, shape (batch, feature_dim), from what `forward` returns."""
+        raise NotImplementedError
+
     def embed_raw(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """One embedding a clip or image, shape (batch, feature_dim), from waveforms or pixels."""
         embedding: Tensor = self.embed(*self.front_end(inputs, lengths))

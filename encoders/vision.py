@@ -65,6 +65,10 @@ class VisionEncoder(Encoder):
         features: Tensor = self(inputs)
         return features
 
+    def pool(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The features as they are: the model has pooled them."""
+        return features
+
 
 class PixelNormalization(nn.Module):
     """(pixels - mean) / std, the same for every channel."""
