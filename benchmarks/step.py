@@ -81,7 +81,7 @@ def peak_bytes(run: Callable[[], None], device: torch.device) -> int:
     return int(np.cumsum(changes).max())
 
 
-def compare(name: str, repeats: int, device: torch.device) -> tuple[float, float, float]:
+def compare(name: str, repeats: int, device: torch.device, dtype: torch.dtype) -> tuple[float, float, float]:
     """Take turns, print times and ratios; returns the three ratios of the last line."""
     build, make_batch = NETWORKS[name]
     torch.manual_seed(0)
@@ -90,8 +90,9 @@ def compare(name: str, repeats: int, device: torch.device) -> tuple[float, float
     models = [model.to(device) for model in models]
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9) for model in models]
     runs = [lambda m=m, o=o: step(m, o, batch) for m, o in zip(models, optimizers, strict=True)]
-    with patch.object(Method, "log"), patch.object(Method, "log_dict"):
-        for run in runs:  # the first step allocates momentum buffers
+    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    with patch.object(Method, "log"), patch.object(Method, "log_dict"), autocast:
+        for run in 2 * runs:  # the first step allocates momentum buffers and compiles kernels
             run()
         times = np.array([[seconds_of(run, device) for run in runs] for _ in range(repeats)])
         # Weights and momentum live all the time.
@@ -103,9 +104,10 @@ def compare(name: str, repeats: int, device: torch.device) -> tuple[float, float
         "naive_over_ssql": naive / ssql,
         "naive_over_simsiam": naive / simsiam,
     }
-    print(f"{name} on {device.type}, {repeats} rounds, median seconds a step and peak memory:")
+    where = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    print(f"{name} on {where}, {dtype}, {repeats} rounds, median seconds a step and peak memory:")
     for label, seconds, size in zip(("SimSiam", "SSQL", "four-pass"), times.T, memory, strict=True):
-        print(f"  {label:10} {np.median(seconds):7.3f} s  {size / 2**20:7.0f} MiB  ({size / memory[0]:.2f} of SimSiam)")
+        print(f"  {label:10} {np.median(seconds):7.4f} s  {size / 2**20:7.0f} MiB  ({size / memory[0]:.2f} of SimSiam)")
     for label, values in ratios.items():
         low, high = np.percentile(values, [10, 90])
         print(f"  {label}={np.median(values):.2f} spread={low:.2f}..{high:.2f}")
@@ -119,14 +121,18 @@ def compare(name: str, repeats: int, device: torch.device) -> tuple[float, float
 def main() -> None:
     """Measure the networks asked for and print the worst ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7, help="rounds; a third of them for batch 256")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds; a third of them for batch 256 on a CPU")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of autocast")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    repeats, dtype = arguments.repeats, getattr(torch, arguments.precision)
     results = [
-        compare(name, max(2, arguments.repeats // 3) if name.endswith("256") else arguments.repeats, device)
+        compare(
+            name, repeats if device.type == "cuda" or not name.endswith("256") else max(2, repeats // 3), device, dtype
+        )
         for name in arguments.networks
     ]
     time_ratio, naive_ratio, memory_ratio = zip(*results, strict=True)

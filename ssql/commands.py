@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 import export as onnx_export
@@ -54,7 +55,8 @@ def evaluate(
         overwrite: replace earlier results.
     """
     _refuse_existing(_accuracy_files(output), overwrite)
-    loaded = {name: load_encoder(folder) for name, folder in encoders.items()}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = {name: load_encoder(folder).to(device) for name, folder in encoders.items()}
     rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches, quantizers)
     _save_accuracy(rows, output)
 
