@@ -3,22 +3,30 @@
 from encoders.artifact import load_encoder, save_encoder
 from encoders.encoder import ENCODERS, Encoder, register_encoder
 from encoders.folder import ArtifactError
+from encoders.frames import FrameEncoder
 from encoders.heads import Head, load_head, save_head
-from encoders.log_mel import LogMel
+from encoders.log_mel import LogMel, WhisperLogMel
+from encoders.published import Imported, import_encoder
 from encoders.speech_transformer import SpeechTransformer
+from encoders.step_audio import step_audio_2
 from encoders.vision import VisionEncoder
 
 __all__ = [
     "ENCODERS",
     "ArtifactError",
     "Encoder",
+    "FrameEncoder",
     "Head",
+    "Imported",
     "LogMel",
     "SpeechTransformer",
     "VisionEncoder",
+    "WhisperLogMel",
+    "import_encoder",
     "load_encoder",
     "load_head",
     "register_encoder",
     "save_encoder",
     "save_head",
+    "step_audio_2",
 ]

@@ -1,12 +1,31 @@
 """Log-mel front end: 16 kHz waveform to 100 frames a second."""
 
 import torch
+import torch.nn.functional as F
 import torchaudio.functional as AF
 from torch import Tensor, nn
 
 SAMPLE_RATE = 16_000
 WINDOW = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
+SILENCE = 479  # samples after a clip in Step-Audio 2: two frames, its own last one made whole
+
+
+class PowerSpectrum(nn.Module):
+    """Squared magnitudes of the windowed Fourier transform; an exported file has another form of it."""
+
+    window: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.device("cpu"):  # an encoder may be built on the meta device
+            window = torch.hann_window(WINDOW)
+        self.register_buffer("window", window, persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Waveform (batch, samples), edges padded, to (batch, 201, frames) without the last frame."""
+        spectrum = torch.stft(waveform, WINDOW, HOP, window=self.window, center=False, return_complex=True)
+        return spectrum[..., :-1].abs().square()
 
 
 class LogMel(nn.Module):
@@ -21,19 +40,21 @@ class LogMel(nn.Module):
         n_mels: 80 or 128 mel bands from 0 to 8,000 Hz.
     """
 
-    window: Tensor
     filters: Tensor
+    # Frames after a clip's last that convolutions may look at; `lengths` never counts them.
+    lookahead = 0
 
     def __init__(self, n_mels: int = 80) -> None:
         super().__init__()
         if n_mels not in (80, 128):
             raise ValueError(f"n_mels must be 80 or 128, got {n_mels}")
         self.n_mels = n_mels
-        filters = AF.melscale_fbanks(
-            WINDOW // 2 + 1, 0.0, SAMPLE_RATE / 2, n_mels, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
-        )
-        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-        self.register_buffer("filters", filters, persistent=False)
+        with torch.device("cpu"):  # an encoder may be built on the meta device
+            filters = AF.melscale_fbanks(
+                WINDOW // 2 + 1, 0.0, SAMPLE_RATE / 2, n_mels, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
+            )
+        self.power_spectrum = PowerSpectrum()
+        self.register_buffer("filters", filters.T.contiguous(), persistent=False)
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Log-mel of a batch of clips.
@@ -48,18 +69,55 @@ class LogMel(nn.Module):
         Raises:
             ValueError: a batch shorter than one window, or that is not (batch, samples).
         """
-        if waveform.dim() != 2:
-            raise ValueError(f"waveform must be (batch, samples), got shape {tuple(waveform.shape)}")
-        if waveform.shape[1] < WINDOW:
-            raise ValueError(
-                f"clip of {waveform.shape[1]} samples is shorter than one frame ({WINDOW} samples, 25 ms at 16 kHz)"
-            )
-        if lengths is None:
-            lengths = torch.full((waveform.shape[0],), waveform.shape[1], device=waveform.device)
+        waveform, lengths = checked_waveform(waveform, lengths)
         with torch.autocast(waveform.device.type, enabled=False):
-            spectrum = torch.stft(
-                waveform.float(), WINDOW, HOP, window=self.window, pad_mode="constant", return_complex=True
-            )
-            power = spectrum[..., :-1].abs().square()  # (batch, bins, frames)
-            mel = self.filters.T @ power
-            return (mel.clamp_min(1e-10).log10() + 4) / 4, lengths // HOP
+            return (self._log10_mel(F.pad(waveform, (WINDOW // 2, WINDOW // 2))) + 4) / 4, lengths // HOP
+
+    def _log10_mel(self, waveform: Tensor) -> Tensor:
+        """log10 of the mel powers, at least -10, of a waveform whose edges are padded; without the last frame."""
+        return (self.filters @ self.power_spectrum(waveform.float())).clamp_min(1e-10).log10()
+
+
+class WhisperLogMel(LogMel):
+    """Log-mel spectrogram exactly as published encoders were trained with it, for their imported weights.
+
+    As `LogMel`, but the left edge is reflected, a clip's floor is 80 dB under its own maximum (so a frame depends on
+    the whole clip), and silence follows: 479 zeros, two more frames, as in Step-Audio 2 (Whisper and Qwen2-Audio
+    pad to 30 s). `lengths` does not count these two frames; convolutions see them.
+    """
+
+    lookahead = 2
+
+    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Log-mel of a batch of clips; arguments and errors as in `LogMel`.
+
+        Returns:
+            log_mel, shape (batch, n_mels, ceil(samples / 160) + 2); frames of each clip without the two of silence,
+            shape (batch,).
+        """
+        waveform, lengths = checked_waveform(waveform, lengths)
+        frames = -(-lengths // HOP)
+        with torch.autocast(waveform.device.type, enabled=False):
+            left = waveform[:, 1 : WINDOW // 2 + 1].flip(1)
+            log_mel = self._log10_mel(torch.cat([left, F.pad(waveform, (0, SILENCE + WINDOW // 2))], dim=1))
+            seen = torch.arange(log_mel.shape[2], device=lengths.device) < (frames + self.lookahead).unsqueeze(1)
+            loudest = log_mel.masked_fill(~seen.unsqueeze(1), -torch.inf).amax(dim=(1, 2), keepdim=True)
+            return (log_mel.maximum(loudest - 8) + 4) / 4, frames
+
+
+def checked_waveform(waveform: Tensor, lengths: Tensor | None, shortest: int = WINDOW) -> tuple[Tensor, Tensor]:
+    """A batch of waveforms and its lengths: all samples of each clip where None.
+
+    Raises:
+        ValueError: not (batch, samples), or shorter than one frame of `shortest` samples.
+    """
+    if waveform.dim() != 2:
+        raise ValueError(f"waveform must be (batch, samples), got shape {tuple(waveform.shape)}")
+    if waveform.shape[1] < shortest:
+        raise ValueError(
+            f"clip of {waveform.shape[1]} samples is shorter than one frame ({shortest} samples, "
+            f"{shortest * 1000 // SAMPLE_RATE} ms at 16 kHz)"
+        )
+    if lengths is None:
+        lengths = torch.full((waveform.shape[0],), waveform.shape[1], device=waveform.device)
+    return waveform, lengths

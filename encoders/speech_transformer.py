@@ -1,24 +1,29 @@
 """Speech transformer of the Whisper / Step-Audio shape: conv stem, pre-norm blocks, 50, 25 or 12.5 Hz."""
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encoders.encoder import Encoder, register_encoder
-from encoders.log_mel import HOP, SAMPLE_RATE, LogMel
+from encoders.encoder import register_encoder
+from encoders.frames import FrameEncoder, checked_log_mel, frame_mask
+from encoders.log_mel import HOP, SAMPLE_RATE, LogMel, WhisperLogMel
 from quant import AttentionProducts, valid_frames
 
 MEL_RATE = SAMPLE_RATE / HOP  # 100 Hz
+FRONT_ENDS: dict[str, type[LogMel]] = {"causal": LogMel, "whisper": WhisperLogMel}
 
 
 @register_encoder("speech_transformer")
-class SpeechTransformer(Encoder):
+class SpeechTransformer(FrameEncoder):
     """Log-mel frames to features: two convolutions, the second with stride 2, then pre-norm blocks.
 
-    Layer names follow the Step-Audio 2 encoder (`conv1`, `blocks.N.attn.query`, `after_norm`, ...);
-    positions are sinusoidal and computed, so that any length fits and nothing is stored for them.
+    Layer names follow the Step-Audio 2 encoder (`conv1`, `blocks.N.attn.query`, `after_norm`, ...). By default
+    positions are sinusoidal and computed, so that any length fits and nothing is stored for them; with learned
+    positions, pooling and adaptor it is that encoder (`encoders.step_audio_2`), and imported weights give the
+    features they were published with.
 
     Args:
         n_mels: mel bands, 80 or 128.
@@ -28,9 +33,11 @@ class SpeechTransformer(Encoder):
         pooling: 1 keeps 50 Hz; 2 averages pairs of frames to 25 Hz.
         adaptor_dim: adds the adaptor (convolution of stride 2, two linear layers) to 12.5 Hz
             at this width; needs pooling 2.
+        positions: learned positions for so many frames of 50 Hz, 1500 (30 s) in published encoders; sinusoidal
+            ones for any length when None.
+        log_mel: `causal` (`LogMel`), or `whisper` (`WhisperLogMel`) as published encoders have it.
     """
 
-    modality = "audio"
     front_end: LogMel
 
     def __init__(
@@ -41,8 +48,12 @@ class SpeechTransformer(Encoder):
         heads: int = 4,
         pooling: int = 1,
         adaptor_dim: int | None = None,
+        positions: int | None = None,
+        log_mel: Literal["causal", "whisper"] = "causal",
     ) -> None:
         super().__init__()
+        if log_mel not in FRONT_ENDS:
+            raise ValueError(f"log_mel must be one of {', '.join(FRONT_ENDS)}, got {log_mel!r}")
         if width % heads or width % 2:
             raise ValueError(f"width {width} must be even and divisible by heads {heads}")
         if pooling not in (1, 2):
@@ -56,42 +67,52 @@ class SpeechTransformer(Encoder):
             "heads": heads,
             "pooling": pooling,
             "adaptor_dim": adaptor_dim,
+            "positions": positions,
+            "log_mel": log_mel,
         }
         self.pooling = pooling
         self.feature_dim = adaptor_dim or width
         self.frame_rate = MEL_RATE / 2 / pooling / (2 if adaptor_dim else 1)
-        self.front_end = LogMel(n_mels)
+        self.front_end = FRONT_ENDS[log_mel](n_mels)
         self.conv1 = nn.Conv1d(n_mels, width, 3, padding=1)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        self.positional_embedding = nn.Embedding(positions, width) if positions else None
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.after_norm = nn.LayerNorm(width)
         self.adaptor = Adaptor(width, adaptor_dim) if adaptor_dim else None
+        if self.positional_embedding is not None:
+            with torch.no_grad():
+                weight = self.positional_embedding.weight
+                weight.copy_(sinusoids(*weight.shape, weight))
 
     def forward(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Frame features.
 
         Args:
-            log_mel: shape (batch, n_mels, frames), 100 Hz.
-            lengths: frames of each clip, shape (batch,); all of them when None.
+            log_mel: shape (batch, n_mels, frames), 100 Hz; with `front_end.lookahead` frames more than the longest
+                clip has.
+            lengths: frames of each clip without the lookahead, shape (batch,); all of them when None.
 
         Returns:
             features, shape (batch, frames', feature_dim), zero beyond each clip's length, at
             `frame_rate` Hz; frames' of each clip, shape (batch,).
 
         Raises:
-            ValueError: another number of mel bands, or fewer frames than one output frame needs.
+            ValueError: another number of mel bands, fewer frames than one output frame needs, or more than there
+                are positions for.
         """
-        x, lengths = self._stem(log_mel, lengths)
+        x, lengths, seen = self._stem(log_mel, lengths)
         mask = frame_mask(lengths, x.shape[1])
         with valid_frames(mask):
             for block in self.blocks:
                 x = block(x, mask)
         if self.pooling == 2:
             x = F.avg_pool1d(x.transpose(1, 2), 2).transpose(1, 2)
-            lengths = lengths // 2
-        x = self.after_norm(x) * frame_mask(lengths, x.shape[1]).unsqueeze(-1)
-        if self.adaptor is not None:
-            x, lengths = self.adaptor(x, lengths)
+            lengths, seen = lengths // 2, seen // 2
+        x = self.after_norm(x)
+        if self.adaptor is None:
+            return x * frame_mask(lengths, x.shape[1]).unsqueeze(-1), lengths
+        x, lengths = self.adaptor(x * frame_mask(seen, x.shape[1]).unsqueeze(-1), lengths)
         return x, lengths
 
     def block_outputs(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
@@ -99,7 +120,7 @@ class SpeechTransformer(Encoder):
 
         Frames beyond a clip's length hold numbers without a meaning; arguments as in `forward`.
         """
-        x, lengths = self._stem(log_mel, lengths)
+        x, lengths, _ = self._stem(log_mel, lengths)
         mask = frame_mask(lengths, x.shape[1])
         outputs = []
         with valid_frames(mask):
@@ -108,28 +129,34 @@ class SpeechTransformer(Encoder):
                 outputs.append(x)
         return outputs, lengths
 
-    def _stem(self, log_mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        n_mels = self.arguments["n_mels"]
-        if log_mel.dim() != 3 or log_mel.shape[1] != n_mels:
-            raise ValueError(f"log_mel must be (batch, {n_mels}, frames), got shape {tuple(log_mel.shape)}")
-        if lengths is None:
-            lengths = torch.full((log_mel.shape[0],), log_mel.shape[2], device=log_mel.device)
-        if not torch.compiler.is_exporting() and log_mel.shape[2] <= 2 * (self.pooling - 1):
-            raise ValueError(f"clip of {log_mel.shape[2]} mel frames is shorter than one frame at {self.frame_rate} Hz")
+    def _stem(self, log_mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames at 50 Hz, how many of them are a clip's own, and how many with those of the lookahead."""
+        lookahead = self.front_end.lookahead
+        log_mel, lengths = checked_log_mel(log_mel, lengths, self.arguments["n_mels"], lookahead)
+        if not torch.compiler.is_exporting():
+            self._check_frames(log_mel.shape[2])
 
         # Each convolution sees zeros past a clip's end, as it would if the clip were alone.
-        mask = frame_mask(lengths, log_mel.shape[2])
-        x = F.gelu(self.conv1(log_mel * mask.unsqueeze(1)))
-        x = F.gelu(self.conv2(x * mask.unsqueeze(1))).transpose(1, 2)  # (batch, frames / 2, width)
-        lengths = (lengths + 1) // 2
-        x = x + sinusoids(x.shape[1], x.shape[2], x)
-        return x, lengths
+        mask = frame_mask(lengths + lookahead, log_mel.shape[2]).unsqueeze(1)
+        x = F.gelu(self.conv1(log_mel * mask))
+        x = F.gelu(self.conv2(x * mask)).transpose(1, 2)  # (batch, frames / 2, width)
+        if self.positional_embedding is None:
+            x = x + sinusoids(x.shape[1], x.shape[2], x)
+        else:
+            if not torch.compiler.is_exporting():
+                x = x[:, : self.positional_embedding.num_embeddings]  # a frame of lookahead may be one too many
+            x = x + self.positional_embedding.weight[: x.shape[1]]
+        return x, (lengths + 1) // 2, (lengths + lookahead + 1) // 2
 
-    def embed(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Mean of a clip's frame features, shape (batch, feature_dim); arguments as in `forward`."""
-        features, feature_lengths = self(inputs, lengths)
-        mean: Tensor = features.sum(dim=1) / feature_lengths.clamp_min(1).unsqueeze(1)
-        return mean
+    def _check_frames(self, frames: int) -> None:
+        positions, lookahead = self.arguments["positions"], self.front_end.lookahead
+        if frames <= 2 * (self.pooling - 1):
+            raise ValueError(f"clip of {frames} mel frames is shorter than one frame at {self.frame_rate} Hz")
+        if positions is not None and frames > 2 * positions + lookahead:
+            raise ValueError(
+                f"clip of {(frames - lookahead) / MEL_RATE:.2f} s is longer than the encoder's positions, "
+                f"{2 * positions / MEL_RATE:g} s: cut it into windows"
+            )
 
 
 class Block(nn.Module):
@@ -189,11 +216,6 @@ class Adaptor(nn.Module):
         with valid_frames(mask):
             x = self.linear2(F.relu(self.linear1(x)))
         return x * mask.unsqueeze(-1), lengths
-
-
-def frame_mask(lengths: Tensor, frames: int) -> Tensor:
-    """True where a frame is real: lengths (batch,) to bool (batch, frames)."""
-    return torch.arange(frames, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def sinusoids(frames: int, width: int, like: Tensor) -> Tensor:

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torchaudio
 
-from encoders import LogMel
+from encoders import LogMel, WhisperLogMel
 
 
 @pytest.mark.parametrize("n_mels", [80, 128])
@@ -37,3 +37,22 @@ def test_clip_shorter_than_a_frame_is_an_error():
 def test_unknown_number_of_mels_is_an_error():
     with pytest.raises(ValueError, match="80 or 128, got 64"):
         LogMel(64)
+
+
+@pytest.mark.parametrize("samples", [16_000, 15_999, 400, 8_123])
+def test_whisper_log_mel_is_the_published_one(samples):
+    from torch.nn.functional import pad
+
+    waveform = torch.randn(1, samples, generator=torch.Generator().manual_seed(0)) * torch.linspace(0, 0.3, samples)
+    power = torch.stft(pad(waveform, (0, 479)), 400, 160, window=torch.hann_window(400), return_complex=True)
+    power = power[..., :-1].abs() ** 2
+    filters = torchaudio.functional.melscale_fbanks(201, 0.0, 8000.0, 128, 16_000, norm="slaney", mel_scale="slaney")
+    reference = (filters.T @ power).clamp_min(1e-10).log10()
+    reference = (torch.maximum(reference, reference.max() - 8.0) + 4.0) / 4.0
+    log_mel, frames = WhisperLogMel(128)(waveform)
+    assert log_mel.shape[2] == frames[0] + 2 == -(-samples // 160) + 2
+    assert torch.allclose(log_mel, reference, atol=1e-5)
+    loud = torch.cat([pad(waveform, (0, 4000)), torch.randn(1, samples + 4000)])
+    together, lengths = WhisperLogMel(128)(loud, torch.tensor([samples, samples + 4000]))
+    assert lengths[0] == frames[0]
+    assert torch.allclose(together[0, :, : frames[0] + 2], log_mel[0], atol=1e-5)

@@ -1,0 +1,113 @@
+"""Published weight layouts of the Whisper shape, and the names their keys have here."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# transformers' names of a block's parts.
+_TRANSFORMERS = {
+    "embed_positions": "positional_embedding",
+    "layers": "blocks",
+    "layer_norm": "after_norm",
+    "self_attn_layer_norm": "attn_ln",
+    "final_layer_norm": "mlp_ln",
+    "self_attn": "attn",
+    "q_proj": "query",
+    "k_proj": "key",
+    "v_proj": "value",
+    "out_proj": "out",
+    "fc1": "mlp.0",
+    "fc2": "mlp.2",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a published file keeps an encoder of this shape.
+
+    Attributes:
+        prefix: pattern of what stands before the encoder's own keys.
+        names: published part of a key to its name here, dot by dot.
+        others: patterns of the keys of other parts of the model: decoder, language model.
+        pooling: of the encoder: 2 where pairs of frames are averaged.
+        adaptor: pattern of what stands before the adaptor's keys; None without one.
+        config: path of the encoder's section in config.json; its own top level when empty.
+        sizes: our argument to the section's key.
+    """
+
+    prefix: str
+    names: Mapping[str, str]
+    others: tuple[str, ...]
+    pooling: int
+    adaptor: str | None = None
+    config: tuple[str, ...] = ()
+    sizes: Mapping[str, str] = field(default_factory=dict)
+
+    def here(self, key: str) -> str | None:
+        """The name here of a published key; None for one of another part of the model."""
+        if self.adaptor and (match := re.match(self.adaptor, key)):
+            return "adaptor." + key[match.end() :]
+        match = re.match(self.prefix, key)
+        if not match:
+            return None
+        return ".".join(self.names.get(part, part) for part in key[match.end() :].split("."))
+
+    def is_other(self, key: str) -> bool:
+        """Whether a key is known to belong to another part of the model."""
+        return any(re.match(pattern, key) for pattern in self.others)
+
+
+_TRANSFORMERS_SIZES = {
+    "n_mels": "num_mel_bins",
+    "width": "d_model",
+    "depth": "encoder_layers",
+    "heads": "encoder_attention_heads",
+    "positions": "max_source_positions",
+}
+
+LAYOUTS: dict[str, Layout] = {
+    "step_audio_2": Layout(
+        prefix=r"encoder\.",
+        names={},
+        others=(r"model\.", r"lm_head\.", r"language_model\."),
+        pooling=2,
+        adaptor=r"adapter\.",
+        config=("audio_encoder_config",),
+        sizes={
+            "n_mels": "n_mels",
+            "width": "n_audio_state",
+            "depth": "n_audio_layer",
+            "heads": "n_audio_head",
+            "positions": "n_audio_ctx",
+            "adaptor_dim": "llm_dim",
+        },
+    ),
+    "whisper": Layout(
+        prefix=r"(model\.)?encoder\.",
+        names=_TRANSFORMERS,
+        others=(r"(model\.)?decoder\.", r"proj_out\."),
+        pooling=1,
+        sizes=_TRANSFORMERS_SIZES,
+    ),
+    "openai_whisper": Layout(
+        prefix=r"encoder\.",
+        names={"ln_post": "after_norm", "positional_embedding": "positional_embedding.weight"},
+        others=(r"decoder\.",),
+        pooling=1,
+        sizes={
+            "n_mels": "n_mels",
+            "width": "n_audio_state",
+            "depth": "n_audio_layer",
+            "heads": "n_audio_head",
+            "positions": "n_audio_ctx",
+        },
+    ),
+    "qwen2_audio": Layout(
+        prefix=r"(model\.)?audio_tower\.",
+        names=_TRANSFORMERS,
+        others=(r"(model\.)?language_model\.", r"(model\.)?multi_modal_projector\.", r"lm_head\."),
+        pooling=2,
+        config=("audio_config",),
+        sizes=_TRANSFORMERS_SIZES,
+    ),
+}

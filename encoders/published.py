@@ -1,0 +1,186 @@
+"""Import an encoder from a published safetensors file or folder: every key accounted for."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from encoders.folder import ArtifactError
+from encoders.layouts import LAYOUTS, Layout
+from encoders.speech_transformer import SpeechTransformer
+
+INDEX = "model.safetensors.index.json"
+HEAD_WIDTH = 64  # in every published encoder of this shape
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import took and what it left.
+
+    Attributes:
+        keys: of the encoder, all loaded.
+        left_out: first parts of the keys of other parts of the model, and how many keys each has.
+        heads_from: where the number of heads was read: shapes do not tell it.
+    """
+
+    keys: int
+    left_out: Mapping[str, int]
+    heads_from: str
+
+    def __str__(self) -> str:
+        left = ", ".join(f"{count} of {part}" for part, count in sorted(self.left_out.items())) or "none"
+        return (
+            f"{self.keys} keys imported, none missing; keys of other parts left out: {left}; heads: {self.heads_from}"
+        )
+
+
+def import_encoder(weights: str | Path, layout: str, heads: int | None = None) -> tuple[SpeechTransformer, Imported]:
+    """Build the encoder that a published file holds, in float32, with the front end it was trained with.
+
+    Sizes are read from the shapes, and compared with a config.json beside the weights where there is one. Whisper
+    itself attends to the silence that fills its 30 s; here a clip attends to itself, so its features are Whisper's
+    own for clips of 30 s.
+
+    Args:
+        weights: a safetensors file, or a folder with model.safetensors or with shards and their index.
+        layout: `step_audio_2` (with its adaptor), `whisper` (transformers), `openai_whisper`, `qwen2_audio`.
+        heads: attention heads; config.json's, or width / 64, when None.
+
+    Returns:
+        the encoder in evaluation mode, not prepared; what was imported.
+
+    Raises:
+        ArtifactError: no such file, damaged, in another layout, or with keys missing or unexplained.
+        ValueError: an unknown layout.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"unknown layout {layout!r}: write one of {', '.join(LAYOUTS)}")
+    files, folder = _files(Path(weights))
+    published = {key: file for file in files for key in _keys(file)}
+    ours = {key: LAYOUTS[layout].here(key) for key in published}
+    left_out = [key for key, name in ours.items() if name is None]
+    _check_explained(left_out, LAYOUTS[layout], weights, layout)
+    state = {name: _read(published[key], key) for key, name in ours.items() if name is not None}
+    arguments, heads_from = _sizes(state, LAYOUTS[layout], folder / "config.json", heads, weights)
+    with torch.device("meta"):
+        encoder = SpeechTransformer(**arguments, pooling=LAYOUTS[layout].pooling, log_mel="whisper")
+    front_end = type(encoder.front_end)(arguments["n_mels"])
+    _check_keys(encoder, state, weights)
+    encoder.load_state_dict(state, assign=True)
+    encoder.front_end = front_end  # its buffers are computed, not stored
+    report = Imported(len(state), Counter(key.split(".")[0] for key in left_out), heads_from)
+    return encoder.requires_grad_().eval(), report
+
+
+def _files(weights: Path) -> tuple[list[Path], Path]:
+    """The safetensors files, and the folder they are in."""
+    if weights.is_file():
+        return [weights], weights.parent
+    if not weights.is_dir():
+        raise ArtifactError(f"no weights at {weights}: no such file or folder")
+    index = weights / INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ArtifactError(f"{index} is not an index of shards: {error!r}") from error
+        missing = [name for name in names if not (weights / name).is_file()]
+        if missing:
+            raise ArtifactError(f"{index} names {', '.join(missing)}, which {weights} does not have")
+        return [weights / name for name in names], weights
+    files = sorted(weights.glob("*.safetensors"))
+    if len(files) != 1:
+        raise ArtifactError(f"{weights} must have one safetensors file, or {INDEX}; it has {len(files)} files")
+    return files, weights
+
+
+def _keys(file: Path) -> list[str]:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return list(tensors.keys())
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{file} is not a safetensors file: {error}") from error
+
+
+def _read(file: Path, key: str) -> Tensor:
+    with safe_open(file, framework="pt") as tensors:
+        value: Tensor = tensors.get_tensor(key)
+    if not value.isfinite().all():
+        raise ArtifactError(f"{file}: {key} is NaN or infinite")
+    return value.float()
+
+
+def _check_explained(keys: list[str], layout: Layout, weights: str | Path, name: str) -> None:
+    unexplained = [key for key in keys if not layout.is_other(key)]
+    if unexplained:
+        raise ArtifactError(f"{weights} has keys that layout {name!r} does not know: {_shown(unexplained)}")
+
+
+def _sizes(
+    state: Mapping[str, Tensor], layout: Layout, config: Path, heads: int | None, weights: str | Path
+) -> tuple[dict[str, Any], str]:
+    """Arguments of the encoder, and where the number of heads is from."""
+    needed = ("conv1.weight", "positional_embedding.weight", *(["adaptor.linear2.weight"] if layout.adaptor else []))
+    missing = [key for key in needed if key not in state]
+    if missing:
+        raise ArtifactError(f"{weights} has no encoder in this layout: missing {', '.join(missing)}")
+    width, n_mels, _ = state["conv1.weight"].shape
+    blocks = {int(key.split(".")[1]) for key in state if key.startswith("blocks.")}
+    found = {
+        "n_mels": n_mels,
+        "width": width,
+        "depth": max(blocks, default=-1) + 1,
+        "positions": len(state["positional_embedding.weight"]),
+    }
+    if layout.adaptor:
+        found["adaptor_dim"] = len(state["adaptor.linear2.weight"])
+    stated = _stated(config, layout)
+    for argument, value in found.items():
+        if stated.get(argument, value) != value:
+            raise ArtifactError(f"{config} says {argument} {stated[argument]}, the weights have {value}")
+    if heads is not None:
+        source = "as given"
+    elif "heads" in stated:
+        heads, source = stated["heads"], "config.json"
+    else:
+        heads, source = width // HEAD_WIDTH, f"width / {HEAD_WIDTH}, without a config.json"
+    if not heads or width % heads:
+        raise ArtifactError(f"{weights}: width {width} does not fit {heads} heads; give the number with heads")
+    return found | {"heads": heads}, source
+
+
+def _stated(config: Path, layout: Layout) -> dict[str, int]:
+    """Our arguments as config.json states them; empty without the file."""
+    if not config.is_file():
+        return {}
+    try:
+        section = json.loads(config.read_text())
+        for part in layout.config:
+            section = section[part]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{config} has no section {'.'.join(layout.config) or 'at all'}: {error!r}") from error
+    return {argument: section[key] for argument, key in layout.sizes.items() if key in section}
+
+
+def _check_keys(encoder: SpeechTransformer, state: Mapping[str, Tensor], weights: str | Path) -> None:
+    expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
+    problems = [f"missing {key}" for key in expected.keys() - state.keys()]
+    problems += [f"extra {key}" for key in state.keys() - expected.keys()]
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)}, not {shape}"
+        for key, shape in expected.items()
+        if key in state and tuple(state[key].shape) != shape
+    ]
+    if problems:
+        raise ArtifactError(f"{weights} does not fill the encoder (names as in this toolkit): {_shown(problems)}")
+
+
+def _shown(problems: list[str], count: int = 8) -> str:
+    more = f"; and {len(problems) - count} more" if len(problems) > count else ""
+    return "; ".join(sorted(problems)[:count]) + more
