@@ -1,8 +1,19 @@
-"""Data modules: spoken words made on the spot, folders of audio, images."""
+"""Data modules: spoken words and prosody made on the spot, folders of audio, images."""
 
 from ssql.data.audio_folder import AudioFolder
 from ssql.data.images import Digits, FashionMNIST, ImageFolder
 from ssql.data.module import DataModule
+from ssql.data.noise import Noisy
+from ssql.data.prosody import SpokenProsody
 from ssql.data.spoken_words import SpokenWords
 
-__all__ = ["AudioFolder", "DataModule", "Digits", "FashionMNIST", "ImageFolder", "SpokenWords"]
+__all__ = [
+    "AudioFolder",
+    "DataModule",
+    "Digits",
+    "FashionMNIST",
+    "ImageFolder",
+    "Noisy",
+    "SpokenProsody",
+    "SpokenWords",
+]

@@ -1,8 +1,9 @@
 """Items and batches: inputs, lengths, labels and indices.
 
 An item is a dict: inputs (waveform (samples,) at 16,000 Hz, or image (channels, height, width) in [0, 1]),
-labels (task name to int), index (int). A batch is a dict: inputs (waveforms padded with zeros), lengths
-(int64 (batch,) in samples, None for images), labels (task name to int64 (batch,)), indices (int64 (batch,)).
+labels (task name to a class as int, or a number to predict as float), index (int). A batch is a dict: inputs
+(waveforms padded with zeros), lengths (int64 (batch,) in samples, None for images), labels (task name to int64 or
+float32 (batch,)), indices (int64 (batch,)).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ class LabelledTensors(Dataset[Batch]):
         labels: task name to one label an input.
     """
 
-    def __init__(self, inputs: Sequence[Tensor] | Tensor, labels: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, inputs: Sequence[Tensor] | Tensor, labels: Mapping[str, Sequence[float]]) -> None:
         self.inputs, self.labels = inputs, labels
 
     def __len__(self) -> int:

@@ -2,8 +2,10 @@
 
 import _ctypes
 import ctypes
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import espeakng_loader
 import numpy as np
@@ -19,6 +21,9 @@ _CHARS_UTF8 = 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
 _POSITION_CHARACTER = 1
 _SILENCE = 1e-3
+
+# Pitch of a voice that does not say its own: base in Hz, and range in 1/4096 Hz (espeak-ng's voices.c).
+_DEFAULT_BASE, _DEFAULT_SPAN = 71.0, 4104.0
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
@@ -104,3 +109,26 @@ def synthesize(utterances: Iterable[Utterance]) -> Iterator[Tensor]:
             yield AF.resample(waveform[int(loud[0]) : int(loud[-1]) + 1], synthesizer.rate, SAMPLE_RATE)
     finally:
         synthesizer.close()
+
+
+def fundamental_frequency(voice: str, pitch: int) -> float:
+    """F0 in Hz of a monotone utterance (`pitch_range=0`), by the arithmetic of espeak-ng's `SetPitch2` and voices.c.
+
+    Args:
+        voice: language whose own voice leaves pitch at its default (en-us, de, fr, es, it), with an optional variant.
+        pitch: 0 to 80; above, eSpeak's table of the same values is rounded otherwise.
+
+    Raises:
+        ValueError: no such variant.
+    """
+    base, span = _DEFAULT_BASE, _DEFAULT_SPAN
+    variant = voice.partition("+")[2]
+    if variant:
+        file = Path(espeakng_loader.get_data_path()) / "voices" / "!v" / variant
+        if not file.is_file():
+            raise ValueError(f"eSpeak NG has no voice variant {variant!r}; variants are like m1, f2")
+        ends = re.search(r"^pitch\s+(\d+)\s+(\d+)", file.read_text(), re.MULTILINE)
+        if ends:
+            base, span = int(ends[1]) - 9.0, 108.0 * (int(ends[2]) - int(ends[1]))
+    # eSpeak's table of integers is this power of two; a range of zero still adds what it is narrowed by.
+    return base * round(64 * 2 ** (pitch / 50)) / 128 + 18 * span / 4096

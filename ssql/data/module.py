@@ -1,7 +1,7 @@
 """What all data modules share: splits, classes, a resumable training order."""
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import lightning
 import torch
@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 from ssql.data.batch import Batch, collate
 from ssql.data.sampler import ResumableSampler
 
-Split = Literal["train", "test"]
+# `train`, `test`, or another test split of the data's own.
+Split = str
 
 
 class DataModule(lightning.LightningDataModule):
@@ -24,6 +25,7 @@ class DataModule(lightning.LightningDataModule):
     Attributes:
         modality: `audio` or `image`.
         classes: task name to class names in label order; empty for unlabelled data.
+        targets: name of a number to predict, a task of regression, to its unit.
     """
 
     modality: ClassVar[str]
@@ -32,16 +34,29 @@ class DataModule(lightning.LightningDataModule):
         super().__init__()
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.classes: dict[str, list[str]] = {}
+        self.targets: dict[str, str] = {}
         self._splits: dict[str, Dataset[Batch]] = {}
 
     @abstractmethod
     def load(self) -> dict[str, Dataset[Batch]]:
-        """Find or make the data: fills `classes`, returns the splits `train` and `test`."""
+        """Find or make the data: fills `classes` and `targets`, returns the splits `train`, `test` and any others."""
 
     def setup(self, stage: str | None = None) -> None:
         """Load the data once."""
         if not self._splits:
             self._splits = self.load()
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of all labels: classes, then targets."""
+        self.setup()
+        return [*self.classes, *self.targets]
+
+    @property
+    def test_splits(self) -> list[str]:
+        """Every split but `train`."""
+        self.setup()
+        return [split for split in self._splits if split != "train"]
 
     def dataset(self, split: Split) -> Dataset[Batch]:
         """A split."""
