@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test lint bench bench-step install clean
+.PHONY: quickstart test lint web bench bench-step install clean
 
 # Both encoders get the same compute: an SSQL step costs two SimSiam steps, so SimSiam trains twice the epochs.
 QUICKSTART := runs/quickstart
@@ -19,8 +19,19 @@ quickstart: $(INSTALLED)
 		--bit_width '[fp, w8a8, w4a8]' --overwrite true
 	@echo "Encoder, ONNX files, table and plot: $(QUICKSTART)/ (encoder/, encoder-*.onnx, accuracy.json, accuracy.png)"
 
-test: lint
+# Without Node.js 20 the page's tests are skipped, and say so.
+NODE_20 := $(shell node --eval 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null && echo yes)
+
+test: lint $(if $(NODE_20),web)
 	$(BIN)/pytest
+
+# The page of `ssql demo`.
+PAGE := ssql/page/index.html
+
+web: $(PAGE)
+
+$(PAGE): $(wildcard export/web/*.json export/web/*.ts export/web/*.html export/web/src/*)
+	cd export/web && npm ci --no-audit --no-fund && npm run build
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""The `ssql` command: pretrain, evaluate, compare, calibrate, export, verify, bench."""
+"""The `ssql` command: pretrain, evaluate, compare, calibrate, export, verify, bench, demo."""
 
 import sys
 from collections.abc import Callable
@@ -12,6 +12,7 @@ USAGE = """usage: ssql COMMAND [options]
   export     write ONNX files:          ssql export --encoder runs/mine/encoder --output runs/mine --bit_width w4a8
   verify     ONNX file against torch:   ssql verify --file F.onnx --encoder runs/mine/encoder
   bench      latency of ONNX files:     ssql bench --files '[a.onnx, b.onnx]'
+  demo       files in a web page:       ssql demo --files runs/mine
 
 ssql COMMAND --help says more; --print_config writes a command's whole configuration.
 """
@@ -23,7 +24,7 @@ def main() -> None:
         sys.stdout.write(USAGE)
         sys.exit(0 if len(sys.argv) > 1 else 2)
     name, *args = sys.argv[1:]
-    if name not in ("pretrain", "evaluate", "compare", "calibrate", "export", "verify", "bench"):
+    if name not in ("pretrain", "evaluate", "compare", "calibrate", "export", "verify", "bench", "demo"):
         sys.exit(f"ssql: unknown command {name!r}\n{USAGE}")
     sys.argv = [f"ssql {name}", *args]
     try:
@@ -56,9 +57,14 @@ def _command(name: str) -> Callable[[list[str]], object]:
         return lambda args: pretrain()
     from jsonargparse import auto_cli
 
-    from ssql import commands
+    if name == "demo":  # starts without torch
+        from ssql.demo import demo
 
-    function = getattr(commands, name)
+        function: Callable[..., object] = demo
+    else:
+        from ssql import commands
+
+        function = getattr(commands, name)
     return lambda args: auto_cli(function, args=args, as_positional=False, prog=f"ssql {name}")
 
 
