@@ -6,6 +6,7 @@ from ssql.data.module import DataModule
 from ssql.data.noise import Noisy
 from ssql.data.prosody import SpokenProsody
 from ssql.data.spoken_words import SpokenWords
+from ssql.data.texts import Spelling
 
 __all__ = [
     "AudioFolder",
@@ -14,6 +15,7 @@ __all__ = [
     "FashionMNIST",
     "ImageFolder",
     "Noisy",
+    "Spelling",
     "SpokenProsody",
     "SpokenWords",
 ]

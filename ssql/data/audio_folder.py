@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from encoders.log_mel import SAMPLE_RATE, WINDOW
 from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.module import DataModule
+from ssql.data.texts import Spelling, read_transcripts
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Entry:
     split: str | None = None
     sample_rate: int | None = None
     row: int | None = None
+    text: str | None = None
 
 
 class AudioFolder(DataModule):
@@ -56,6 +58,8 @@ class AudioFolder(DataModule):
         batch_size: clips a batch, on each process.
         num_workers: processes that load data; 0 loads in the training process.
         seed: of the training order.
+        texts: what is said, for speech recognition: a file of lines `path<TAB>text`, paths relative to root, or the
+            task whose classes say it; null when it is not known. Files longer than max_seconds are then left out.
     """
 
     modality = "audio"
@@ -69,9 +73,11 @@ class AudioFolder(DataModule):
         batch_size: int = 64,
         num_workers: int = 0,
         seed: int = 0,
+        texts: str | Spelling | None = None,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
         self.root, self.labels, self.max_seconds = Path(root), labels, max_seconds
+        self.texts = texts
         self.test_pattern = _compiled(test_pattern, "test_pattern") if test_pattern else None
         if max_seconds * SAMPLE_RATE < WINDOW:
             raise ValueError(f"max_seconds {max_seconds} is shorter than one 25 ms frame")
@@ -88,14 +94,16 @@ class AudioFolder(DataModule):
         splits: dict[str, Dataset[Batch]] = {}
         for name in ("train", "test"):
             clips: list[Tensor] = []
+            texts: list[str] = []
             labels: dict[str, list[int]] = {task: [] for task in tasks}
             for entry, waveform in used:
                 if entry.split == name:
                     segments = self._segments(waveform)
                     clips += segments
+                    texts += [entry.text or ""] * len(segments)
                     for task in tasks:
                         labels[task] += [self.classes[task].index(entry.labels[task])] * len(segments)
-            splits[name] = LabelledTensors(clips, labels)
+            splits[name] = LabelledTensors(clips, labels, None if self.texts is None else texts)
         return splits
 
     def _entries(self) -> list[Entry]:
@@ -109,6 +117,7 @@ class AudioFolder(DataModule):
                 raise ValueError(f"audio folder {self.root} has no {', '.join(EXTENSIONS)} file")
             entries = [Entry(path) for path in paths]
             self._label(entries)
+        self._add_texts(entries)
         for index, entry in enumerate(entries):
             if self.test_pattern:
                 entry.split = "test" if self.test_pattern.search(self._relative(entry)) else "train"
@@ -133,12 +142,26 @@ class AudioFolder(DataModule):
                     raise ValueError(f"file {self._relative(entry)} does not match labels {self.labels!r}")
                 entry.labels = match.groupdict()
 
+    def _add_texts(self, entries: Iterable[Entry]) -> None:
+        if isinstance(self.texts, Spelling):
+            for entry in entries:
+                entry.text = self.texts.text(entry.labels)
+        elif self.texts is not None:
+            transcripts = read_transcripts(Path(self.texts))
+            for entry in entries:
+                entry.text = transcripts.get(self._relative(entry))
+                if entry.text is None:
+                    raise ValueError(f"transcript file {self.texts} has no line for {self._relative(entry)}")
+
     def _read_all(self, entries: list[Entry]) -> list[Tensor | None]:
         skipped: dict[str, list[str]] = defaultdict(list)
 
         def read(entry: Entry) -> Tensor | None:
             try:
-                return read_audio(entry.path, entry.sample_rate)
+                waveform = read_audio(entry.path, entry.sample_rate)
+                if self.texts is not None and len(waveform) > self.max_seconds * SAMPLE_RATE:
+                    raise UnusableAudioError(f"longer than {self.max_seconds:g} s: its text cannot be cut")
+                return waveform
             except UnusableAudioError as error:
                 skipped[str(error)].append(self._relative(entry))
                 return None

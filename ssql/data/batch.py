@@ -3,7 +3,8 @@
 An item is a dict: inputs (waveform (samples,) at 16,000 Hz, or image (channels, height, width) in [0, 1]),
 labels (task name to a class as int, or a number to predict as float), index (int). A batch is a dict: inputs
 (waveforms padded with zeros), lengths (int64 (batch,) in samples, None for images), labels (task name to int64 or
-float32 (batch,)), indices (int64 (batch,)).
+float32 (batch,)), indices (int64 (batch,)). Where the data says what is spoken, an item has texts (str) and a batch
+texts (a list of str).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +24,16 @@ class LabelledTensors(Dataset[Batch]):
     Args:
         inputs: waveforms (samples,), or images as uint8 (channels, height, width) or float in [0, 1].
         labels: task name to one label an input.
+        texts: what is said in each input; None when that is not known.
     """
 
-    def __init__(self, inputs: Sequence[Tensor] | Tensor, labels: Mapping[str, Sequence[float]]) -> None:
-        self.inputs, self.labels = inputs, labels
+    def __init__(
+        self,
+        inputs: Sequence[Tensor] | Tensor,
+        labels: Mapping[str, Sequence[float]],
+        texts: Sequence[str] | None = None,
+    ) -> None:
+        self.inputs, self.labels, self.texts = inputs, labels, texts
 
     def __len__(self) -> int:
         """Number of items."""
@@ -42,20 +49,28 @@ class LabelledTensors(Dataset[Batch]):
         inputs = self.inputs[index]
         if inputs.dtype == torch.uint8:
             inputs = inputs.float() / 255
-        return {
+        item = {
             "inputs": inputs,
             "labels": {task: values[index] for task, values in self.labels.items()},
             "index": index,
         }
+        return item if self.texts is None else item | {"texts": self.texts[index]}
+
+    def subset(self, indices: Sequence[int]) -> "LabelledTensors":
+        """Some of the items, in the order given; waveforms are shared, images copied."""
+        inputs = self.inputs[list(indices)] if isinstance(self.inputs, Tensor) else [self.inputs[i] for i in indices]
+        labels = {task: [values[i] for i in indices] for task, values in self.labels.items()}
+        return LabelledTensors(inputs, labels, None if self.texts is None else [self.texts[i] for i in indices])
 
 
 def collate(items: Sequence[Batch]) -> Batch:
     """Items to a batch; clips are padded with zeros to the longest."""
     inputs = [item["inputs"] for item in items]
     audio = inputs[0].dim() == 1
-    return {
+    batch = {
         "inputs": pad_sequence(inputs, batch_first=True) if audio else torch.stack(inputs),
         "lengths": torch.tensor([len(clip) for clip in inputs]) if audio else None,
         "labels": {task: torch.tensor([item["labels"][task] for item in items]) for task in items[0]["labels"]},
         "indices": torch.tensor([item["index"] for item in items]),
     }
+    return batch | {"texts": [item["texts"] for item in items]} if "texts" in items[0] else batch

@@ -29,8 +29,8 @@ VARIANTS = ("m1", "m2", "m3", "m7", "f1", "f2", "f3", "f4")
 class SpokenWords(DataModule):
     """Spoken numerals, made in memory from a seed; nothing is downloaded.
 
-    Tasks: `word` (language and numeral), `language`, `voice` (eSpeak variant). Pitch, pitch range and speed are
-    drawn for each clip.
+    Tasks: `word` (language and numeral), `language`, `voice` (eSpeak variant), and the word as text. Pitch, pitch
+    range and speed are drawn for each clip.
 
     Args:
         languages: of en-us, de, fr, es, it, pt, nl, pl.
@@ -91,4 +91,4 @@ class SpokenWords(DataModule):
             )
             for task, label in (("word", word), ("language", self.languages.index(language)), ("voice", voice)):
                 labels[task].append(label)
-        return LabelledTensors(list(synthesize(utterances)), labels)
+        return LabelledTensors(list(synthesize(utterances)), labels, [utterance.text for utterance in utterances])

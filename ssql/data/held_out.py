@@ -1,0 +1,71 @@
+"""A data module whose training split gives a part of itself to validation."""
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ssql.data.batch import Batch, LabelledTensors
+from ssql.data.module import DataModule
+
+
+class HeldOut(DataModule):
+    """The splits `train` and `validation`, both drawn by seed from another module's `train`; its other splits stay.
+
+    Args:
+        data: the other module.
+        share: of the labelled training items that validate, from above 0 to below 1.
+        limit: labelled training items in all, those that validate included; every one of them when None.
+        balance: name of classes that validation and a limited training split hold in equal parts, as far as they go.
+        seed: of the draw.
+
+    Raises:
+        ValueError: another share, or a split that would be empty.
+    """
+
+    def __init__(
+        self,
+        data: DataModule,
+        share: float = 0.1,
+        limit: int | None = None,
+        balance: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(data.batch_size, data.num_workers, data.seed)
+        if not 0 < share < 1:
+            raise ValueError(f"the share of training items that validate must be above 0 and below 1, got {share}")
+        self.data, self.share, self.limit, self.balance, self.draw_seed = data, share, limit, balance, seed
+        self.modality = data.modality  # type: ignore[misc]
+
+    def load(self) -> dict[str, Dataset[Batch]]:
+        """Draw both splits."""
+        whole = self.data.dataset("train")
+        assert isinstance(whole, LabelledTensors)
+        self.classes, self.targets = self.data.classes, self.data.targets
+        order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(self.draw_seed)).tolist()
+        if self.balance is not None:
+            order = in_turns(order, [whole.labels[self.balance][index] for index in order])
+        order = order[: self.limit]
+        cut = round(self.share * len(order))
+        if not 0 < cut < len(order):
+            raise ValueError(
+                f"{len(order)} labelled training items leave none for training or for validation at a share of "
+                f"{self.share}: give more items, or another share"
+            )
+        return {
+            "train": whole.subset(order[cut:]),
+            "validation": whole.subset(order[:cut]),
+            **{split: self.data.dataset(split) for split in self.data.test_splits},
+        }
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The validation split, in order."""
+        return self.evaluation_dataloader("validation")
+
+
+def in_turns(items: list[int], classes: list[float]) -> list[int]:
+    """The items so that classes take turns: every first of its class, every second, ...; otherwise in their order."""
+    seen: dict[float, int] = {}
+    rank = []
+    for name in classes:
+        seen[name] = seen.get(name, 0) + 1
+        rank.append(seen[name])
+    return [items[place] for place in sorted(range(len(items)), key=rank.__getitem__)]

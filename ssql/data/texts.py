@@ -1,0 +1,49 @@
+"""What is said in audio files: from a transcript file, or from the files' labels."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """The text of a clip is the name of its class, or what the class is spelled like.
+
+    Args:
+        task: whose class names say what is spoken.
+        words: class name to text, for classes that are named otherwise: {"7": seven}.
+    """
+
+    task: str
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    def text(self, labels: Mapping[str, str]) -> str:
+        """The text of a file with these labels.
+
+        Raises:
+            ValueError: the files have no such label.
+        """
+        if self.task not in labels:
+            raise ValueError(f"texts come from task {self.task!r}, but the labels are: {', '.join(labels) or 'none'}")
+        return self.words.get(labels[self.task], labels[self.task])
+
+
+def read_transcripts(path: Path) -> dict[str, str]:
+    """Relative path of an audio file to its text, from a file of lines `path<TAB>text` without a header.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line that has another form, or a path that comes twice.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"transcript file {path} does not exist")
+    texts: dict[str, str] = {}
+    with path.open(newline="") as file:
+        for number, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
+            if len(row) != 2 or not all(row):
+                raise ValueError(f"{path} line {number} is not path<TAB>text")
+            if row[0] in texts:
+                raise ValueError(f"{path} line {number}: {row[0]} has a text already")
+            texts[row[0]] = row[1]
+    return texts
