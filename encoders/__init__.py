@@ -1,6 +1,6 @@
 """Speech and vision encoders, and the folder they are saved in."""
 
-from encoders.artifact import load_encoder, save_encoder
+from encoders.artifact import init_from, load_encoder, save_encoder
 from encoders.encoder import ENCODERS, Encoder, register_encoder
 from encoders.folder import ArtifactError
 from encoders.frames import FrameEncoder
@@ -23,6 +23,7 @@ __all__ = [
     "VisionEncoder",
     "WhisperLogMel",
     "import_encoder",
+    "init_from",
     "load_encoder",
     "load_head",
     "register_encoder",

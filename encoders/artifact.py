@@ -17,7 +17,7 @@ from encoders.folder import (
     write_json,
 )
 from encoders.heads import Head, save_head
-from quant import Policy, QuantLayer, parse_bit_width, prepare
+from quant import Policy, QuantLayer, parse_bit_width, prepare, unprepare
 from quant.activation import RANGE_BUFFERS
 from quant.steps import add_steps
 
@@ -85,3 +85,20 @@ def load_encoder(folder: str | Path) -> Encoder:
         raise ArtifactError(f"{folder / CONFIG} does not describe a {name} encoder: {error}") from error
     load_weights(encoder, folder / WEIGHTS, one_range_ending=RANGE_BUFFERS)
     return encoder.eval()
+
+
+def init_from(folder: str) -> Encoder:
+    """The weights of an artifact as the start of a training run: float, trainable, without policy and ranges.
+
+    In a recipe: `encoder: {class_path: encoders.init_from, init_args: {folder: runs/imported/encoder}}`.
+
+    Args:
+        folder: as in `load_encoder`.
+
+    Raises:
+        ArtifactError: as `load_encoder`.
+    """
+    encoder = load_encoder(folder)
+    if any(isinstance(module, QuantLayer) for module in encoder.modules()):
+        unprepare(encoder)
+    return encoder.train()

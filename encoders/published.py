@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def import_encoder(weights: str | Path, layout: str, heads: int | None = None) -
     published = {key: file for file in files for key in _keys(file)}
     ours = {key: LAYOUTS[layout].here(key) for key in published}
     left_out = [key for key, name in ours.items() if name is None]
-    _check_explained(left_out, LAYOUTS[layout], weights, layout)
+    _check_explained(published.keys(), left_out, LAYOUTS[layout], weights, layout)
     state = {name: _read(published[key], key) for key, name in ours.items() if name is not None}
     arguments, heads_from = _sizes(state, LAYOUTS[layout], folder / "config.json", heads, weights)
     with torch.device("meta"):
@@ -116,8 +116,12 @@ def _read(file: Path, key: str) -> Tensor:
     return value.float()
 
 
-def _check_explained(keys: list[str], layout: Layout, weights: str | Path, name: str) -> None:
-    unexplained = [key for key in keys if not layout.is_other(key)]
+def _check_explained(
+    keys: Collection[str], left_out: list[str], layout: Layout, weights: str | Path, name: str
+) -> None:
+    if len(left_out) == len(keys):
+        raise ArtifactError(f"{weights} has no encoder in layout {name!r}; its keys are like {_shown(left_out, 3)}")
+    unexplained = [key for key in left_out if not layout.is_other(key)]
     if unexplained:
         raise ArtifactError(f"{weights} has keys that layout {name!r} does not know: {_shown(unexplained)}")
 

@@ -83,7 +83,7 @@ class SpeechTransformer(FrameEncoder):
         if self.positional_embedding is not None:
             with torch.no_grad():
                 weight = self.positional_embedding.weight
-                weight.copy_(sinusoids(*weight.shape, weight))
+                weight.copy_(sinusoids(len(weight), width, weight))
 
     def forward(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Frame features.

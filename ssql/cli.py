@@ -1,10 +1,11 @@
-"""The `ssql` command: pretrain, evaluate, compare, calibrate, export, verify, bench, demo."""
+"""The `ssql` command: import, pretrain, evaluate, compare, calibrate, export, verify, bench, demo."""
 
 import sys
 from collections.abc import Callable
 
 USAGE = """usage: ssql COMMAND [options]
 
+  import     published weights:         ssql import --weights FILE.safetensors --layout whisper --output runs/start
   pretrain   pretrain an encoder:       ssql pretrain --config FILE.yaml --output runs/mine
   evaluate   accuracy at bit-widths:    ssql evaluate --config FILE.yaml --output runs/mine
   compare    merge evaluations:         ssql compare --rows '[a/accuracy.json, b/accuracy.json]' --output runs/both
@@ -24,7 +25,7 @@ def main() -> None:
         sys.stdout.write(USAGE)
         sys.exit(0 if len(sys.argv) > 1 else 2)
     name, *args = sys.argv[1:]
-    if name not in ("pretrain", "evaluate", "compare", "calibrate", "export", "verify", "bench", "demo"):
+    if name not in ("import", "pretrain", "evaluate", "compare", "calibrate", "export", "verify", "bench", "demo"):
         sys.exit(f"ssql: unknown command {name!r}\n{USAGE}")
     sys.argv = [f"ssql {name}", *args]
     try:
@@ -57,6 +58,10 @@ def _command(name: str) -> Callable[[list[str]], object]:
         return lambda args: pretrain()
     from jsonargparse import auto_cli
 
+    if name == "import":
+        from ssql.importing import import_weights
+
+        return lambda args: auto_cli(import_weights, args=args, as_positional=False, prog="ssql import")
     if name == "demo":  # starts without torch
         from ssql.demo import demo
 

@@ -1,6 +1,7 @@
 """Self-supervised methods, each with and without the SSQL branch."""
 
 from ssql.methods.byol import BYOL
+from ssql.methods.distillation import Distillation
 from ssql.methods.health import CollapseError, NonFiniteLossError
 from ssql.methods.masked_prediction import MaskedPrediction
 from ssql.methods.method import Method, SSQLOptions
@@ -11,6 +12,7 @@ from ssql.methods.simsiam import SimSiam
 __all__ = [
     "BYOL",
     "CollapseError",
+    "Distillation",
     "MaskedPrediction",
     "Method",
     "MoCo",

@@ -1,0 +1,131 @@
+"""Distillation: an encoder keeps a frozen teacher's features at every bit-width."""
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from encoders.encoder import Encoder
+from encoders.frames import FrameEncoder, frame_mask
+from ssql.methods.method import Method, SSQLOptions, View
+from ssql.objectives import relative_distance
+
+
+class Rows(NamedTuple):
+    """The student's features (count, feature_dim) of all real frames or images, and what is compared (count, dim)."""
+
+    features: Tensor
+    predictions: Tensor
+
+
+class Distillation(Method):
+    """The student's features become those of a frozen full-precision teacher, frame by frame.
+
+    For an encoder whose features something trained already reads, such as a speech model's adaptor: with SSQL both
+    branches, in full precision and at the random bit-width, are drawn to the teacher's features of the same view, by
+    their squared distance in units of the teacher's variance over the batch (0 is equal, 1 is any other frame).
+    There is nothing self-supervised in it: start from imported or pretrained weights (`encoders.init_from`).
+
+    Args:
+        encoder: the student.
+        augmentation: makes the view both see.
+        ssql: options of the quantized branch; `true` takes the published ones, `false` trains full precision only.
+        teacher: the student's own weights at the start when None; one of other width is met through a linear layer
+            that belongs to the training alone.
+        optimizer: AdamW 1e-4.
+        common: see `Method`.
+
+    Raises:
+        ValueError: a teacher of other inputs or another frame rate, or a request for quantized targets.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augmentation: nn.Module,
+        ssql: SSQLOptions | bool = True,
+        teacher: Encoder | None = None,
+        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-4, weight_decay=1e-2),
+        **common: Any,
+    ) -> None:
+        if isinstance(ssql, SSQLOptions) and ssql.targets == "quantized":
+            raise ValueError("distillation has a teacher in full precision: ssql.targets must be full_precision")
+        teacher = copy.deepcopy(encoder) if teacher is None else teacher
+        _check_teacher(encoder, teacher)
+        super().__init__(encoder, augmentation, ssql, optimizer=optimizer, **common)
+        self.teacher = FrozenEncoder(teacher)
+        same = encoder.feature_dim == teacher.feature_dim
+        self.matcher = nn.Identity() if same else nn.Linear(encoder.feature_dim, teacher.feature_dim)
+
+    def random_views(self, batch: dict[str, Any]) -> View:
+        """One random view of a batch."""
+        view: View = self.augmentation(batch["inputs"], batch["lengths"], self.encoder)
+        return view
+
+    def branch(self, views: View) -> Rows:
+        """The student's features of the view."""
+        features = rows(self.encoder, views)
+        return Rows(features, self.matcher(features))
+
+    @torch.no_grad()
+    def targets(self, views: View, branch: Rows) -> list[Tensor]:
+        """The teacher's features of the view."""
+        return [rows(self.teacher.encoder, views)]
+
+    def loss(self, branch: Rows, targets: list[Tensor]) -> Tensor:
+        """Squared distance to the teacher's features over their variance."""
+        return relative_distance(branch.predictions, targets[0])
+
+    def embeddings(self, branch: Rows) -> Tensor:
+        """The features."""
+        return branch.features
+
+    def features(self, branch: Rows) -> Tensor:
+        """The features."""
+        return branch.features
+
+
+class FrozenEncoder(nn.Module):
+    """An encoder that neither learns nor updates statistics, whatever mode the whole is put in."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "FrozenEncoder":
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+
+def rows(encoder: Encoder, view: View) -> Tensor:
+    """Features (count, feature_dim) of all real frames of a batch of clips, or of all its images."""
+    if not isinstance(encoder, FrameEncoder):
+        return encoder.embed(*view)
+    features, lengths = encoder(*view)
+    real: Tensor = features[frame_mask(lengths, features.shape[1])]
+    return real
+
+
+def _check_teacher(student: Encoder, teacher: Encoder) -> None:
+    if student.modality != teacher.modality:
+        raise ValueError(f"a {teacher.modality} encoder cannot teach one of {student.modality}")
+    if isinstance(student, FrameEncoder) and isinstance(teacher, FrameEncoder):
+        if student.frame_rate != teacher.frame_rate:
+            raise ValueError(
+                f"the teacher gives features at {teacher.frame_rate} Hz, the student at {student.frame_rate} Hz: "
+                "give the student the same frame rate"
+            )
+        student_mels, teacher_mels = (
+            (type(encoder.front_end), encoder.arguments.get("n_mels")) for encoder in (student, teacher)
+        )
+        if student_mels != teacher_mels:
+            raise ValueError(
+                f"teacher and student see the same view, but the student's front end is {_named(student_mels)} and "
+                f"the teacher's {_named(teacher_mels)}: give the student the teacher's"
+            )
+
+
+def _named(front_end: tuple[type, int | None]) -> str:
+    return front_end[0].__name__ + (f" with {front_end[1]} mels" if front_end[1] else "")
