@@ -9,7 +9,7 @@ from quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 from quant.observers import MeanSquaredError, MinMax, MovingAverage, Observer, Percentile
 from quant.policy import Policy
 from quant.prepare import NotCalibratedError, at, prepare, quant_activations, quant_layers, unprepare
-from quant.sensitivity import Sensitivity, policy_within, sensitivities
+from quant.sensitivity import Sensitivity, model_bytes, policy_within, sensitivities
 from quant.steps import learn_steps, learned_bit_width
 from quant.weights import best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
 
@@ -40,6 +40,7 @@ __all__ = [
     "integer_range",
     "learn_steps",
     "learned_bit_width",
+    "model_bytes",
     "observe",
     "parse_bit_width",
     "policy_within",

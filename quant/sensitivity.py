@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quant.bits import FLOAT_BITS, INTEGER_BITS, BitWidth
+from quant.bits import FLOAT_BITS, INTEGER_BITS, BitWidth, parse_bit_width
 from quant.layers import QuantLayer
 from quant.policy import Policy
 from quant.prepare import at, quant_activations, quant_layers
@@ -83,6 +83,14 @@ def sensitivities(
 def weight_bytes(layer: QuantLayer, bits: int) -> float:
     """Bytes of a layer's weight at a bit-width: packed integers and their float32 scales."""
     return layer.weight.numel() * bits / 8 + 4 * len(as_rows(layer.weight, layer.rule.granularity))
+
+
+def model_bytes(model: nn.Module, bit_width: str | BitWidth) -> float:
+    """Bytes of a prepared model's Parameters at a bit-width: packed weights with their scales, all else float32."""
+    run, layers = parse_bit_width(bit_width), quant_layers(model)
+    packed = [(layer, bits) for layer in layers.values() if (bits := layer.bits_at(run).weight) != FLOAT_BITS]
+    rest = sum(p.numel() for p in model.parameters()) - sum(layer.weight.numel() for layer, _ in packed)
+    return 4 * rest + sum(weight_bytes(layer, bits) for layer, bits in packed)
 
 
 def policy_within(

@@ -1,4 +1,4 @@
-"""What a frozen encoder still knows at each bit-width: linear probe and kNN on its quantized features."""
+"""What a frozen encoder still knows at each bit-width: probes of its quantized features, quantizers side by side."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,24 +7,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 import quant
 from encoders.encoder import Encoder
 from ssql.data import DataModule
 from ssql.data.batch import Batch
-from ssql.data.module import Split
+from ssql.probes import Heads, Outcome, fit_heads, most_frequent, outcome_of, scores, with_full_precision_heads
 
 BIT_WIDTHS = ("fp", "w8a8", "w4a8", "w4a4", "w2a4")
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-# Task to its linear head and the values of its metrics.
-Probes = dict[str, tuple[Pipeline, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -45,63 +39,110 @@ def evaluate(
     data: DataModule,
     bit_widths: Sequence[str] = BIT_WIDTHS,
     tasks: Sequence[str] | None = None,
-    calibration_batches: int = 8,
+    calibration_batches: int | Sequence[int] = 8,
     quantizers: Mapping[str, Quantizer] | None = None,
 ) -> list[Row]:
     """Probe frozen encoders at full precision and at each bit-width.
 
-    Each encoder is calibrated (one shot) on the first training batches. Three metrics, all accuracy in percent
-    on the test split:
-    `linear`: a float linear head trained on features of that bit-width (the paper's protocol);
-    `linear_fp_head`: the head trained on full-precision features, then the encoder quantized;
-    `knn`: 10 nearest neighbours by cosine, weighted by distance.
+    Each encoder is calibrated (one shot) on the first training batches, once for each quantizer and size. Heads are
+    trained on the training split and scored on every other split: metrics, intervals and `retained` as in
+    `ssql.probes`. `linear` and `r2` are of heads trained on features of that bit-width (the paper's protocol),
+    `linear_fp_head` and `r2_fp_head` of those trained on full-precision features.
 
     Args:
         encoders: method name to encoder; prepared here when it is not.
         data: labelled train and test splits.
         bit_widths: `fp`, `w8a8`, ...
         tasks: label names; all of the data's when None.
-        calibration_batches: training batches that set the activation ranges.
-        quantizers: name to how the encoders are quantized, min-max ranges when None; with several, each is a
-            method of its own in the rows: `SSQL, mse`.
+        calibration_batches: training batches that set the activation ranges; several are tried one by one.
+        quantizers: name to how the encoders are quantized, min-max ranges when None.
 
     Returns:
-        rows with the keys method, task, bit_width, metric, value, clips, quantizer.
+        rows with the keys method, task, bit_width, metric, value, low, high, unit, retained, retained_low,
+        retained_high, clips, quantizer, calibration_clips, size_bytes (weights packed at the bit-width, all else
+        float32), and chance for accuracies. With several quantizers or sizes each is a method of its own: `SSQL, mse`,
+        `SSQL, 64 clips`. The task of a split beside `test` is named like `digit, white 10 dB`.
 
     Raises:
         ValueError: unknown bit-width or task, unlabelled data, an encoder for another modality.
     """
     for bit_width in bit_widths:
         quant.parse_bit_width(bit_width)
-    data.setup()
-    tasks = list(tasks or data.classes)
-    if not tasks or not set(tasks) <= data.classes.keys():
-        raise ValueError(
-            f"tasks {list(tasks)} are not all among the data's labels: {', '.join(data.classes) or 'none'}"
-        )
+    tasks = list(tasks or data.tasks)
+    if not tasks or not set(tasks) <= set(data.tasks):
+        raise ValueError(f"tasks {list(tasks)} are not all among the data's labels: {', '.join(data.tasks) or 'none'}")
     quantizers = quantizers or {"min_max": Quantizer()}
-    clips = len(data.dataset("test"))  # type: ignore[arg-type]
+    sizes = [calibration_batches] if isinstance(calibration_batches, int) else list(calibration_batches)
     rows: list[Row] = []
     for method, encoder in encoders.items():
         if encoder.modality != data.modality:
             raise ValueError(f"{method} is an encoder for {encoder.modality}, the data is {data.modality}")
-        full: Probes = {}
+        prepare_anew(encoder, None)
+        own = _policy_of(encoder)
+        full = Probed(_embed(encoder, data, "fp"), tasks)
         for name, quantizer in quantizers.items():
-            prepare_anew(encoder, quantizer.policy)
-            full = full or _probe(_embed(encoder, data, "fp"), tasks)
-            if quant.learned_bit_width(encoder) is None:
-                calibrate_on(encoder, data, calibration_batches, quantizer.observer)
-            label = f"{method}, {name}" if len(quantizers) > 1 else method
-            for bit_width in sorted(bit_widths, key=lambda bits: bits != "fp"):  # fp first
-                probes = full if bit_width == "fp" else _probe(_embed(encoder, data, bit_width), tasks, full)
-                rows += [
-                    {"method": label, "task": task, "bit_width": bit_width, "metric": metric, "value": value,
-                     "clips": clips, "quantizer": name}
-                    for task, (_, metrics) in probes.items()
-                    for metric, value in metrics.items()
-                ]  # fmt: skip
-                log.info("%s at %s done", label, bit_width)
+            policy = quantizer.policy or own
+            prepare_anew(encoder, None if policy == _policy_of(encoder) else policy)
+            for size in sizes:
+                clips = min(size * data.batch_size, len(data.dataset("train")))  # type: ignore[arg-type]
+                if quant.learned_bit_width(encoder) is None:
+                    calibrate_on(encoder, data, size, quantizer.observer)
+                label = method + f", {name}" * (len(quantizers) > 1) + f", {clips} clips" * (len(sizes) > 1)
+                for bit_width in sorted(bit_widths, key=lambda bits: bits != "fp"):  # fp first
+                    probed = full if bit_width == "fp" else Probed(_embed(encoder, data, bit_width), tasks, full)
+                    common = {"method": label, "bit_width": bit_width, "quantizer": name, "calibration_clips": clips}
+                    common["size_bytes"] = round(quant.model_bytes(encoder, bit_width))
+                    rows += [common | row for row in probed.rows(data.targets, full)]
+                    log.info("%s at %s done", label, bit_width)
     return rows
+
+
+class Features(NamedTuple):
+    """Embeddings (clips, feature_dim) of a split at one bit-width, and its answers (clips,) by task."""
+
+    embeddings: np.ndarray
+    answers: dict[str, np.ndarray]
+
+
+class Probed:
+    """Heads and outcomes at one bit-width.
+
+    Args:
+        features: of each split.
+        tasks: label names.
+        full: the same at full precision; None when this is it.
+    """
+
+    def __init__(self, features: Mapping[str, Features], tasks: Sequence[str], full: "Probed | None" = None) -> None:
+        self.heads: dict[str, Heads] = {}
+        # By task, split and metric.
+        self.outcomes: dict[tuple[str, str, str], Outcome] = {}
+        train = features["train"]
+        for task in tasks:
+            answers = train.answers[task]
+            self.heads[task] = fit_heads(train.embeddings, answers)
+            tried = with_full_precision_heads(self.heads[task], (full or self).heads[task])
+            for split, (embeddings, expected) in features.items():
+                if split != "train" and task in expected:
+                    for metric, head in tried.items():
+                        outcome = outcome_of(head, embeddings, expected[task], most_frequent(answers))
+                        self.outcomes[task, split, metric] = outcome
+
+    def rows(self, units: Mapping[str, str], full: "Probed") -> Iterator[Row]:
+        """Scores of all tasks, splits and metrics, against those at full precision."""
+        for (task, split, metric), outcome in self.outcomes.items():
+            name = task if split == "test" else f"{task}, {split}"
+            for score in scores(metric, outcome, full.outcomes[task, split, metric], units.get(task, "%")):
+                yield {"task": name, **score, "clips": len(outcome.loss)}
+
+
+def _policy_of(encoder: Encoder) -> quant.Policy:
+    return next(iter(quant.quant_layers(encoder).values())).mode.policy
+
+
+def _embed(encoder: Encoder, data: DataModule, bit_width: str) -> dict[str, Features]:
+    splits = ["train", *data.test_splits]
+    return {split: Features(*embed_split(encoder, data, split, bit_width)) for split in splits}
 
 
 def prepare_anew(encoder: Encoder, policy: quant.Policy | None) -> None:
@@ -135,7 +176,7 @@ def _embedding_of(encoder: Encoder) -> Callable[[Batch], Tensor]:
 
 @torch.no_grad()
 def embed_split(
-    encoder: Encoder, data: DataModule, split: Split, bit_width: str
+    encoder: Encoder, data: DataModule, split: str, bit_width: str
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Embeddings (clips, feature_dim) and labels (clips,) of a whole split at a bit-width."""
     device = next(encoder.parameters()).device
@@ -153,31 +194,3 @@ def embed_split(
 def _inputs(batch: dict[str, Any], device: torch.device) -> tuple[Tensor, Tensor | None]:
     lengths = batch["lengths"]
     return batch["inputs"].to(device), None if lengths is None else lengths.to(device)
-
-
-class Features(NamedTuple):
-    """Embeddings (clips, feature_dim) and labels (clips,) by task of both splits at one bit-width."""
-
-    train: np.ndarray
-    train_labels: dict[str, np.ndarray]
-    test: np.ndarray
-    test_labels: dict[str, np.ndarray]
-
-
-def _embed(encoder: Encoder, data: DataModule, bit_width: str) -> Features:
-    return Features(*embed_split(encoder, data, "train", bit_width), *embed_split(encoder, data, "test", bit_width))
-
-
-def _probe(features: Features, tasks: Sequence[str], full: Probes | None = None) -> Probes:
-    """Each task's linear head on these features, and its metrics; `full` are those at full precision."""
-    probes: Probes = {}
-    for task in tasks:
-        train, train_labels = features.train, features.train_labels[task]
-        linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=1.0, tol=1e-3))
-        linear.fit(train, train_labels)
-        knn = KNeighborsClassifier(min(10, len(train)), metric="cosine", weights="distance", algorithm="brute")
-        knn.fit(train, train_labels)
-        heads = {"linear": linear, "linear_fp_head": full[task][0] if full else linear, "knn": knn}
-        scores = {name: head.score(features.test, features.test_labels[task]) for name, head in heads.items()}
-        probes[task] = linear, {name: 100 * float(score) for name, score in scores.items()}
-    return probes

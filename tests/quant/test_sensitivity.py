@@ -93,6 +93,16 @@ def test_other_choices_of_the_policy_are_kept(batches):
     assert (found.granularity, found.weight_range) == ("per_tensor", "mse")
 
 
+def test_a_models_bytes_are_packed_weights_scales_and_float_for_the_rest():
+    model = quant.prepare(quant.unprepare(three_layers()), quant.Policy(layers={"4": "fp"}, first_layer="w8"))
+    weights = {name: layer.weight.numel() for name, layer in quant.quant_layers(model).items()}
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert quant.model_bytes(model, "fp") == 4 * total
+    scales = sum(len(model[index].weight) for index in (0, 2))
+    expected = weights["0"] + weights["2"] / 2 + 4 * scales + 4 * (total - weights["0"] - weights["2"])
+    assert quant.model_bytes(model, "w4a8") == expected
+
+
 def test_impossible_searches_say_what_is_wrong(batches):
     model = three_layers()
     with pytest.raises(ValueError, match="no batch"):

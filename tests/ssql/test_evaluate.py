@@ -5,7 +5,7 @@ import torch
 
 import quant
 from encoders import SpeechTransformer, VisionEncoder
-from ssql.data import Digits, SpokenWords
+from ssql.data import Digits, Noisy, SpokenProsody, SpokenWords
 from ssql.evaluate import Quantizer, calibrate_on, evaluate, sensitivities_on
 from ssql.report import load_rows, markdown_table, pivot, save_json, save_plot, sensitivity_table
 
@@ -79,6 +79,39 @@ def test_quantizers_stand_side_by_side_and_share_full_precision():
             with quant.at(encoder, "w8a4"):
                 gaps.append((encoder.embed_raw(batch["inputs"], batch["lengths"]) - full).square().mean())
     assert gaps[1] < gaps[0] / 2
+
+
+def test_calibration_sizes_and_a_policy_of_before_are_methods_of_their_own():
+    torch.manual_seed(0)
+    encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2), quant.Policy(granularity="per_tensor"))
+    quantizers = {"shift": Quantizer("mse", quant.Policy(shift=True)), "own": Quantizer()}
+    data = SpokenWords(train_size=80, test_size=40, batch_size=32)
+    rows = evaluate({"random": encoder}, data, ["w4a4"], ["language"], [1, 4], quantizers)
+    labels = [row["method"] for row in rows if row["metric"] == "knn"]
+    assert labels == [f"random, {name}, {clips} clips" for name in ("shift", "own") for clips in (32, 80)]
+    assert [row["calibration_clips"] for row in rows if row["metric"] == "knn"] == [32, 80, 32, 80]
+    assert next(iter(quant.quant_layers(encoder).values())).mode.policy.granularity == "per_tensor"
+
+
+def test_numbers_and_noisy_splits_have_rows_of_their_own():
+    torch.manual_seed(0)
+    encoder = SpeechTransformer(width=32, depth=1, heads=2)
+    data = Noisy(SpokenProsody(train_size=120, test_size=60), snr_db=[0], noises=["white"], noisy_tasks=["pitch"])
+    rows = evaluate({"random": encoder}, data, ["fp", "w8a8"], ["pitch", "gender"])
+    found = {(row["task"], row["metric"]) for row in rows}
+    numbers = {"r2", "r2_fp_head", "mae", "mae_fp_head"}
+    assert {metric for task, metric in found if task == "pitch"} == numbers
+    assert {metric for task, metric in found if task == "pitch, white 0 dB"} == numbers
+    assert {metric for task, metric in found if task == "gender"} == {"linear", "linear_fp_head", "knn"}
+    values = {(row["task"], row["bit_width"], row["metric"]): row for row in rows}
+    assert values["pitch", "fp", "r2"]["value"] > values["pitch, white 0 dB", "fp", "r2"]["value"]
+    assert values["pitch", "w8a8", "r2"]["retained"] == pytest.approx(
+        values["pitch", "w8a8", "r2"]["value"] / values["pitch", "fp", "r2"]["value"]
+    )
+    assert values["pitch", "fp", "mae"]["unit"] == "semitones"
+    fp, int8 = (values["gender", bits, "knn"]["size_bytes"] for bits in ("fp", "w8a8"))
+    assert fp == 4 * sum(p.numel() for p in encoder.parameters())
+    assert 0.25 < int8 / fp < 0.5
 
 
 def test_sensitivity_table_has_a_line_for_each_layer_and_what_was_chosen():
