@@ -1,6 +1,5 @@
 """The training step all methods share: a full-precision pass and, with SSQL, a quantized pass at random bits."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from ssql.gradients import differentiated_now
 from ssql.methods.health import Health
 from ssql.methods.ranks import mean_over_ranks
 from ssql.objectives import feature_std, relative_distance
+from ssql.schedule import warmup_cosine
 
 View = tuple[Tensor, Tensor | None]
 
@@ -246,13 +246,7 @@ class Method(lightning.LightningModule):
         """The optimizer, with a linear warm-up and a cosine to zero over the whole run."""
         optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
         self.total_steps = max(1, int(self.trainer.estimated_stepping_batches))
-
-        def factor(step: int) -> float:
-            if step < self.warmup_steps:
-                return (step + 1) / self.warmup_steps
-            return 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -1,0 +1,109 @@
+"""What training commands share: the output folder, resuming, loggers, checkpoints."""
+
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from ssql.data import DataModule
+
+
+class RunCLI(LightningCLI):
+    """The Lightning CLI with an output folder and resuming; subclasses add arguments and callbacks.
+
+    Args:
+        model_class: of the model.
+        command: as the user types it: `ssql pretrain`.
+        args: command-line words; those of the process when None.
+        any_model: whether the configuration names a subclass of `model_class`.
+        trainer_defaults: of the command, beside those that all have.
+
+    Attributes:
+        owned: names in the output folder that belong to the run, beside checkpoints and logs.
+    """
+
+    owned: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        model_class: type,
+        command: str,
+        args: ArgsType,
+        any_model: bool = False,
+        trainer_defaults: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            model_class,
+            DataModule,
+            subclass_mode_model=any_model,
+            subclass_mode_data=True,
+            run=False,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            args=args,
+            parser_kwargs={"prog": command},
+            trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 5} | (trainer_defaults or {}),
+        )
+
+    @property
+    def output(self) -> Path:
+        """The folder of the run."""
+        return Path(self.config.output)
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """Where to go on from; None for a run that starts."""
+        return self.output / "checkpoints" / "last.ckpt" if self.config.resume else None
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Arguments beside trainer, model and data."""
+        parser.add_argument("--output", type=str, required=True, help="folder of the run")
+        parser.add_argument("--resume", type=bool, default=False, help="go on from the run's last checkpoint")
+        parser.add_argument("--overwrite", type=bool, default=False, help="delete an earlier run in the folder")
+        parser.add_argument("--checkpoint_steps", type=int, default=200, help="steps from checkpoint to checkpoint")
+
+    def callbacks(self) -> list[Callback]:
+        """Callbacks of the command; the model and the data module are there already."""
+        raise NotImplementedError
+
+    def before_instantiate_classes(self) -> None:
+        """Look at the output folder before anything is built."""
+        _prepare_output(self.output, self.config.resume, self.config.overwrite, self.owned)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Loggers and checkpoints go to the output folder unless the configuration has its own."""
+        # Where the configuration is kept when there is no logger.
+        kwargs["default_root_dir"] = self.config_init.trainer.default_root_dir or self.output
+        if self.config_init.trainer.logger in (None, True):
+            csv = CSVLogger(self.output, name="logs")
+            kwargs["logger"] = [csv, TensorBoardLogger(self.output, name="logs", version=csv.version)]
+        monitor = [] if self.config_init.trainer.logger is False else [LearningRateMonitor()]
+        self.trainer_defaults["callbacks"] = [*self.callbacks(), *monitor]
+        return super().instantiate_trainer(**kwargs)
+
+
+def _prepare_output(output: Path, resume: bool, overwrite: bool, owned: tuple[str, ...]) -> None:
+    last = output / "checkpoints" / "last.ckpt"
+    if resume:
+        if not last.exists():
+            raise FileNotFoundError(f"nothing to resume: {last} does not exist")
+        return
+    found = [path for name in ("checkpoints", "logs", *owned) if (path := output / name).exists()]
+    if found and not overwrite:
+        raise FileExistsError(
+            f"{output} holds an earlier run: go on with --resume true, replace it with --overwrite true, "
+            "or choose another --output"
+        )
+    _delete(found)
+
+
+@rank_zero_only
+def _delete(paths: list[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
