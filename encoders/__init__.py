@@ -1,26 +1,34 @@
 """Speech and vision encoders, and the folder they are saved in."""
 
 from encoders.artifact import init_from, load_encoder, save_encoder
+from encoders.conformer import Conformer
 from encoders.encoder import ENCODERS, Encoder, register_encoder
 from encoders.folder import ArtifactError
 from encoders.frames import FrameEncoder
 from encoders.heads import Head, load_head, save_head
 from encoders.log_mel import LogMel, WhisperLogMel
+from encoders.mel_cnn import MelCNN
 from encoders.published import Imported, import_encoder
 from encoders.speech_transformer import SpeechTransformer
 from encoders.step_audio import step_audio_2
 from encoders.vision import VisionEncoder
+from encoders.wav2vec2 import HuBERT, Wav2Vec2, WavLM
 
 __all__ = [
     "ENCODERS",
     "ArtifactError",
+    "Conformer",
     "Encoder",
     "FrameEncoder",
+    "HuBERT",
     "Head",
     "Imported",
     "LogMel",
+    "MelCNN",
     "SpeechTransformer",
     "VisionEncoder",
+    "Wav2Vec2",
+    "WavLM",
     "WhisperLogMel",
     "import_encoder",
     "init_from",

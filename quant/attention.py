@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,7 +27,8 @@ class AttentionProducts(nn.Module):
             query: shape (batch, heads, time, width).
             key: shape (batch, heads, time, width).
             value: shape (batch, heads, time, width).
-            mask: bool, broadcasts to (batch, heads, time, time), True where a frame may be attended to.
+            mask: broadcasts to (batch, heads, time, time): bool, True where a frame may be attended to; or float, a
+                bias of the scores, `MASKED` where it may not.
 
         Returns:
             shape (batch, heads, time, width).
@@ -34,6 +36,7 @@ class AttentionProducts(nn.Module):
         if not any(getattr(tensor, "in_use", False) for tensor in self.children()):
             return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         scores = self.query(query) @ self.key(key).transpose(-2, -1) / math.sqrt(query.shape[-1])
-        probabilities = scores.masked_fill(~mask, MASKED).softmax(dim=-1)
+        scores = scores.masked_fill(~mask, MASKED) if mask.dtype == torch.bool else scores + mask
+        probabilities = scores.softmax(dim=-1)
         attended: Tensor = self.probabilities(probabilities) @ self.value(value)
         return attended

@@ -51,7 +51,7 @@ class SpeechAugmentation(nn.Module):
         Args:
             inputs: waveforms, shape (batch, samples), 16,000 Hz, zero beyond each clip's length.
             lengths: samples of each clip, shape (batch,).
-            encoder: gives the log-mel front end.
+            encoder: gives the front end; one of waveforms gets those as they are now.
 
         Returns:
             log_mel, shape (batch, n_mels, frames); frames of each clip, shape (batch,).
@@ -62,6 +62,8 @@ class SpeechAugmentation(nn.Module):
         waveform = self._add(waveform, torch.randn_like(waveform), self.noise_snr_db)
         waveform = waveform * (torch.arange(waveform.shape[1], device=lengths.device) < lengths[:, None])
         log_mel, frames = encoder.front_end(waveform, lengths)
+        if log_mel.dim() == 2:
+            return log_mel, frames
         log_mel = random_resized_crop(log_mel, frames, self.mel_scale)
         return self._mask(log_mel, frames), frames
 
