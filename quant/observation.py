@@ -49,7 +49,7 @@ class Observation:
         if self.samples:
             self.kept.setdefault(activation, []).append(subsample(values, valid, self.samples))
         # Zero is in every range, so a zeroed frame cannot widen it.
-        low, high = (values if valid is None else values.masked_fill(~valid, 0)).aminmax()
+        low, high = _as_stored(values if valid is None else values.masked_fill(~valid, 0)).aminmax()
         self.extremes.setdefault(activation, []).append((low, high))
 
     @torch.no_grad()
@@ -107,7 +107,7 @@ class Observation:
     def _extremes(self, activations: Sequence["QuantActivation"]) -> tuple[Tensor, Tensor]:
         """Low and high end of each pass, (activations, passes), over all ranks."""
         passes = _largest_over_ranks(max((len(seen) for seen in self.extremes.values()), default=0))
-        infinity = torch.tensor(torch.inf, device=activations[0].activation_min.device)
+        infinity = torch.full((), torch.inf, device=activations[0].activation_min.device)
         lows, highs = [], []
         for activation in activations:
             seen = self.extremes.get(activation, [])
@@ -134,6 +134,11 @@ class Observation:
         gathered = [torch.empty_like(samples) for _ in range(world_size())]
         dist.all_gather(gathered, samples)
         return torch.cat(gathered, dim=1)
+
+
+def _as_stored(values: Tensor) -> Tensor:
+    """A view in the order of memory: what is not contiguous, as channels-last images are, aminmax copies first."""
+    return values.permute(sorted(range(values.dim()), key=values.stride, reverse=True))
 
 
 def _largest_over_ranks(count: int) -> int:

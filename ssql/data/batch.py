@@ -56,6 +56,19 @@ class LabelledTensors(Dataset[Batch]):
         }
         return item if self.texts is None else item | {"texts": self.texts[index]}
 
+    def __getitems__(self, indices: Sequence[int]) -> Batch | list[Batch]:
+        """The items at indices as torch's loader asks for them; images as a batch already, all at once."""
+        if not isinstance(self.inputs, Tensor):
+            return [self[index] for index in indices]
+        inputs = self.inputs[indices]
+        batch = {
+            "inputs": inputs.float().div_(255) if inputs.dtype == torch.uint8 else inputs,
+            "lengths": None,
+            "labels": {task: torch.tensor([values[i] for i in indices]) for task, values in self.labels.items()},
+            "indices": torch.tensor(indices),
+        }
+        return batch if self.texts is None else batch | {"texts": [self.texts[i] for i in indices]}
+
     def subset(self, indices: Sequence[int]) -> "LabelledTensors":
         """Some of the items, in the order given; waveforms are shared, images copied."""
         inputs = self.inputs[list(indices)] if isinstance(self.inputs, Tensor) else [self.inputs[i] for i in indices]
@@ -63,8 +76,10 @@ class LabelledTensors(Dataset[Batch]):
         return LabelledTensors(inputs, labels, None if self.texts is None else [self.texts[i] for i in indices])
 
 
-def collate(items: Sequence[Batch]) -> Batch:
-    """Items to a batch; clips are padded with zeros to the longest."""
+def collate(items: Sequence[Batch] | Batch) -> Batch:
+    """Items to a batch, if they are not one already; clips are padded with zeros to the longest."""
+    if isinstance(items, dict):
+        return items
     inputs = [item["inputs"] for item in items]
     audio = inputs[0].dim() == 1
     batch = {

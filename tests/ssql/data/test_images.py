@@ -3,9 +3,11 @@ import struct
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ssql.data import Digits, FashionMNIST, ImageFolder
+from ssql.data.batch import LabelledTensors, collate
 
 
 @pytest.fixture
@@ -62,3 +64,12 @@ def test_fashion_mnist_reads_idx_files(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
     with pytest.raises(FileNotFoundError, match="must hold the IDX files"):
         FashionMNIST("nowhere").setup()
+
+
+def test_images_come_as_a_whole_batch_equal_to_their_items():
+    data = LabelledTensors(torch.randint(0, 256, (7, 3, 4, 4), dtype=torch.uint8), {"class": list(range(7))})
+    batch, items = collate(data.__getitems__([5, 0, 3])), collate([data[index] for index in (5, 0, 3)])
+    assert torch.equal(batch["inputs"], items["inputs"])
+    assert batch["labels"]["class"].tolist() == items["labels"]["class"].tolist() == [5, 0, 3]
+    assert torch.equal(batch["indices"], items["indices"])
+    assert batch["lengths"] is items["lengths"] is None
