@@ -23,6 +23,7 @@ let chosen: ExportedFile;
 let clip: Float32Array | null = null;
 let lastRun: Run | null = null;
 let microphone: Microphone | null = null;
+let actions = 0;
 const rows = new Map<string, FileRow>();
 const engine = new Engine();
 
@@ -35,13 +36,14 @@ function fail(error: unknown): void {
 /** Run an action of the user; what goes wrong is shown until the next action. */
 async function attempt(action: () => Promise<void>): Promise<void> {
   byId("error").hidden = true;
+  actions++;
   document.body.ariaBusy = "true";
   try {
     await action();
   } catch (error) {
     fail(error);
   } finally {
-    document.body.ariaBusy = "false";
+    document.body.ariaBusy = String(--actions > 0);
   }
 }
 
@@ -66,6 +68,7 @@ async function take(samples: Float32Array): Promise<void> {
   if (seconds < SHORTEST_SECONDS) {
     throw new Error(`The clip lasts ${seconds.toFixed(2)} s: at least ${SHORTEST_SECONDS} s are needed.`);
   }
+  if (microphone) await endRecording();
   clip = samples.subarray(0, LONGEST_SECONDS * SAMPLE_RATE);
   rows.forEach((row) => row.clear());
   await runClip(clip);
@@ -117,7 +120,10 @@ async function startRecording(): Promise<void> {
   record.textContent = "Stop";
   record.ariaPressed = "true";
   pressExample(null);
-  void attempt(() => listen(microphone!));
+  void listen(microphone).catch(async (error) => {
+    fail(error);
+    await endRecording();
+  });
 }
 
 /** The answer to the last seconds, again and again, until recording stops. */
@@ -133,14 +139,19 @@ async function listen(source: Microphone): Promise<void> {
   }
 }
 
-async function stopRecording(): Promise<void> {
+async function endRecording(): Promise<Float32Array> {
   const source = microphone!;
   microphone = null;
   record.textContent = "Record";
   record.ariaPressed = "false";
-  const samples = trim(await source.last());
+  const samples = await source.last();
   await source.close();
   status.textContent = "Recorded.";
+  return samples;
+}
+
+async function stopRecording(): Promise<void> {
+  const samples = trim(await endRecording());
   if (samples.length === 0) throw new Error("The recording is silent: check which microphone the browser uses.");
   await take(samples);
 }
@@ -183,7 +194,9 @@ function connect(): void {
     event.preventDefault();
     document.body.classList.add("dragging");
   };
-  document.ondragleave = () => document.body.classList.remove("dragging");
+  document.ondragleave = (event) => {
+    if (!event.relatedTarget) document.body.classList.remove("dragging"); // left the window
+  };
   document.ondrop = (event) => {
     event.preventDefault();
     document.body.classList.remove("dragging");
