@@ -1,5 +1,6 @@
-"""The `ssql` command: import, pretrain, evaluate, compare, calibrate, export, verify, bench, demo."""
+"""The `ssql` command: import, pretrain, finetune, evaluate, suite, compare, calibrate, export, verify, bench, demo."""
 
+import importlib
 import sys
 from collections.abc import Callable
 
@@ -7,7 +8,9 @@ USAGE = """usage: ssql COMMAND [options]
 
   import     published weights:         ssql import --weights FILE.safetensors --layout whisper --output runs/start
   pretrain   pretrain an encoder:       ssql pretrain --config FILE.yaml --output runs/mine
+  finetune   encoder and head:          ssql finetune --encoder runs/mine/encoder --data SpokenWords --task word ...
   evaluate   accuracy at bit-widths:    ssql evaluate --config FILE.yaml --output runs/mine
+  suite      speech at bit-widths:      ssql suite --encoders.mine runs/mine/encoder --output runs/mine
   compare    merge evaluations:         ssql compare --rows '[a/accuracy.json, b/accuracy.json]' --output runs/both
   calibrate  other grids and ranges:    ssql calibrate --encoder runs/mine/encoder --output runs/mse --observer mse ...
   export     write ONNX files:          ssql export --encoder runs/mine/encoder --output runs/mine --bit_width w4a8
@@ -18,6 +21,21 @@ USAGE = """usage: ssql COMMAND [options]
 ssql COMMAND --help says more; --print_config writes a command's whole configuration.
 """
 
+# Where each command is: module and function.
+COMMANDS = {
+    "import": ("ssql.importing", "import_weights"),
+    "pretrain": ("ssql.pretrain", "pretrain"),
+    "finetune": ("ssql.finetune", "finetune"),
+    "evaluate": ("ssql.results", "evaluate"),
+    "suite": ("ssql.results", "suite"),
+    "compare": ("ssql.results", "compare"),
+    "calibrate": ("ssql.commands", "calibrate"),
+    "export": ("ssql.commands", "export"),
+    "verify": ("ssql.commands", "verify"),
+    "bench": ("ssql.commands", "bench"),
+    "demo": ("ssql.demo", "demo"),
+}
+
 
 def main() -> None:
     """Entry point: one-line errors, exit code 1 for bad input and 2 for a bad command line."""
@@ -25,7 +43,7 @@ def main() -> None:
         sys.stdout.write(USAGE)
         sys.exit(0 if len(sys.argv) > 1 else 2)
     name, *args = sys.argv[1:]
-    if name not in ("import", "pretrain", "evaluate", "compare", "calibrate", "export", "verify", "bench", "demo"):
+    if name not in COMMANDS:
         sys.exit(f"ssql: unknown command {name!r}\n{USAGE}")
     sys.argv = [f"ssql {name}", *args]
     try:
@@ -50,26 +68,13 @@ def _command(name: str) -> Callable[[list[str]], object]:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for noisy in ("matplotlib", "httpx", "torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    if name == "pretrain":
-        from ssql.pretrain import pretrain
-
+    module, function_name = COMMANDS[name]
+    function: Callable[..., object] = getattr(importlib.import_module(module), function_name)
+    if name in ("pretrain", "finetune"):
         logging.getLogger("lightning.pytorch").propagate = False  # it has a handler of its own
-
-        return lambda args: pretrain()
+        return lambda args: function()
     from jsonargparse import auto_cli
 
-    if name == "import":
-        from ssql.importing import import_weights
-
-        return lambda args: auto_cli(import_weights, args=args, as_positional=False, prog="ssql import")
-    if name == "demo":  # starts without torch
-        from ssql.demo import demo
-
-        function: Callable[..., object] = demo
-    else:
-        from ssql import commands
-
-        function = getattr(commands, name)
     return lambda args: auto_cli(function, args=args, as_positional=False, prog=f"ssql {name}")
 
 

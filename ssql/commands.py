@@ -1,8 +1,7 @@
-"""The commands beside `ssql pretrain`, each a typed function that jsonargparse turns into a command line."""
+"""The commands that make and try files, each a typed function that jsonargparse turns into a command line."""
 
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 import export as onnx_export
@@ -10,70 +9,11 @@ import quant
 from encoders import Encoder, load_encoder
 from quant import parse_bit_width
 from ssql.data import DataModule
-from ssql.evaluate import BIT_WIDTHS, Quantizer, calibrate_on, prepare_anew, sensitivities_on
-from ssql.evaluate import evaluate as evaluate_encoders
-from ssql.report import (
-    Row,
-    latency_table,
-    load_rows,
-    markdown_table,
-    save_json,
-    save_plot,
-    save_text,
-    sensitivity_table,
-    terminal_table,
-)
+from ssql.evaluate import calibrate_on, prepare_anew, sensitivities_on
+from ssql.output import refuse_existing, save_json
+from ssql.report import latency_table, sensitivity_table
 
 FILE_NAMES = {"fp": "encoder-fp32.onnx", "w8a8": "encoder-int8.onnx", "w4a8": "encoder-int4.onnx"}
-
-
-def evaluate(
-    encoders: dict[str, str],
-    data: DataModule,
-    output: str,
-    bit_widths: list[str] = list(BIT_WIDTHS),  # noqa: B006
-    tasks: list[str] | None = None,
-    calibration_batches: int = 8,
-    quantizers: dict[str, Quantizer] = {"min_max": Quantizer()},  # noqa: B006, B008
-    overwrite: bool = False,
-) -> None:
-    """Probe frozen encoders at several bit-widths: one table, one plot.
-
-    Writes accuracy.json (rows of method, task, bit_width, metric, value), accuracy.md and accuracy.png.
-    Example: ssql evaluate --encoders.SSQL runs/a/encoder --encoders.SimSiam runs/b/encoder
-    --data SpokenWords --output runs/a
-
-    Args:
-        encoders: name in the table to encoder folder.
-        data: labelled data module.
-        output: folder for the results.
-        bit_widths: fp, w8a8, w4a8, ...
-        tasks: label names; all of the data's by default.
-        calibration_batches: training batches that set the activation ranges.
-        quantizers: name to observer (min_max, moving_average, percentile, mse) and policy, side by side:
-            {mse: {observer: mse, policy: {shift: true}}}.
-        overwrite: replace earlier results.
-    """
-    _refuse_existing(_accuracy_files(output), overwrite)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = {name: load_encoder(folder).to(device) for name, folder in encoders.items()}
-    rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches, quantizers)
-    _save_accuracy(rows, output)
-
-
-def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
-    """Merge results of several `ssql evaluate` runs: other encoders side by side, seeds and folds as mean ± deviation.
-
-    Writes accuracy.json, accuracy.md and accuracy.png, as `ssql evaluate` does.
-    Example: ssql compare --rows '[runs/seed-0/accuracy.json, runs/seed-1/accuracy.json]' --output runs/both
-
-    Args:
-        rows: accuracy.json files; rows of the same method, task and bit-width become one line of the table.
-        output: folder for the results.
-        overwrite: replace earlier results.
-    """
-    _refuse_existing(_accuracy_files(output), overwrite)
-    _save_accuracy([row for file in rows for row in load_rows(Path(file))], output)
 
 
 def calibrate(
@@ -101,7 +41,7 @@ def calibrate(
         batches: training batches looked at.
         overwrite: replace an existing folder.
     """
-    _refuse_existing([Path(output)], overwrite)
+    refuse_existing([Path(output)], overwrite)
     loaded = load_encoder(encoder)
     prepare_anew(loaded, policy)
     if average_bits is not None:
@@ -128,7 +68,7 @@ def export(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overw
     """
     bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
     paths = {b: Path(output) / FILE_NAMES.get(b, f"encoder-{parse_bit_width(b)}.onnx") for b in bit_widths}
-    _refuse_existing(list(paths.values()), overwrite)
+    refuse_existing(list(paths.values()), overwrite)
     loaded = load_encoder(encoder)
     for name, path in paths.items():
         onnx_export.to_onnx(loaded, path, name, overwrite=overwrite)
@@ -172,26 +112,3 @@ def _print_verification(path: Path, encoder: Encoder, bit_width: str) -> None:
     Console().print(f"{path}: {result}")
     if not result.passed:
         raise onnx_export.VerificationError(f"{path} does not agree with torch at {bit_width}: {result}")
-
-
-def _accuracy_files(output: str) -> list[Path]:
-    return [Path(output) / f"accuracy.{ending}" for ending in ("json", "md", "png")]
-
-
-def _save_accuracy(rows: list[Row], output: str) -> None:
-    json_file, markdown_file, plot_file = _accuracy_files(output)
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    tables = [terminal_table(rows, metric) for metric in metrics]
-    save_json(rows, json_file)
-    save_text("\n".join(f"**{metric}**\n\n{markdown_table(rows, metric)}" for metric in metrics), markdown_file)
-    save_plot(rows, plot_file)
-    console = Console()
-    for table in tables:
-        console.print(table)
-    console.print(f"rows: {json_file}\nplot: {plot_file}")
-
-
-def _refuse_existing(paths: list[Path], overwrite: bool) -> None:
-    for path in paths:
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} exists already: use --overwrite true, or another --output")

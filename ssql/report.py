@@ -1,75 +1,68 @@
-"""Accuracy rows as a table for the terminal, a table for a README, a JSON file and a plot."""
+"""Rows as tables for the terminal and for a README."""
 
-import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
-from statistics import mean, stdev
-from typing import Any, NamedTuple
 
 from rich.table import Table
 
 from quant import Policy, Sensitivity
-
-Row = dict[str, Any]
-
-
-class Line(NamedTuple):
-    """One line of a table: mean and deviation at each bit-width over the runs that were merged."""
-
-    task: str
-    method: str
-    means: list[float]
-    deviations: list[float]
-    runs: int
-
-    def cells(self) -> list[str]:
-        """`78.3`, or `78.3 ± 1.2` (sample standard deviation) when there are several runs."""
-        if self.runs == 1:
-            return [f"{mean:.1f}" for mean in self.means]
-        return [f"{mean:.1f} ± {spread:.1f}" for mean, spread in zip(self.means, self.deviations, strict=True)]
+from ssql.rows import FP_HEADS, HEADLINES, Row, metric_name, pivot, retained_rows
 
 
-def pivot(rows: Sequence[Row], metric: str) -> tuple[list[str], list[Line]]:
-    """Bit-widths in the order the rows came, and a line for each task and method.
-
-    Rows of the same task, method and bit-width are runs (seeds, folds) of one experiment.
-
-    Raises:
-        ValueError: a method whose bit-widths do not have the same number of runs.
-    """
-    values: dict[tuple[str, str], dict[str, list[float]]] = {}
-    rows = [row for row in rows if row["metric"] == metric]
-    for row in rows:
-        by_bits = values.setdefault((row["task"], row["method"]), {})
-        by_bits.setdefault(row["bit_width"], []).append(row["value"])
-    bit_widths = list(dict.fromkeys(row["bit_width"] for row in rows))
-    lines = []
-    for (task, method), by_bits in sorted(values.items()):
-        runs = {len(by_bits.get(bit_width, [])) for bit_width in bit_widths}
-        if len(runs) != 1:
-            raise ValueError(f"{method} on {task} was not measured equally often at {', '.join(bit_widths)}")
-        means = [mean(by_bits[bit_width]) for bit_width in bit_widths]
-        several = runs != {1}
-        deviations = [stdev(by_bits[bit_width]) if several else 0.0 for bit_width in bit_widths]
-        lines.append(Line(task, method, means, deviations, runs.pop()))
-    return bit_widths, lines
-
-
-def terminal_table(rows: Sequence[Row], metric: str = "linear") -> Table:
-    """Accuracy in percent, a line for each task and method, a column for each bit-width."""
-    bit_widths, lines = pivot(rows, metric)
-    table = Table("task", "method", *bit_widths, title=f"test accuracy, % ({metric})")
+def terminal_table(rows: Sequence[Row], metrics: str | Sequence[str] = "linear", title: str = "test") -> Table:
+    """A line for each task and method, a column for each bit-width; several metrics have a column for their name."""
+    heads, lines = _table(rows, metrics, intervals=False)
+    table = Table(*heads, title=f"{title} {metric_name(metrics)}" if isinstance(metrics, str) else title)
     for line in lines:
-        table.add_row(line.task, line.method, *line.cells())
+        table.add_row(*line)
     return table
 
 
-def markdown_table(rows: Sequence[Row], metric: str = "linear") -> str:
-    """The same table in Markdown."""
-    bit_widths, lines = pivot(rows, metric)
-    head = f"| task | method | {' | '.join(bit_widths)} |\n|{' --- |' * (len(bit_widths) + 2)}\n"
-    return head + "".join(f"| {line.task} | {line.method} | {' | '.join(line.cells())} |\n" for line in lines)
+def markdown_table(rows: Sequence[Row], metrics: str | Sequence[str] = "linear") -> str:
+    """The same table in Markdown, with intervals of 95 % where they are known."""
+    heads, lines = _table(rows, metrics, intervals=True)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, ["---"] * len(heads), *lines))
+
+
+def markdown_report(rows: Sequence[Row]) -> str:
+    """A table for each metric, and what is retained of full precision."""
+    metrics = dict.fromkeys(row["metric"] for row in rows)
+    tables = {metric_name(metric): markdown_table(rows, metric) for metric in metrics}
+    kept = retained_rows(rows)
+    if any(row["bit_width"] != "fp" for row in kept):
+        tables[metric_name("retained")] = markdown_table(kept, "retained")
+    return "\n".join(f"**{name}**\n\n{table}" for name, table in tables.items())
+
+
+def suite_report(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
+    """What the suite found, in Markdown: each task by its own metric, and what is left of full precision.
+
+    Args:
+        rows: of the suite, and of whatever else was measured at these bit-widths.
+        notes: sentences to begin with, such as what was left out.
+    """
+    at_bits, at_full = retained_rows(rows, HEADLINES), retained_rows(rows, FP_HEADS)
+    parts = [f"{note}.\n" for note in notes]
+    parts += ["**Each task, the head trained at the bit-width**\n", markdown_table(rows, HEADLINES)]
+    for title, kept in (
+        ("**Retained of full precision, %, the head trained at the bit-width**\n", at_bits),
+        ("**Retained of full precision, %, the head trained at full precision**\n", at_full),
+    ):
+        parts += [title, markdown_table(kept, "retained")] if kept else []
+    parts.append(
+        "Intervals of 95 %: Wilson for accuracies, bootstrap over test clips for R2 and for what is retained. "
+        "Retained: accuracy above that of the most frequent class, or R2, divided by the same at full precision on "
+        "the same clips. A task without a line there was not above chance at full precision.\n"
+    )
+    return "\n".join(parts)
+
+
+def _table(rows: Sequence[Row], metrics: str | Sequence[str], intervals: bool) -> tuple[list[str], list[list[str]]]:
+    bit_widths, lines = pivot(rows, metrics)
+    if isinstance(metrics, str):
+        return ["task", "method", *bit_widths], [[line.task, line.method, *line.texts(intervals)] for line in lines]
+    return ["task", "metric", "method", *bit_widths], [
+        [line.task, metric_name(line.metric), line.method, *line.texts(intervals)] for line in lines
+    ]
 
 
 def latency_table(rows: Sequence[Row]) -> Table:
@@ -101,65 +94,3 @@ def sensitivity_table(rows: Sequence[Sensitivity], policy: Policy) -> Table:
         shares = (f"{100 * errors[layer, b]:.3f}" for b in bits)
         table.add_row(layer, *shares, f"{size / 1000:.1f}", policy.layers[layer])
     return table
-
-
-def load_rows(path: Path) -> list[Row]:
-    """Rows that `ssql evaluate` wrote.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not JSON, or not rows of accuracy.
-    """
-    try:
-        rows = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    keys = {"method", "task", "bit_width", "metric", "value"}
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and keys <= row.keys() for row in rows):
-        raise ValueError(f"{path} does not hold rows of {', '.join(sorted(keys))}: give what ssql evaluate wrote")
-    return rows
-
-
-def save_json(value: Any, path: Path) -> None:
-    """Write JSON to a temporary name, then rename."""
-    save_text(json.dumps(value, indent=1) + "\n", path)
-
-
-def save_text(text: str, path: Path) -> None:
-    """Write text to a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.tmp")
-    staging.write_text(text)
-    os.replace(staging, path)
-
-
-def save_plot(rows: Sequence[Row], path: Path, metric: str = "linear") -> None:
-    """Accuracy against bit-width, a panel for each task, a line for each method, as PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    bit_widths, lines = pivot(rows, metric)
-    tasks = list(dict.fromkeys(line.task for line in lines))
-    methods = list(dict.fromkeys(line.method for line in lines))
-    figure, axes = pyplot.subplots(1, len(tasks), figsize=(4.2 * len(tasks), 3.9), squeeze=False, layout="constrained")
-    for axis, task in zip(axes[0], tasks, strict=True):
-        for line in lines:
-            if line.task == task:
-                # Side by side, so that no error bar hides another.
-                offset = 0.06 * (methods.index(line.method) - (len(methods) - 1) / 2)
-                axis.errorbar(
-                    [place + offset for place in range(len(bit_widths))], line.means,
-                    line.deviations if line.runs > 1 else None, marker="o", markersize=4, capsize=3,
-                    color=f"C{methods.index(line.method)}", label=line.method,
-                )  # fmt: skip
-        axis.set_xticks(range(len(bit_widths)), bit_widths)
-        axis.set(title=task, xlabel="bit-width", ylabel=f"test accuracy, % ({metric})")
-        axis.grid(alpha=0.3)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(methods)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.tmp")
-    figure.savefig(staging, dpi=120, format="png")
-    pyplot.close(figure)
-    os.replace(staging, path)

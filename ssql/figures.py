@@ -1,0 +1,189 @@
+"""The pictures of reports, with matplotlib; as PNG files, or as SVG that takes its colours from the page around it."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from quant import Sensitivity
+from ssql.rows import HEADLINES, Line, Row, metric_name, pivot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = 4
+
+
+class Histogram(NamedTuple):
+    """How the values of one tensor are spread.
+
+    Attributes:
+        counts: shape (bins,).
+        edges: shape (bins + 1,).
+        percentiles: at 0, 0.1, 1, 50, 99, 99.9 and 100 %.
+    """
+
+    counts: np.ndarray
+    edges: np.ndarray
+    percentiles: np.ndarray
+
+
+def accuracy_figure(rows: Sequence[Row], metrics: str | Sequence[str] = HEADLINES) -> "Figure":
+    """A metric against bit-width: a panel for each task and metric, a line for each method, with its intervals."""
+    bit_widths, lines = pivot(rows, metrics)
+    panels = list(dict.fromkeys((line.task, line.metric) for line in lines))
+    methods = list(dict.fromkeys(line.method for line in lines))
+    figure, axes = _panels(len(panels), 4.2, 3.6)
+    for axis, panel in zip(axes, panels, strict=True):
+        for line in lines:
+            if (line.task, line.metric) == panel:
+                # Side by side, so that no error bar hides another.
+                offset = 0.06 * (methods.index(line.method) - (len(methods) - 1) / 2)
+                places = [place + offset for place in range(len(bit_widths))]
+                _draw(axis, line, places, f"C{methods.index(line.method)}")
+        axis.set_xticks(range(len(bit_widths)), bit_widths)
+        axis.set(title=panel[0], xlabel="bit-width", ylabel=metric_name(panel[1]))
+    _legend(figure, axes, methods)
+    return figure
+
+
+def size_figure(rows: Sequence[Row], metrics: str | Sequence[str] = HEADLINES) -> "Figure":
+    """The same metrics against the size of the weights; rows without `size_bytes` are left out."""
+    rows = [row for row in rows if row.get("size_bytes")]
+    bit_widths, lines = pivot(rows, metrics)
+    sizes = {(row["method"], row["bit_width"]): row["size_bytes"] / 1e6 for row in rows}
+    panels = list(dict.fromkeys((line.task, line.metric) for line in lines))
+    methods = list(dict.fromkeys(line.method for line in lines))
+    figure, axes = _panels(len(panels), 4.2, 3.6)
+    for axis, panel in zip(axes, panels, strict=True):
+        for line in lines:
+            if (line.task, line.metric) == panel:
+                places = [sizes.get((line.method, bits), float("nan")) for bits in bit_widths]
+                _draw(axis, line, places, f"C{methods.index(line.method)}", linestyle="")
+        axis.set_xscale("log")
+        axis.set(title=panel[0], xlabel="size, MB", ylabel=metric_name(panel[1]))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
+    _legend(figure, axes, methods)
+    return figure
+
+
+def sensitivity_figure(sensitivities: Sequence[Sensitivity]) -> "Figure":
+    """Error of the embeddings against the weight bits of one layer alone: a line of cells a layer, log scale."""
+    layers = list(dict.fromkeys(row.layer for row in sensitivities))
+    bits = sorted({row.bits for row in sensitivities})
+    errors = np.full((len(layers), len(bits)), np.nan)
+    for row in sensitivities:
+        errors[layers.index(row.layer), bits.index(row.bits)] = 100 * row.error
+    figure = _figure(7.5, 1.2 + 0.26 * len(layers))
+    axis = figure.subplots()
+    levels = np.log10(errors.clip(1e-6))
+    axis.imshow(levels, aspect="auto", cmap="viridis")
+    light = levels > levels.min() + 0.6 * np.ptp(levels)
+    for (layer, column), error in np.ndenumerate(errors):
+        # Dark numbers on light cells and the other way round.
+        colour = "#111111" if light[layer, column] else "#f8f8f8"
+        axis.text(column, layer, f"{error:.2g}", ha="center", va="center", fontsize=8, color=colour)
+    axis.set_xticks(range(len(bits)), [f"w{b}" for b in bits])
+    axis.set_yticks(range(len(layers)), layers)
+    axis.set_title("squared error of the embeddings, % of their variance")
+    return figure
+
+
+def histogram_figure(histograms: Mapping[str, Histogram]) -> "Figure":
+    """A panel for each tensor: counts on a log scale, and the middle 99.8 % between lines."""
+    figure, axes = _panels(len(histograms), 3.2, 2.1)
+    for axis, (name, histogram) in zip(axes, histograms.items(), strict=True):
+        axis.stairs(histogram.counts, histogram.edges, fill=True, color="C0")
+        for end in histogram.percentiles[[1, 5]]:
+            axis.axvline(end, color="C1", linewidth=1, linestyle="--")
+        axis.set_yscale("symlog", linthresh=1)
+        axis.set_yticks([])
+        axis.set_title(name, fontsize=9)
+        axis.tick_params(labelsize=8)
+    return figure
+
+
+def training_figure(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> "Figure":
+    """A panel for each logged quantity, a line for each run.
+
+    Args:
+        curves: quantity to run to (steps, values).
+    """
+    runs = list(dict.fromkeys(run for lines in curves.values() for run in lines))
+    figure, axes = _panels(len(curves), 4.2, 2.8)
+    for axis, (quantity, lines) in zip(axes, curves.items(), strict=True):
+        for run, (steps, values) in lines.items():
+            axis.plot(steps, values, color=f"C{runs.index(run)}", label=run, linewidth=1.2)
+        axis.set(title=quantity, xlabel="step")
+    _legend(figure, axes, runs)
+    return figure
+
+
+def as_svg(figure: "Figure", name: str, label: str) -> str:
+    """The figure as an `<svg>` element for an HTML page: text as text, black as the page's colour, no background.
+
+    Args:
+        figure: drawn by this module.
+        name: prefix of all ids inside, different for each figure of a page.
+        label: read by screen readers.
+    """
+    import matplotlib
+
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = svg.replace("#000000", "currentColor")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    # Not pyplot: no display, no global state.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _panels(count: int, width: float, height: float) -> tuple["Figure", list["Axes"]]:
+    columns = min(count, COLUMNS)
+    lines = -(-count // columns)
+    figure = _figure(width * columns, height * lines + 0.3)
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.set_axis_off()
+    for axis in axes[:count]:
+        axis.grid(alpha=0.3)
+    return figure, axes[:count]
+
+
+def _draw(axis: "Axes", line: Line, places: Sequence[float], colour: str, linestyle: str = "-") -> None:
+    drawn = [(place, cell) for place, cell in zip(places, line.cells, strict=True) if cell is not None]
+    below, above = [], []
+    for _, cell in drawn:
+        if cell.deviation is not None or cell.low is None or cell.high is None:
+            ends = (cell.deviation or 0.0, cell.deviation or 0.0)
+        else:
+            ends = (max(cell.mean - cell.low, 0.0), max(cell.high - cell.mean, 0.0))
+        below.append(ends[0])
+        above.append(ends[1])
+    axis.errorbar(
+        [place for place, _ in drawn], [cell.mean for _, cell in drawn], [below, above], color=colour, marker="o",
+        markersize=4, capsize=2, linestyle=linestyle, elinewidth=1, label=line.method,
+    )  # fmt: skip
+
+
+def _legend(figure: "Figure", axes: Sequence["Axes"], names: Sequence[str]) -> None:
+    """One legend for all panels, below them."""
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    shown = [name for name in names if name in handles]
+    drawn = [handles[name] for name in shown]
+    figure.legend(handles=drawn, labels=shown, loc="outside lower center", ncols=min(4, len(shown)), frameon=False)

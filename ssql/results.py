@@ -1,0 +1,133 @@
+"""The commands that measure encoders and show results, each a typed function that jsonargparse turns into one."""
+
+import logging
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from encoders import Encoder, load_encoder
+from ssql.data import DataModule
+from ssql.evaluate import BIT_WIDTHS, Quantizer
+from ssql.evaluate import evaluate as evaluate_encoders
+from ssql.output import refuse_existing, save_csv, save_json, save_plot, save_text
+from ssql.report import markdown_report, suite_report, terminal_table
+from ssql.rows import HEADLINES, Row, load_rows, retained_rows
+from ssql.suite import RECORDINGS, speech_suite
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    encoders: dict[str, str],
+    data: DataModule,
+    output: str,
+    bit_widths: list[str] = list(BIT_WIDTHS),  # noqa: B006
+    tasks: list[str] | None = None,
+    calibration_batches: int | list[int] = 8,
+    quantizers: dict[str, Quantizer] = {"min_max": Quantizer()},  # noqa: B006, B008
+    overwrite: bool = False,
+) -> None:
+    """Probe frozen encoders at bit-widths x quantizers x calibration sizes: one table, one plot.
+
+    Writes accuracy.json and accuracy.csv (rows of method, task, bit_width, metric, value, low, high, ...), accuracy.md
+    and accuracy.png. Intervals (low, high) are of 95 %: Wilson for accuracies, bootstrap over clips for the rest.
+    Example: ssql evaluate --encoders.SSQL runs/a/encoder --encoders.SimSiam runs/b/encoder
+    --data SpokenWords --output runs/a
+
+    Args:
+        encoders: name in the table to encoder folder.
+        data: labelled data module.
+        output: folder for the results.
+        bit_widths: fp, w8a8, w4a8, ...
+        tasks: label names; all of the data's by default.
+        calibration_batches: training batches that set the activation ranges; of several, each is tried.
+        quantizers: name to observer (min_max, moving_average, percentile, mse) and policy, side by side:
+            {mse: {observer: mse, policy: {shift: true}}}.
+        overwrite: replace earlier results.
+    """
+    refuse_existing(_files(output, "accuracy"), overwrite)
+    rows = evaluate_encoders(_loaded(encoders), data, bit_widths, tasks, calibration_batches, quantizers)
+    _save(rows, output, "accuracy", markdown_report(rows))
+
+
+def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
+    """Merge results of several `ssql evaluate` runs: other encoders side by side, seeds and folds as mean ± deviation.
+
+    Writes accuracy.json, .csv, .md and .png, as `ssql evaluate` does.
+    Example: ssql compare --rows '[runs/seed-0/accuracy.json, runs/seed-1/accuracy.json]' --output runs/both
+
+    Args:
+        rows: accuracy.json files; rows of the same method, task and bit-width become one line of the table.
+        output: folder for the results.
+        overwrite: replace earlier results.
+    """
+    refuse_existing(_files(output, "accuracy"), overwrite)
+    merged = [row for file in rows for row in load_rows(Path(file))]
+    _save(merged, output, "accuracy", markdown_report(merged))
+
+
+def suite(
+    encoders: dict[str, str],
+    output: str,
+    recordings: dict[str, str] = dict(RECORDINGS),  # noqa: B006
+    bit_widths: list[str] = ["fp", "w8a8", "w4a8", "w4a4", "w3a3", "w2a4"],  # noqa: B006
+    calibration_batches: int = 8,
+    quantizers: dict[str, Quantizer] = {"min_max": Quantizer()},  # noqa: B006, B008
+    rows: list[str] = [],  # noqa: B006
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Speech suite: does the encoder still hear at few bits? Words and voices beside pitch, loudness, rate and contour.
+
+    Writes suite.json and suite.csv (rows as of `ssql evaluate`), suite.md (each task, and what is retained of full
+    precision) and suite.png. Parts: words and prosody (eSpeak NG, made on the spot), fsdd and prompts (recordings).
+    Example: ssql suite --encoders '{"SSQL": "runs/a/encoder", "SimSiam": "runs/b/encoder"}' --output runs/suite
+
+    Args:
+        encoders: name in the tables to encoder folder.
+        output: folder for the results.
+        recordings: folders of real recordings, fsdd and prompts; a part whose folder is not there is left out.
+        bit_widths: fp, w8a8, w4a8, ...
+        calibration_batches: training batches of each part that set the activation ranges.
+        quantizers: name to observer and policy, side by side, as in `ssql evaluate`.
+        rows: JSON files of other results at these bit-widths, to stand in the tables: word error rates of a recognizer.
+        seed: of words, voices, prosody and noise.
+        overwrite: replace earlier results.
+    """
+    refuse_existing(_files(output, "suite"), overwrite)
+    others = [row for file in rows for row in load_rows(Path(file))]
+    parts, skipped = speech_suite(recordings, seed)
+    for sentence in skipped:
+        log.warning("%s", sentence)
+    loaded = _loaded(encoders)
+    found: list[Row] = []
+    for name, data in parts.items():
+        log.info("suite: %s", name)
+        measured = evaluate_encoders(loaded, data, bit_widths, None, calibration_batches, quantizers)
+        found += [row | {"task": f"{name}/{row['task']}"} for row in measured]
+    found += others
+    _save(found, output, "suite", suite_report(found, skipped))
+    Console().print(terminal_table(retained_rows(found), "retained", title="suite:"))
+
+
+def _loaded(encoders: dict[str, str]) -> dict[str, Encoder]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {name: load_encoder(folder).to(device) for name, folder in encoders.items()}
+
+
+def _files(output: str, name: str) -> list[Path]:
+    return [Path(output) / f"{name}.{ending}" for ending in ("json", "csv", "md", "png")]
+
+
+def _save(rows: list[Row], output: str, name: str, markdown: str) -> None:
+    json_file, csv_file, markdown_file, plot_file = _files(output, name)
+    save_json(rows, json_file)
+    save_csv(rows, csv_file)
+    save_text(markdown, markdown_file)
+    console = Console()
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        console.print(terminal_table(rows, metric))
+    if any(row["metric"] in HEADLINES for row in rows):
+        save_plot(rows, plot_file)
+    console.print(f"rows: {json_file}\ntable: {markdown_file}\nplot: {plot_file}")
