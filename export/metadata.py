@@ -1,52 +1,78 @@
 """What a file says about itself: encoder, bit-width, policy, front end."""
 
+import hashlib
 import importlib.metadata
 import json
 from pathlib import Path
 
 import onnx
 
-from encoders import Encoder
+from encoders import Encoder, Head, LogMel, WhisperLogMel
 from encoders.log_mel import HOP, SAMPLE_RATE, WINDOW
 from quant import BitWidth, QuantLayer
 
 FORMAT_VERSION = "1"
+OPSET = 21  # the first with INT4, which quantized graphs need
 LOG_MEL = "(log10(max(slaney_mel(|stft|^2), 1e-10)) + 4) / 4, zero-padded edges, last frame dropped"
+WHISPER_LOG_MEL = (
+    "(max(log10(max(slaney_mel(|stft|^2), 1e-10)), the clip's maximum - 8) + 4) / 4, left edge reflected, "
+    "479 zeros after the clip, last frame dropped"
+)
 
 
 class VerificationError(RuntimeError):
     """A file that departs from torch, or that is not one of ours."""
 
 
-def metadata(encoder: Encoder, run: BitWidth) -> dict[str, str]:
-    """Keys and values for an ONNX file's metadata_props; `arguments` and `policy` are JSON."""
+def metadata(encoder: Encoder, run: BitWidth, form: str, head: Head | None = None) -> dict[str, str]:
+    """Keys and values for an ONNX file's metadata_props; `arguments`, `policy` and `head` are JSON.
+
+    Args:
+        encoder: in the file.
+        run: its bit-width.
+        form: `log_mel`, `waveform` or `images`.
+        head: in the file.
+    """
     layer = next((module for module in encoder.modules() if isinstance(module, QuantLayer)), None)
     values = {
         "format_version": FORMAT_VERSION,
         "ssql_toolkit_version": importlib.metadata.version("ssql-toolkit"),
         "encoder": encoder.name,
         "arguments": json.dumps(encoder.arguments),
+        "weights_sha256": weights_sha256(encoder),
         "bit_width": str(run),
         "policy": json.dumps(layer.mode.policy.to_dict() if layer else None),
         "feature_dim": str(encoder.feature_dim),
+        "input": form,
+        "head": json.dumps(head.to_dict() if head else None, ensure_ascii=False),
     }
     if encoder.modality != "audio":
         return values | {"pixel_mean": str(encoder.arguments["mean"]), "pixel_std": str(encoder.arguments["std"])}
+    values |= {"sample_rate_hz": str(SAMPLE_RATE), "frame_rate_hz": str(encoder.frame_rate)}
+    if not isinstance(encoder.front_end, LogMel):
+        return values
     return values | {
-        "sample_rate_hz": str(SAMPLE_RATE),
         "mel_window_samples": str(WINDOW),
         "mel_hop_samples": str(HOP),
-        "n_mels": str(encoder.arguments["n_mels"]),
-        "log_mel": LOG_MEL,
-        "frame_rate_hz": str(encoder.frame_rate),
+        "n_mels": str(encoder.front_end.n_mels),
+        "log_mel": WHISPER_LOG_MEL if isinstance(encoder.front_end, WhisperLogMel) else LOG_MEL,
     }
 
 
-def check_metadata(proto: onnx.ModelProto, path: Path, encoder: Encoder, run: BitWidth) -> None:
-    """Check that a file says it holds this encoder at this bit-width.
+def weights_sha256(encoder: Encoder) -> str:
+    """Hash of an encoder's weights and activation ranges: files of one encoder at several bit-widths share it."""
+    digest = hashlib.sha256()
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def read_metadata(proto: onnx.ModelProto, path: Path) -> dict[str, str]:
+    """What a file says about itself.
 
     Raises:
-        VerificationError: not written by `to_onnx`, another format version, encoder, argument, bit-width or policy.
+        VerificationError: not written by `to_onnx`, of another format version, or of an opset that is too old.
     """
     found = {prop.key: prop.value for prop in proto.metadata_props}
     if "format_version" not in found:
@@ -55,7 +81,19 @@ def check_metadata(proto: onnx.ModelProto, path: Path, encoder: Encoder, run: Bi
         raise VerificationError(
             f"{path} has format_version {found['format_version']}; this version reads {FORMAT_VERSION}"
         )
-    expected = metadata(encoder, run)
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < OPSET:
+        raise VerificationError(f"{path} has opset {opset}, too old: quantized graphs need {OPSET} or newer")
+    return found
+
+
+def check_metadata(found: dict[str, str], path: Path, encoder: Encoder, run: BitWidth) -> None:
+    """Check that a file says it holds this encoder at this bit-width.
+
+    Raises:
+        VerificationError: another encoder, argument, bit-width or policy.
+    """
+    expected = metadata(encoder, run, found.get("input", "log_mel"))
     if (found.get("encoder"), found.get("bit_width")) != (encoder.name, str(run)):
         raise VerificationError(
             f"{path} holds encoder {found.get('encoder')} at {found.get('bit_width')}, not {encoder.name} at {run}"

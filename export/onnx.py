@@ -1,23 +1,30 @@
 """Write an encoder at a bit-width as an ONNX file: whole and verified, or not at all."""
 
+import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 from onnx import helper
-from torch import Tensor
+from torch import Tensor, nn
 
-from encoders import Encoder
+from encoders import Encoder, Head
+from export.accuracy import Labelled
+from export.files import staged, write_json
 from export.four_bits import store_four_bits
-from export.metadata import VerificationError, metadata
+from export.front_end import ExportedFrontEnd, shrink_tables
+from export.head import ExportedHead
+from export.metadata import OPSET, VerificationError, metadata
+from export.model import Pipeline
 from export.qdq import WEIGHT, to_qdq
-from export.signature import frozen_copy
+from export.signature import SpeechInput, example_inputs, frozen_copy, input_form, signature
 from export.trace import trace
 from export.verify import verify
 from quant import FULL_PRECISION, BitWidth, at, parse_bit_width
 from quant.activation import RANGE_BUFFERS
+
+log = logging.getLogger(__name__)
 
 LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf's limit, less room for the graph
 
@@ -26,75 +33,99 @@ def to_onnx(
     encoder: Encoder,
     path: str | Path,
     bit_width: str | BitWidth = "fp",
+    input: SpeechInput | None = None,
+    head: Head | None = None,
     overwrite: bool = False,
     check: bool = True,
     waveforms: Sequence[Tensor] | None = None,
+    labelled: Labelled | None = None,
     image_size: int | None = None,
+    opset: int = OPSET,
 ) -> Path:
     """Export an encoder at a bit-width; integers and scales are those of `quant`.
 
-    Speech: inputs `log_mel` (batch, n_mels, frames) and `lengths` (batch,) int64; outputs `features`
-    (batch, frames', feature_dim) and `feature_lengths` (batch,) int64. Vision: input `images`, normalized
-    pixels (batch, channels, height, width); output `features` (batch, feature_dim). Batch and time are
-    dynamic. Weights of 4 bits and fewer are INT4 initializers behind a Cast to INT8, which ONNX Runtime
-    folds when a session starts: the size of 4 bits at the speed of 8.
+    Speech: inputs `log_mel` (batch, n_mels, frames) and `lengths` (batch,) int64 in frames, or `waveform`
+    (batch, samples) at 16,000 Hz and `lengths` in samples; outputs `features` (batch, frames', feature_dim)
+    and `feature_lengths` (batch,) int64. Vision: input `images`, normalized pixels (batch, channels, height,
+    width); output `features` (batch, feature_dim). A head adds `logits` (classification: (batch, classes); ctc:
+    (batch, frames', 1 + tokens)) or `values` (regression: (batch, targets)). Batch and time are dynamic.
+    Weights of 4 bits and fewer are INT4 initializers behind a Cast to INT8, which ONNX Runtime folds when a
+    session starts: the size of 4 bits at the speed of 8.
 
     Args:
         encoder: prepared and calibrated unless bit_width is `fp`; left untouched.
         path: the file to write; it appears whole and verified, or not at all.
         bit_width: `fp`, `w8a8`, `w4a8`, ...
+        input: speech: `log_mel`, or `waveform` with the front end in the file; None: log_mel if the encoder takes it.
+        head: stays in float.
         overwrite: replace an existing file.
-        check: verify the file against torch before it takes its name.
+        check: verify the file against torch before it takes its name; the report goes beside it, to
+            `<name>.verification.json`. A file that fails keeps the name `<name>.failed.onnx`.
         waveforms: speech clips (samples,) at 16,000 Hz to verify with; chirps in noise when None.
+        labelled: test data of a classification head: its accuracy in the file must be that in torch.
         image_size: height and width of a vision file's input in pixels; the model's own when None.
+        opset: 21 or newer.
 
     Returns:
         path.
 
     Raises:
         FileExistsError: the file exists and overwrite is False.
-        ValueError: unknown bit-width, an encoder that is not prepared, a weight that is NaN or infinite, or
-            a file over protobuf's 2 GB.
+        ValueError: unknown bit-width or input, an encoder that is not prepared, a weight that is NaN or infinite, a
+            layer or operation without an ONNX form, an opset that is too old, or a file over protobuf's 2 GB.
         quant.NotCalibratedError: a layer whose activation range was never observed.
         VerificationError: the file departs from torch.
     """
     path, run = Path(path), parse_bit_width(bit_width)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already: choose another name, or overwrite")
-    _check_finite(encoder)
+    proto = _build(encoder, run, input_form(encoder, input), head, image_size, opset)
+    with staged(path) as staging:
+        onnx.save(proto, staging)
+        if not check:
+            return path
+        result = verify(staging, encoder, run, waveforms, head, labelled)
+        result.file = str(path)
+        log.info("%s: %s", path, result)
+        if not result.passed:
+            failed = path.with_suffix(".failed.onnx")
+            result.file = str(failed)
+            os.replace(staging, failed)
+            write_json(result.to_dict(), failed.with_suffix(".verification.json"))
+            raise VerificationError(f"{path} was not written, {failed.name} departs from torch: {result}")
+        write_json(result.to_dict(), path.with_suffix(".verification.json"))
+    return path
+
+
+def _build(
+    encoder: Encoder, run: BitWidth, form: str, head: Head | None, image_size: int | None, opset: int
+) -> onnx.ModelProto:
+    if opset < OPSET:
+        raise ValueError(f"opset {opset} is too old: quantized graphs need {OPSET} or newer (INT4 weights)")
+    _check_finite(encoder, "")
+    if head is not None:
+        _check_finite(head, "head.")
     model = frozen_copy(encoder)
     if run != FULL_PRECISION:
         with at(model, run):  # checks that the model is prepared and calibrated
             pass
     layers = to_qdq(model, run)
     _check_size(model, run)
-    proto = trace(model, image_size)
+    front_end = ExportedFrontEnd(model.front_end) if form == "waveform" else None
+    pipeline = Pipeline(model, front_end, None if head is None else ExportedHead(frozen_copy(head)))
+    proto = trace(pipeline, signature(form, head), example_inputs(model, form, image_size), opset)
+    shrink_tables(proto)
     store_four_bits(proto, (f"encoder.{name}.{WEIGHT}" for name, layer in layers.items() if layer.bits.weight <= 4))
-    helper.set_model_props(proto, metadata(encoder, run))
+    helper.set_model_props(proto, metadata(encoder, run, form, head))
     onnx.checker.check_model(proto)
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".onnx", dir=path.parent)
-    os.close(handle)
-    staging = Path(name)
-    try:
-        onnx.save(proto, staging)
-        if check:
-            result = verify(staging, encoder, run, waveforms)
-            if not result.passed:
-                raise VerificationError(f"{path} was not written: {result}")
-        staging.chmod(0o644)
-        os.replace(staging, path)
-    finally:
-        staging.unlink(missing_ok=True)
-    return path
+    return proto
 
 
-def _check_finite(encoder: Encoder) -> None:
-    for name, value in encoder.state_dict().items():
+def _check_finite(module: nn.Module, prefix: str) -> None:
+    for name, value in module.state_dict().items():
         # Ranges are infinite until observed; `quant.at` has its own error for that.
         if not name.endswith(RANGE_BUFFERS) and not value.isfinite().all():
-            raise ValueError(f"weight {name!r} is NaN or infinite: nothing worth exporting")
+            raise ValueError(f"weight {prefix + name!r} is NaN or infinite: nothing worth exporting")
 
 
 def _check_size(model: Encoder, run: BitWidth) -> None:

@@ -3,67 +3,116 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeVar, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from encoders import Encoder
+from encoders import Encoder, Head, LogMel
 from encoders.log_mel import SAMPLE_RATE
+from export.head import output_name
+
+SpeechInput = Literal["log_mel", "waveform"]
+Module = TypeVar("Module", bound=nn.Module)
+Axes = dict[str, tuple[str | None, ...]]
 
 
 @dataclass(frozen=True)
 class Signature:
     """Names of a file's inputs and outputs, and the names of their dynamic axes (None: fixed)."""
 
-    inputs: dict[str, tuple[str | None, ...]]
-    outputs: dict[str, tuple[str | None, ...]]
+    inputs: Axes
+    outputs: Axes
 
 
-SPEECH = Signature(
-    {"log_mel": ("batch", None, "frames"), "lengths": ("batch",)},
-    {"features": ("batch", "feature_frames", None), "feature_lengths": ("batch",)},
-)
-VISION = Signature({"images": ("batch", None, None, None)}, {"features": ("batch", None)})
+def input_form(encoder: Encoder, asked: SpeechInput | None) -> str:
+    """What a file's first input is: `log_mel` or `waveform` (speech), `images`.
+
+    Args:
+        encoder: speech or vision.
+        asked: None takes log_mel where the encoder does.
+
+    Raises:
+        ValueError: unknown, or an input that the encoder cannot have.
+    """
+    if asked not in (None, *get_args(SpeechInput)):
+        raise ValueError(f"unknown input {asked!r}: write one of {', '.join(get_args(SpeechInput))}")
+    if encoder.modality != "audio":
+        possible = ["images"]
+    elif isinstance(encoder.front_end, LogMel):
+        possible = ["log_mel", "waveform"]
+    else:
+        possible = ["waveform"]
+    form = asked or possible[0]
+    if form not in possible:
+        raise ValueError(f"a {encoder.name} encoder has no input {form!r}: it takes {' or '.join(possible)}")
+    return form
 
 
-def signature(encoder: Encoder) -> Signature:
-    """The signature of an encoder's files."""
-    return SPEECH if encoder.modality == "audio" else VISION
+def signature(form: str, head: Head | None = None) -> Signature:
+    """The signature of files whose first input is `log_mel`, `waveform` or `images`."""
+    if form == "images":
+        inputs: Axes = {"images": ("batch", None, None, None)}
+        outputs: Axes = {"features": ("batch", None)}
+    else:
+        first: tuple[str | None, ...] = ("batch", "samples") if form == "waveform" else ("batch", None, "frames")
+        inputs = {form: first, "lengths": ("batch",)}
+        outputs = {"features": ("batch", "feature_frames", None), "feature_lengths": ("batch",)}
+    if head is not None:
+        axes: tuple[str | None, ...] = ("batch", "feature_frames", None) if head.task == "ctc" else ("batch", None)
+        outputs[output_name(head)] = axes
+    return Signature(inputs, outputs)
 
 
-def example_inputs(encoder: Encoder, image_size: int | None = None) -> tuple[Tensor, ...]:
+def example_inputs(encoder: Encoder, form: str, image_size: int | None = None) -> tuple[Tensor, ...]:
     """Small inputs for tracing. Batch 2: the tracer takes an axis of 0 or 1 for a constant.
 
     Args:
         encoder: speech or vision.
+        form: `log_mel`, `waveform` or `images`.
         image_size: height and width in pixels; the model's own when None.
 
     Returns:
-        speech: log_mel (2, n_mels, 64) and lengths (2,); vision: images (2, channels, height, width).
+        log_mel (2, n_mels, 64) or waveform (2, 8000), and lengths (2,); or images (2, channels, height, width).
     """
-    if encoder.modality == "audio":
+    if form == "waveform":
+        return torch.randn(2, 8000), torch.tensor([8000, 6000])
+    if form == "log_mel":
         return torch.randn(2, int(encoder.arguments["n_mels"]), 64), torch.tensor([64, 48])
     height, width = (image_size, image_size) if image_size else _image_size(encoder)
     return (torch.randn(2, encoder.arguments["in_channels"], height, width),)
 
 
 def verification_inputs(
-    encoder: Encoder, waveforms: Sequence[Tensor] | None, image_shape: Sequence[int]
+    encoder: Encoder, form: str, waveforms: Sequence[Tensor] | None, image_shape: Sequence[int]
 ) -> list[tuple[Tensor, ...]]:
-    """Speech: each clip alone, then all of them in one padded batch. Vision: one image, then four.
+    """Speech: each clip alone, then all of them and an empty one in a padded batch. Vision: one image, then four.
 
     Args:
         encoder: on the CPU.
+        form: `log_mel`, `waveform` or `images`.
         waveforms: clips (samples,) at 16,000 Hz; `synthetic_clips` when None or empty.
         image_shape: (channels, height, width) of the file's input; speech ignores it.
     """
-    if encoder.modality != "audio":
+    if form == "images":
         generator = torch.Generator().manual_seed(0)
         return [(torch.randn(count, *image_shape, generator=generator),) for count in (1, 4)]
     clips = list(waveforms or synthetic_clips())
-    alone = [encoder.front_end(clip.unsqueeze(0)) for clip in clips]
-    padded = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
-    return [*alone, encoder.front_end(padded, torch.tensor([len(clip) for clip in clips]))]
+    batches = [[clip] for clip in clips] + [[*clips, torch.zeros(0)]]
+    return [
+        file_inputs(encoder, form, pad_sequence(b, batch_first=True), torch.tensor([len(c) for c in b]))
+        for b in batches
+    ]
+
+
+def file_inputs(encoder: Encoder, form: str, inputs: Tensor, lengths: Tensor | None) -> tuple[Tensor, ...]:
+    """What a file takes, from waveforms and lengths in samples, or from pixels in [0, 1] and None."""
+    if form == "images":
+        return (encoder.front_end(inputs, lengths)[0],)
+    if lengths is None:
+        lengths = torch.full((len(inputs),), inputs.shape[1])
+    return (inputs, lengths) if form == "waveform" else encoder.front_end(inputs, lengths)
 
 
 def synthetic_clips(seconds: Sequence[float] = (0.3, 1.0, 2.5, 7.0)) -> list[Tensor]:
@@ -77,9 +126,9 @@ def synthetic_clips(seconds: Sequence[float] = (0.3, 1.0, 2.5, 7.0)) -> list[Ten
     return clips
 
 
-def frozen_copy(encoder: Encoder) -> Encoder:
-    """A float32 copy on the CPU in evaluation mode, so that the encoder itself is left untouched."""
-    return copy.deepcopy(encoder).cpu().float().eval().requires_grad_(False)
+def frozen_copy(module: Module) -> Module:
+    """A float32 copy on the CPU in evaluation mode, so that the module itself is left untouched."""
+    return copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
 
 
 def _image_size(encoder: Encoder) -> tuple[int, int]:

@@ -4,32 +4,33 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
 
-from encoders import Encoder
 from export.attention import TRANSLATIONS
-from export.signature import Signature, example_inputs, signature
+from export.metadata import OPSET
+from export.signature import Signature
 
-OPSET = 21
 
-
-def trace(model: Encoder, image_size: int | None = None) -> onnx.ModelProto:
+def trace(model: nn.Module, names: Signature, examples: tuple[Tensor, ...], opset: int = OPSET) -> onnx.ModelProto:
     """The model's graph, with dynamic batch (and time) axes, without doc strings and traces.
 
     Args:
-        model: in evaluation mode, its quantized layers replaced by their export forms.
-        image_size: height and width of vision inputs in pixels; the model's own when None.
+        model: takes positional tensors; in evaluation mode, its quantized layers replaced by their export forms.
+        names: of inputs and outputs, and their dynamic axes.
+        examples: inputs to trace with.
+        opset: of the file.
+
+    Raises:
+        ValueError: a layer or operation that ONNX or the exporter does not know.
     """
-    names = signature(model)
     dynamic = torch.export.Dim.DYNAMIC
     shapes = tuple({axis: dynamic for axis, name in enumerate(axes) if name} for axes in names.inputs.values())
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            _Positional(model), example_inputs(model, image_size), dynamo=True, opset_version=OPSET, verbose=False,
+            model, examples, dynamo=True, opset_version=opset, verbose=False,
             input_names=list(names.inputs), output_names=list(names.outputs), dynamic_shapes={"inputs": shapes},
             custom_translation_table=TRANSLATIONS, optimize=True,
         )  # fmt: skip
@@ -38,17 +39,6 @@ def trace(model: Encoder, image_size: int | None = None) -> onnx.ModelProto:
     _name_axes(proto, names)
     _strip(proto)
     return proto
-
-
-class _Positional(nn.Module):
-    """The encoder with positional tensors only, as the exporter wants it."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.encoder(*inputs)
 
 
 @contextmanager

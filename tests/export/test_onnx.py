@@ -145,9 +145,13 @@ def test_a_file_that_fails_verification_takes_no_name(speech, tmp_path, monkeypa
         store_four_bits(proto, names)
 
     monkeypatch.setattr("export.onnx.store_four_bits", one_wrong_integer)
-    with pytest.raises(export.VerificationError, match=r"was not written: .*difference in layer blocks\.1\.attn\.out"):
+    with pytest.raises(export.VerificationError, match=r"was not written, .*difference in layer blocks\.1\.attn\.out"):
         export.to_onnx(speech, target, "w4a8", overwrite=True)
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"a good file"]
+    assert target.read_bytes() == b"a good file"
+    failed = {path.name for path in tmp_path.iterdir()} - {target.name}
+    assert failed == {"encoder.failed.onnx", "encoder.failed.verification.json"}
+    report = json.loads((tmp_path / "encoder.failed.verification.json").read_text())
+    assert (report["passed"], report["first_difference"]) == (False, "blocks.1.attn.out")
 
 
 def test_a_file_over_the_limit_of_protobuf_is_refused(speech, tmp_path, monkeypatch):

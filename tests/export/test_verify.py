@@ -26,10 +26,10 @@ def file(encoder, tmp_path_factory):
     return export.to_onnx(encoder, tmp_path_factory.mktemp("onnx") / "encoder.onnx", "w4a8")
 
 
-def test_a_good_file_passes_on_clips_alone_and_padded(encoder, file):
+def test_a_good_file_passes_on_clips_alone_and_padded_beside_an_empty_one(encoder, file):
     result = export.verify(file, encoder, "w4a8")
     assert result.passed
-    assert (result.layers, result.clips) == (8, 8)
+    assert (result.layers, result.clips) == (8, 9)
     assert result.to_dict()["passed"] is True
 
 
@@ -68,6 +68,7 @@ def test_wrong_features_fail_and_torch_itself_is_asked(encoder, file, tmp_path):
     result = export.verify(tmp_path / "wrong.onnx", encoder, "w4a8")
     assert (result.passed, result.first_difference) == (False, None)
     assert result.smallest_cosine < 0.99 < result.torch_own_cosine
+    assert result.departure == "features depart after layer blocks.0.mlp.2"
 
 
 def test_one_clip_of_nan_is_the_worst():
@@ -79,7 +80,7 @@ def test_one_clip_of_nan_is_the_worst():
 def test_clips_of_the_caller_are_used(encoder, file):
     clips = [torch.randn(samples) * 0.1 for samples in (4_000, 9_999)]
     result = export.verify(file, encoder, "w4a8", clips)
-    assert (result.passed, result.clips) == (True, 4)
+    assert (result.passed, result.clips) == (True, 5)
 
 
 def test_verifying_leaves_the_encoder_as_it_was(encoder, file):
