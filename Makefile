@@ -53,4 +53,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs ssql/page export/web/node_modules
