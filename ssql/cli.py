@@ -1,4 +1,4 @@
-"""The `ssql` command: import, pretrain, finetune, evaluate, suite, compare, calibrate, export, verify, bench, demo."""
+"""The `ssql` command: what each of its words does, and where."""
 
 import importlib
 import sys
@@ -12,6 +12,7 @@ USAGE = """usage: ssql COMMAND [options]
   evaluate   accuracy at bit-widths:    ssql evaluate --config FILE.yaml --output runs/mine
   suite      speech at bit-widths:      ssql suite --encoders.mine runs/mine/encoder --output runs/mine
   compare    merge evaluations:         ssql compare --rows '[a/accuracy.json, b/accuracy.json]' --output runs/both
+  report     runs as one HTML page:     ssql report --runs '[runs/a, runs/b]' --output report.html
   calibrate  other grids and ranges:    ssql calibrate --encoder runs/mine/encoder --output runs/mse --observer mse ...
   export     write ONNX files:          ssql export --encoder runs/mine/encoder --output runs/mine --bit_width w4a8
   verify     ONNX file against torch:   ssql verify --file F.onnx --encoder runs/mine/encoder
@@ -29,6 +30,7 @@ COMMANDS = {
     "evaluate": ("ssql.results", "evaluate"),
     "suite": ("ssql.results", "suite"),
     "compare": ("ssql.results", "compare"),
+    "report": ("ssql.results", "report"),
     "calibrate": ("ssql.commands", "calibrate"),
     "export": ("ssql.commands", "export"),
     "verify": ("ssql.commands", "verify"),

@@ -154,7 +154,7 @@ def prepare_anew(encoder: Encoder, policy: quant.Policy | None) -> None:
         quant.prepare(encoder, policy)
 
 
-def calibrate_on(encoder: Encoder, data: DataModule, batches: int, observer: str = "min_max") -> None:
+def calibrate_on(encoder: Encoder, data: DataModule, batches: int, observer: str | quant.Observer = "min_max") -> None:
     """Set the activation ranges of a prepared encoder from the first training batches, not augmented."""
     quant.calibrate(encoder, _first_batches(data, batches), _embedding_of(encoder), observer)
 

@@ -1,5 +1,6 @@
 """The pictures of reports, with matplotlib; as PNG files, or as SVG that takes its colours from the page around it."""
 
+import html
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -140,7 +141,7 @@ def as_svg(figure: "Figure", name: str, label: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'( id="|"#|url\(#)', rf"\g<1>{name}-", svg)
     svg = svg.replace("#000000", "currentColor")
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
 
 
 def _figure(width: float, height: float) -> "Figure":

@@ -12,7 +12,9 @@ from ssql.evaluate import BIT_WIDTHS, Quantizer
 from ssql.evaluate import evaluate as evaluate_encoders
 from ssql.output import refuse_existing, save_csv, save_json, save_plot, save_text
 from ssql.report import markdown_report, suite_report, terminal_table
+from ssql.report_page import report_page
 from ssql.rows import HEADLINES, Row, load_rows, retained_rows
+from ssql.runs import read_runs
 from ssql.suite import RECORDINGS, speech_suite
 
 log = logging.getLogger(__name__)
@@ -109,6 +111,27 @@ def suite(
     found += others
     _save(found, output, "suite", suite_report(found, skipped))
     Console().print(terminal_table(retained_rows(found), "retained", title="suite:"))
+
+
+def report(
+    runs: list[str], output: str, data: DataModule | None = None, batches: int = 1, overwrite: bool = False
+) -> None:
+    """One self-contained HTML page about runs: accuracy against bits and size, layers, training, configuration.
+
+    A run's folder holds results (*.json of evaluate, suite, compare, finetune), logs/ and encoder/, or some of these.
+    Example: ssql report --runs '[runs/a, runs/b]' --data SpokenWords --output report.html
+
+    Args:
+        runs: folders.
+        output: HTML file.
+        data: data module on whose first training batches sensitivities and activations are measured; without it the
+            page has no such parts.
+        batches: how many.
+        overwrite: replace an existing file.
+    """
+    refuse_existing([Path(output)], overwrite)
+    save_text(report_page(read_runs(runs), data, batches), Path(output))
+    Console().print(f"report: {output}")
 
 
 def _loaded(encoders: dict[str, str]) -> dict[str, Encoder]:
