@@ -91,7 +91,8 @@ class QuantLinear(QuantLayer, nn.Linear):
             return F.linear(self.quantized_input(input), self.quantized_weight(), self.bias)
         self.observe(input)
         weight = self.quantized_weight()
-        shifted = weight @ shift
+        # A copy: an observation of this very pass sets another shift before the backward pass.
+        shifted = weight @ shift.clone()
         return F.linear(
             self.on_grid(input - shift, bits), weight, shifted if self.bias is None else self.bias + shifted
         )

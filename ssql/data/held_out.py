@@ -56,6 +56,11 @@ class HeldOut(DataModule):
             **{split: self.data.dataset(split) for split in self.data.test_splits},
         }
 
+    @property
+    def test_splits(self) -> list[str]:
+        """Every split of the other module but its training split."""
+        return self.data.test_splits
+
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation split, in order."""
         return self.evaluation_dataloader("validation")

@@ -1,0 +1,139 @@
+"""`ssql finetune`: the Lightning CLI around one encoder, one head and labelled data."""
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import Callback
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
+from rich.console import Console
+
+from encoders import Encoder, save_encoder
+from ssql.data.held_out import HeldOut
+from ssql.finetuning import Finetuning
+from ssql.memory import keep_freed_memory
+from ssql.output import save_json
+from ssql.report import terminal_table
+from ssql.rows import Row
+from ssql.run import RunCLI
+
+log = logging.getLogger(__name__)
+
+HELP = """Fine-tune an encoder with a task head at the bit-width it will run at.
+
+  ssql finetune --encoder runs/words/encoder --data SpokenWords --task word --bit_width w4a4 --output runs/word-w4a4
+  ssql finetune ... --bit_width w4a4 --quantizer lsq       (learned steps)
+  ssql finetune ... --bit_width random                     (one model for all bit-widths)
+  ssql finetune ... --freeze true                          (the head alone)
+  ssql finetune ... --model.learning.adapters.base nf4     (low-rank adapters on a frozen 4-bit base)
+  ssql finetune ... --task text                            (speech recognition by CTC; WER and CER)
+  ssql finetune ... --task '[pitch, energy]' --data SpokenProsody      (numbers, answered in their units)
+  ssql finetune --encoder SpeechTransformer --encoder.width 144 ...    (from scratch)
+  ssql finetune --config runs/word-w4a4/logs/version_0/config.yaml --resume true
+
+Leaves model/ (the encoder's folder with head.json and head.safetensors), results.json (test scores at each
+bit-width), checkpoints/ and logs/ in the output folder. Validation items are taken out of the training split.
+"""
+# Top-level words and where the model has them.
+WORDS: dict[str, tuple[Any, Any, str, str]] = {
+    "encoder": (Encoder | str, None, "model.encoder", "folder of an encoder, or a class for a fresh one"),
+    "task": (str | list[str], None, "model.task", "classes, numbers to predict, or text"),
+    "bit_width": (str, "fp", "model.precision.bit_width", "fp, w8a8, w4a8, w4a4, ... or random"),
+    "quantizer": (Literal["min_max", "lsq"], "min_max", "model.precision.quantizer", "ranges, or learned steps"),
+    "freeze": (bool, False, "model.learning.freeze", "train the head alone"),
+}
+
+
+class FinetuneCLI(RunCLI):
+    """Adds the task's words, the validation split and early stopping."""
+
+    owned = ("model", "results.json")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Arguments beside trainer, model and data."""
+        super().add_arguments_to_parser(parser)
+        parser.description = HELP
+        for name, (kind, default, target, text) in WORDS.items():
+            required = {"required": True} if default is None else {"default": default}
+            parser.add_argument(f"--{name}", type=kind, help=text, **required)
+            parser.link_arguments(name, target)
+        parser.add_argument("--name", type=str | None, default=None, help="in results.json; the output folder's name")
+        parser.add_argument("--validation", type=float, default=0.1, help="share of training items that validate")
+        parser.add_argument("--train_limit", type=int | None, default=None, help="labelled training items in all")
+        parser.add_argument("--patience", type=int | None, default=None, help="validations without a better one")
+        parser.add_argument("--calibration_batches", type=int, default=8, help="batches that set activation ranges")
+
+    def callbacks(self) -> list[Callback]:
+        """Start the model from its data; then checkpoints by step and by metric, and early stopping."""
+        names = self.model.names
+        balance = names if isinstance(names, str) else None
+        self.datamodule.setup()
+        self.held_out = HeldOut(
+            self.datamodule,
+            self.config.validation,
+            self.config.train_limit,
+            balance if balance in self.datamodule.classes else None,
+            self.model.seed,
+        )
+        self.model.start(self.held_out, self.config.calibration_batches)
+        metric: dict[str, Any] = {"monitor": self.model.monitored, "mode": self.model.task.mode}
+        self.best = ModelCheckpoint(self.output / "checkpoints", filename="best-{step}", **metric)
+        last = ModelCheckpoint(
+            self.output / "checkpoints",
+            filename="step-{step}",
+            auto_insert_metric_name=False,
+            every_n_train_steps=self.config.checkpoint_steps,
+            save_last=True,
+        )
+        patience = self.config.patience
+        stopping = [] if patience is None else [EarlyStopping(patience=patience, **metric)]
+        return [self.best, *stopping, last]
+
+
+def finetune(args: ArgsType = None) -> Path:
+    """Run `ssql finetune` and return the folder of the fine-tuned encoder and its head.
+
+    Args:
+        args: command-line words; those of the process when None.
+    """
+    keep_freed_memory()
+    defaults = {"num_sanity_val_steps": 0, "max_epochs": 20}
+    cli = FinetuneCLI(Finetuning, "ssql finetune", args, trainer_defaults=defaults)
+    model, data, trainer = cli.model, cli.held_out, cli.trainer
+    trainer.fit(model, data, ckpt_path=cli.last_checkpoint, weights_only=True)
+    best = torch.load(cli.best.best_model_path, map_location="cpu", weights_only=True)
+    model.load_state_dict(best["state_dict"], strict=model.strict_loading)
+    model.to(trainer.strategy.root_device)
+    model.finish(data, cli.config.calibration_batches)
+    rows = _test(cli)
+    if trainer.is_global_zero:
+        save_encoder(model.encoder, cli.output / "model", overwrite=True, head=model.head)
+        save_json(rows, cli.output / "results.json")
+        title = f"test; best validation {cli.best.best_model_score:.4g} at step {best['global_step']};"
+        Console().print(terminal_table(rows, list(dict.fromkeys(row["metric"] for row in rows)), title))
+        Console().print(f"model: {cli.output / 'model'}\nrows: {cli.output / 'results.json'}")
+    return cli.output / "model"
+
+
+def _test(cli: FinetuneCLI) -> list[Row]:
+    """Scores of every test split at every tested bit-width."""
+    model, data = cli.model, cli.held_out
+    common = {
+        "method": cli.config.name or cli.output.name,
+        "quantizer": model.precision.quantizer,
+        "trained_at": model.precision.bit_width,
+        "train_items": len(data.dataset("train")),  # type: ignore[arg-type]
+    }
+    rows: list[Row] = []
+    for split in data.test_splits:
+        cli.trainer.test(model, data.evaluation_dataloader(split), verbose=False)
+        clips = len(data.dataset(split))  # type: ignore[arg-type]
+        suffix = "" if split == "test" else f", {split}"
+        rows += [
+            common | score._asdict() | {"task": score.task + suffix, "bit_width": bit_width, "clips": clips}
+            for bit_width, scores in model.take_scores().items()
+            for score in scores
+        ]
+    return rows
