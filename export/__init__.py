@@ -1,9 +1,28 @@
-"""An encoder at a bit-width becomes an ONNX file, verified against torch and measured."""
+"""An encoder at a bit-width becomes an ONNX file, verified against torch, measured and described."""
 
+from export.accuracy import Accuracy, Labelled
 from export.bench import measure_files
-from export.metadata import VerificationError
+from export.card import describe, entries_to_keep, write_card
+from export.head import stored_head
+from export.metadata import VerificationError, load_file
 from export.onnx import to_onnx
 from export.runtime import integer_operators
+from export.signature import SpeechInput
 from export.verify import Verification, verify
 
-__all__ = ["Verification", "VerificationError", "integer_operators", "measure_files", "to_onnx", "verify"]
+__all__ = [
+    "Accuracy",
+    "Labelled",
+    "SpeechInput",
+    "Verification",
+    "VerificationError",
+    "describe",
+    "entries_to_keep",
+    "integer_operators",
+    "load_file",
+    "measure_files",
+    "stored_head",
+    "to_onnx",
+    "verify",
+    "write_card",
+]

@@ -54,7 +54,7 @@ def stored_head(proto: onnx.ModelProto) -> Head | None:
     with torch.no_grad():
         head.linear.weight.copy_(weight.T)
         head.linear.bias.copy_(bias)
-    return head.eval()
+    return head.eval().requires_grad_(False)
 
 
 def same_numbers(head: Head, other: Head) -> bool:

@@ -68,6 +68,22 @@ def weights_sha256(encoder: Encoder) -> str:
     return digest.hexdigest()
 
 
+def load_file(path: Path) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """A file written by `to_onnx`, and what it says about itself.
+
+    Raises:
+        FileNotFoundError: no such file.
+        VerificationError: not an ONNX file, or not one of ours.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        proto = onnx.load(str(path))
+    except Exception as error:
+        raise VerificationError(f"{path} is not an ONNX file: {error}") from error
+    return proto, read_metadata(proto, path)
+
+
 def read_metadata(proto: onnx.ModelProto, path: Path) -> dict[str, str]:
     """What a file says about itself.
 

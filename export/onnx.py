@@ -80,9 +80,11 @@ def to_onnx(
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already: choose another name, or overwrite")
     proto = _build(encoder, run, input_form(encoder, input), head, image_size, opset)
+    report = path.with_suffix(".verification.json")
     with staged(path) as staging:
         onnx.save(proto, staging)
         if not check:
+            report.unlink(missing_ok=True)  # of an earlier file
             return path
         result = verify(staging, encoder, run, waveforms, head, labelled)
         result.file = str(path)
@@ -93,7 +95,7 @@ def to_onnx(
             os.replace(staging, failed)
             write_json(result.to_dict(), failed.with_suffix(".verification.json"))
             raise VerificationError(f"{path} was not written, {failed.name} departs from torch: {result}")
-        write_json(result.to_dict(), path.with_suffix(".verification.json"))
+        write_json(result.to_dict(), report)
     return path
 
 

@@ -1,9 +1,10 @@
 """A torch encoder becomes an ONNX graph: the exporter's call, axis names, and nothing that is not needed."""
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 import onnx
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from export.attention import TRANSLATIONS
 from export.metadata import OPSET
 from export.signature import Signature
+from export.unsupported import unsupported
 
 
 def trace(model: nn.Module, names: Signature, examples: tuple[Tensor, ...], opset: int = OPSET) -> onnx.ModelProto:
@@ -29,11 +31,14 @@ def trace(model: nn.Module, names: Signature, examples: tuple[Tensor, ...], opse
     dynamic = torch.export.Dim.DYNAMIC
     shapes = tuple({axis: dynamic for axis, name in enumerate(axes) if name} for axes in names.inputs.values())
     with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            model, examples, dynamo=True, opset_version=opset, verbose=False,
-            input_names=list(names.inputs), output_names=list(names.outputs), dynamic_shapes={"inputs": shapes},
-            custom_translation_table=TRANSLATIONS, optimize=True,
-        )  # fmt: skip
+        try:
+            program = torch.onnx.export(
+                model, examples, dynamo=True, opset_version=opset, verbose=False,
+                input_names=list(names.inputs), output_names=list(names.outputs), dynamic_shapes={"inputs": shapes},
+                custom_translation_table=TRANSLATIONS, optimize=True,
+            )  # fmt: skip
+        except torch.onnx.OnnxExporterError as error:
+            raise unsupported(error, model, examples, shapes) from error
     assert program is not None
     proto: onnx.ModelProto = program.model_proto
     _name_axes(proto, names)
@@ -43,10 +48,10 @@ def trace(model: nn.Module, names: Signature, examples: tuple[Tensor, ...], opse
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter logs its progress and warns of its own deprecated calls."""
+    """The exporter logs its progress, warns of its own deprecated calls and prints the graph it fails on."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)

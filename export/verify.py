@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +14,7 @@ from encoders import Encoder, Head
 from export.accuracy import Accuracy, Labelled, compare_accuracy
 from export.departure import find_departure
 from export.head import same_numbers, stored_head
-from export.metadata import VerificationError, check_metadata, read_metadata
+from export.metadata import check_metadata, load_file
 from export.model import Pipeline, run_file, run_in_torch
 from export.runtime import open_session
 from export.signature import frozen_copy, verification_inputs
@@ -128,8 +127,7 @@ def verify(
         quant.NotCalibratedError: a layer whose activation range was never observed.
     """
     path = Path(path)
-    proto = _load(path)
-    found = read_metadata(proto, path)
+    proto, found = load_file(path)
     run, form = parse_bit_width(bit_width or found["bit_width"]), found.get("input", "log_mel")
     check_metadata(found, path, encoder, run)
     encoder = frozen_copy(encoder)
@@ -164,15 +162,6 @@ def verify(
             raise ValueError(f"{path} has no head: labelled data needs one to compare accuracies")
         result.accuracy = compare_accuracy(session, reference, head, run, form, labelled)
     return result
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        return onnx.load(str(path))
-    except Exception as error:
-        raise VerificationError(f"{path} is not an ONNX file: {error}") from error
 
 
 class _Comparison(NamedTuple):

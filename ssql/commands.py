@@ -6,12 +6,14 @@ from rich.console import Console
 
 import export as onnx_export
 import quant
-from encoders import Encoder, load_encoder
+from encoders import Head, load_encoder, load_head
 from quant import parse_bit_width
 from ssql.data import DataModule
 from ssql.evaluate import calibrate_on, prepare_anew, sensitivities_on
 from ssql.output import refuse_existing, save_json
+from ssql.probe_head import labelled_test, probe_head
 from ssql.report import latency_table, sensitivity_table
+from ssql.rows import load_rows, results_by_bits
 
 FILE_NAMES = {"fp": "encoder-fp32.onnx", "w8a8": "encoder-int8.onnx", "w4a8": "encoder-int4.onnx"}
 
@@ -54,39 +56,97 @@ def calibrate(
     Console().print(f"encoder: {output}")
 
 
-def export(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overwrite: bool = False) -> None:
-    """Write an encoder as ONNX at one or more bit-widths, verify each file against torch, measure them.
+def export(
+    encoder: str,
+    output: str,
+    bit_width: list[str] | str = "w8a8",
+    input: onnx_export.SpeechInput | None = None,
+    data: DataModule | None = None,
+    task: str | None = None,
+    accuracy: str | None = None,
+    trained_on: str = "unspecified",
+    licence: str = "unspecified",
+    overwrite: bool = False,
+) -> None:
+    """Write an encoder as ONNX at one or more bit-widths, verify each file against torch, measure them, describe them.
 
-    Example: ssql export --encoder runs/a/encoder --output runs/a --bit_width '[fp, w8a8, w4a8]'
+    Leaves the files, a report of each verification, latency.json and a model card (README.md, config.json). A head
+    beside the encoder (ssql finetune) goes into the files. With data and task a linear probe does, trained at each
+    bit-width, unless the encoder has a head for the task; its test accuracy in ONNX Runtime has to be torch's.
+
+    Example: ssql export --encoder runs/a/encoder --output runs/a --bit_width '[fp, w8a8, w4a8]' --input waveform
+    --data SpokenWords --task word
 
     Args:
         encoder: encoder folder.
         output: folder for encoder-fp32.onnx (fp), encoder-int8.onnx (w8a8), encoder-int4.onnx (w4a8),
             encoder-<bit-width>.onnx for others.
         bit_width: one, or a list.
+        input: waveform puts the front end into the files; log_mel by default, where the encoder takes that.
+        data: labelled data for a head and its accuracy.
+        task: the label to predict.
+        accuracy: JSON file that ssql evaluate wrote of this encoder, for the model card.
+        trained_on: the encoder's training data, for the model card.
+        licence: of the weights, for the model card.
         overwrite: replace existing files.
     """
+    if (data is None) != (task is None):
+        raise ValueError("data and task go together: --data SpokenWords --task word")
     bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
     paths = {b: Path(output) / FILE_NAMES.get(b, f"encoder-{parse_bit_width(b)}.onnx") for b in bit_widths}
-    refuse_existing(list(paths.values()), overwrite)
-    loaded = load_encoder(encoder)
-    for name, path in paths.items():
-        onnx_export.to_onnx(loaded, path, name, overwrite=overwrite)
-        _print_verification(path, loaded, name)
-    bench([str(path) for path in paths.values()], output=str(Path(output) / "latency.json"))
+    refuse_existing(paths.values(), overwrite)
+    known = results_by_bits(load_rows(Path(accuracy))) if accuracy else {}
+    loaded, own_head = load_encoder(encoder), load_head(encoder)
+    heads = {b: own_head for b in bit_widths}
+    if data is not None and task is not None and (own_head is None or own_head.label != task):
+        heads = {b: probe_head(loaded, data, task, b) for b in bit_widths}
+    kept = onnx_export.entries_to_keep(Path(output), loaded, input, heads[bit_widths[0]], overwrite)
+    for b, path in paths.items():
+        labelled = _labelled(data, heads[b])
+        onnx_export.to_onnx(loaded, path, b, input, heads[b], overwrite, labelled=labelled)
+    latencies = onnx_export.measure_files(list(paths.values()))
+    save_json(latencies, Path(output) / "latency.json")
+    Console().print(latency_table(latencies))
+    card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
+    for entry in card["files"]:
+        entry["accuracy"] |= known.get(entry["bit_width"], {})
+        entry["latency_ms"] = {
+            f"{row['seconds']:g}": row["latency_ms"] for row in latencies if row["file"] == entry["file"]
+        }
+    onnx_export.write_card(card, Path(output), kept)
+    Console().print(f"model card: {Path(output) / 'README.md'}")
 
 
-def verify(file: str, encoder: str, bit_width: str) -> None:
-    """Compare an ONNX file with torch: every integer, and features at several lengths and batch sizes.
+def verify(
+    file: str, encoder: str, bit_width: str | None = None, data: DataModule | None = None, task: str | None = None
+) -> None:
+    """Compare an ONNX file with torch: every integer, features at several lengths and batch sizes, accuracy.
 
-    Example: ssql verify --file runs/a/encoder-int4.onnx --encoder runs/a/encoder --bit_width w4a8
+    Writes <file>.verification.json beside the file; exits with 1 where they do not agree, and removes nothing.
+
+    Example: ssql verify --file runs/a/encoder-int4.onnx --encoder runs/a/encoder --data SpokenWords --task word
 
     Args:
         file: the ONNX file.
         encoder: the encoder folder it was exported from.
-        bit_width: the bit-width it was exported at.
+        bit_width: the bit-width it was exported at; what the file says by default.
+        data: labelled data: accuracy on its test split, of the file's own head or of a linear probe.
+        task: the label to predict; the head's own by default.
     """
-    _print_verification(Path(file), load_encoder(encoder), bit_width)
+    path, loaded = Path(file), load_encoder(encoder)
+    proto, found = onnx_export.load_file(path)
+    head = onnx_export.stored_head(proto)
+    if data is not None and head is None:
+        if task is None:
+            raise ValueError(f"{file} has no head: say which label to predict, --task")
+        head = probe_head(loaded, data, task, bit_width or found["bit_width"])
+    if task is not None and head is not None and head.label != task:
+        raise ValueError(f"{file} has a head for the task {head.label}, not {task}")
+    result = onnx_export.verify(path, loaded, bit_width, head=head, labelled=_labelled(data, head))
+    save_json(result.to_dict(), path.with_suffix(".verification.json"))
+    Console().print(f"{path}: {result}")
+    if not result.passed:
+        raise onnx_export.VerificationError(f"{path} does not agree with torch: {result}")
 
 
 def bench(files: list[str], seconds: list[float] = [1.0, 10.0], threads: int = 0, output: str | None = None) -> None:  # noqa: B006
@@ -106,9 +166,7 @@ def bench(files: list[str], seconds: list[float] = [1.0, 10.0], threads: int = 0
     Console().print(latency_table(rows))
 
 
-def _print_verification(path: Path, encoder: Encoder, bit_width: str) -> None:
-    result = onnx_export.verify(path, encoder, bit_width)
-    save_json(result.to_dict(), path.with_suffix(".verification.json"))
-    Console().print(f"{path}: {result}")
-    if not result.passed:
-        raise onnx_export.VerificationError(f"{path} does not agree with torch at {bit_width}: {result}")
+def _labelled(data: DataModule | None, head: Head | None) -> onnx_export.Labelled | None:
+    if data is None or head is None or head.task != "classification":
+        return None
+    return labelled_test(data, head)

@@ -143,6 +143,23 @@ def load_rows(path: Path) -> list[Row]:
     return rows
 
 
+def results_by_bits(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Of one encoder: bit-width to the result of each task, in percent where its name has no other unit.
+
+    Raises:
+        ValueError: rows of several methods.
+    """
+    methods = _distinct(rows, "method")
+    if len(methods) > 1:
+        raise ValueError(f"these are results of {', '.join(methods)}: one encoder's are wanted, evaluate it alone")
+    results: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["metric"] in HEADLINES:
+            name = row["task"] if row["metric"] in ("linear", "accuracy") else f"{row['task']} ({row['metric']})"
+            results.setdefault(row["bit_width"], {})[name] = row["value"]
+    return results
+
+
 def _distinct(rows: Sequence[Row], key: str) -> list[str]:
     return list(dict.fromkeys(row[key] for row in rows))
 

@@ -1,0 +1,257 @@
+"""The model card: `README.md` and `config.json` beside the files of an export."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from encoders import Encoder, Head
+from encoders.log_mel import HOP, SAMPLE_RATE
+from export.files import write_json, write_text
+from export.head import stored_head
+from export.metadata import load_file, weights_sha256
+from export.signature import SpeechInput, input_form
+
+CONFIG, README = "config.json", "README.md"
+FORMAT_VERSION = 1
+DTYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64"}
+UNSPECIFIED = "unspecified"
+
+
+def describe(
+    paths: Sequence[Path], encoder: Encoder, licence: str = UNSPECIFIED, trained_on: str = UNSPECIFIED
+) -> dict[str, Any]:
+    """What `config.json` says of files that `to_onnx` wrote of one encoder; entries of `files` may be added to.
+
+    Args:
+        paths: the files, of one input and head.
+        encoder: that they were exported from.
+        licence: of the weights.
+        trained_on: data the encoder learned from.
+
+    Returns:
+        sample_rate_hz, input (waveform, log_mel, images), inputs and outputs (name to shape, dtype, unit),
+        frame_rate_hz, feature_dim, head (null, or task, classes, units, label), files (file, bit_width,
+        size_bytes), licence, trained_on, encoder, format_version.
+    """
+    proto, found = load_file(paths[0])
+    head = stored_head(proto)
+    units = _units(found, head)
+    audio = encoder.modality == "audio"
+    return {
+        "format_version": FORMAT_VERSION,
+        "encoder": {"name": encoder.name, "arguments": encoder.arguments, "weights_sha256": weights_sha256(encoder)},
+        "sample_rate_hz": SAMPLE_RATE if audio else None,
+        "input": found["input"],
+        "inputs": {value.name: _tensor(value, units) for value in proto.graph.input},
+        "outputs": {value.name: _tensor(value, units) for value in proto.graph.output},
+        "frame_rate_hz": float(found["frame_rate_hz"]) if audio else None,
+        "feature_dim": encoder.feature_dim,
+        "head": head.to_dict() if head else None,
+        "files": [_entry(path) for path in paths],
+        "licence": licence,
+        "trained_on": trained_on,
+    }
+
+
+def entries_to_keep(
+    folder: Path, encoder: Encoder, input: SpeechInput | None, head: Head | None, overwrite: bool
+) -> list[dict[str, Any]]:
+    """Entries of an earlier card in a folder that stay: files of the same encoder, input and head.
+
+    Raises:
+        FileExistsError: a card of another encoder, input or head, unless overwrite; a `README.md` or `config.json`
+            that is not a card's, always: an encoder's own folder is no place for its files.
+    """
+    path, form = folder / CONFIG, input_form(encoder, input)
+    if not path.exists():
+        if (folder / README).exists():
+            raise FileExistsError(f"{folder / README} is not a model card of an export: choose another folder")
+        return []
+    found = _read(path)
+    same = (
+        found["encoder"]["weights_sha256"] == weights_sha256(encoder)
+        and found["input"] == form
+        and found["head"] == (head.to_dict() if head else None)
+    )
+    if same:
+        return [entry for entry in found["files"] if (folder / entry["file"]).is_file()]
+    if not overwrite:
+        raise FileExistsError(
+            f"{folder} holds files of another encoder, input or head ({found['encoder']['name']}, {found['input']}): "
+            "choose another folder, or overwrite"
+        )
+    return []
+
+
+def write_card(config: dict[str, Any], folder: Path, kept: Sequence[dict[str, Any]] = ()) -> None:
+    """Write `config.json` and a `README.md` that says the same in words.
+
+    Args:
+        config: of `describe`.
+        folder: of the files.
+        kept: of `entries_to_keep`; files that were written anew have their new entries.
+    """
+    new = {entry["file"] for entry in config["files"]}
+    files = [entry for entry in kept if entry["file"] not in new] + config["files"]
+    config = config | {"files": sorted(files, key=lambda entry: -entry["size_bytes"])}
+    write_json(config, folder / CONFIG)
+    write_text(card_text(config), folder / README)
+
+
+def card_text(config: dict[str, Any]) -> str:
+    """Markdown with the front matter of Hugging Face model cards."""
+    audio, head, files = config["input"] != "images", config["head"], config["files"]
+    title = f"{config['encoder']['name'].replace('_', ' ')} encoder, ONNX"
+    kind = "speech clips" if audio else "images"
+    rate = f", {config['frame_rate_hz']:g} a second" if audio else ""
+    does = f"Turns {kind} into features of {config['feature_dim']} numbers{rate}"
+    return "\n".join(
+        [
+            f"---\nlicense: {config['licence']}\nlibrary_name: onnx\ntags: [feature-extraction, quantized]\n---\n",
+            f"# {title}\n",
+            f"{does}{_head_text(head)}. One set of weights at several bit-widths; wXaY has X-bit weights and Y-bit "
+            "activations.\n",
+            "## Files\n",
+            _table(files),
+            "## Inputs and outputs\n",
+            "| | name | shape | type | unit |\n| --- | --- | --- | --- | --- |",
+            *[
+                f"| {side} | `{name}` | {', '.join(map(str, value['shape']))} | {value['dtype']} | {value['unit']} |"
+                for side in ("inputs", "outputs")
+                for name, value in config[side].items()
+            ],
+            f"\n{_contract(config)}\n",
+            "## Use\n",
+            f"```python\n{snippet(config)}```\n",
+            "## Origin\n",
+            f"Encoder trained on: {config['trained_on']}. Licence: {config['licence']}. Written by ssql-toolkit.\n",
+        ]
+    )
+
+
+def snippet(config: dict[str, Any]) -> str:
+    """A program of about ten lines that runs the last, smallest file with onnxruntime and numpy."""
+    file, form, head = config["files"][-1]["file"], config["input"], config["head"]
+    shape = [1 if isinstance(size, str) else size for size in config["inputs"][form]["shape"]]
+    lines = ["import numpy as np", "import onnxruntime", ""]
+    if form == "waveform":
+        lines.insert(0, "import wave\n")
+        lines += [
+            'with wave.open("clip.wav") as clip:  # 16 kHz, mono, 16 bits',
+            "    samples = np.frombuffer(clip.readframes(clip.getnframes()), np.int16).astype(np.float32) / 32768",
+            'feeds = {"waveform": samples[None], "lengths": np.array([len(samples)])}',
+        ]
+    elif form == "log_mel":
+        lines.append(f"log_mel = np.zeros((1, {shape[1]}, 100), np.float32)  # one second")
+        lines.append('feeds = {"log_mel": log_mel, "lengths": np.array([100])}')
+    else:
+        lines.append(f'feeds = {{"images": np.zeros({tuple(shape)}, np.float32)}}')
+    lines += [
+        f'session = onnxruntime.InferenceSession("{file}")',
+        "names = [output.name for output in session.get_outputs()]",
+        "outputs = dict(zip(names, session.run(None, feeds)))",
+        'print(outputs["features"].shape)',
+    ]
+    if head and head["task"] == "classification":
+        lines.insert(0, "import json")
+        lines.append('classes = json.load(open("config.json", encoding="utf-8"))["head"]["classes"]')
+        lines.append('print(classes[outputs["logits"][0].argmax()])')
+    elif head:
+        lines.append(f'print(outputs["{"values" if head["task"] == "regression" else "logits"}"][0])')
+    return "\n".join(lines) + "\n"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        ours = isinstance(found, dict) and {"encoder", "input", "head", "files"} <= found.keys()
+    except ValueError:
+        ours = False
+    if not ours or not isinstance(found["encoder"], dict):
+        raise FileExistsError(f"{path} belongs to something else, such as an encoder: choose another folder")
+    return dict(found)
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    """Of one file; accuracy and cosine are those of its verification report."""
+    entry = {"file": path.name, "bit_width": load_file(path)[1]["bit_width"], "size_bytes": path.stat().st_size}
+    report = path.with_suffix(".verification.json")
+    found = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+    accuracy = found.get("accuracy")
+    return entry | {
+        "cosine": found.get("smallest_cosine"),
+        "accuracy": {accuracy["label"]: accuracy["onnx"]} if accuracy else {},
+    }
+
+
+def _tensor(value: onnx.ValueInfoProto, units: dict[str, str]) -> dict[str, Any]:
+    tensor = value.type.tensor_type
+    shape = [axis.dim_param or axis.dim_value for axis in tensor.shape.dim]
+    return {"shape": shape, "dtype": DTYPES[tensor.elem_type], "unit": units[value.name]}
+
+
+def _units(found: dict[str, str], head: Head | None) -> dict[str, str]:
+    frames = f"frames at {float(found.get('frame_rate_hz', 1)):g} Hz"
+    mel_frames = f"frames at {SAMPLE_RATE // HOP} Hz"
+    return {
+        "waveform": f"samples at {SAMPLE_RATE} Hz, from -1 to 1",
+        "log_mel": found.get("log_mel", ""),
+        "images": f"(pixels in [0, 1] - {found.get('pixel_mean')}) / {found.get('pixel_std')}",
+        "lengths": "samples" if found["input"] == "waveform" else mel_frames,
+        "features": "none",
+        "feature_lengths": frames,
+        "logits": "logits: softmax gives probabilities",
+        "values": ", ".join((head.units if head else None) or []),
+    }
+
+
+def _head_text(head: dict[str, Any] | None) -> str:
+    if head is None:
+        return ""
+    names = ", ".join(head["classes"][:8]) + (", ..." if len(head["classes"]) > 8 else "")
+    said = {"classification": "and classes of", "ctc": "and tokens of", "regression": "and numbers of"}[head["task"]]
+    return f", {said} the task {head['label']} ({len(head['classes'])}: {names})"
+
+
+def _table(files: Sequence[dict[str, Any]]) -> str:
+    """A line for each file, a column for each accuracy and latency that is known."""
+    tasks = list(dict.fromkeys(task for entry in files for task in entry.get("accuracy", {})))
+    clips = list(dict.fromkeys(clip for entry in files for clip in entry.get("latency_ms", {})))
+    head = [
+        "file",
+        "bit-width",
+        "MB",
+        "cosine to torch",
+        *[task if task.endswith(")") else f"{task}, %" for task in tasks],
+    ]
+    head += [f"ms for {clip} s" if float(clip) else "ms an image" for clip in clips]
+    lines = [head, ["---"] * len(head)]
+    for entry in files:
+        accuracy, latency = entry.get("accuracy", {}), entry.get("latency_ms", {})
+        line = [
+            f"`{entry['file']}`",
+            entry["bit_width"],
+            f"{entry['size_bytes'] / 1e6:.2f}",
+            _number(entry["cosine"], 6),
+        ]
+        line += [_number(accuracy.get(task), 1) for task in tasks]
+        lines.append(line + [_number(latency.get(clip), 2) for clip in clips])
+    note = "\nAccuracy on test clips; latency in ONNX Runtime on the CPU of the machine that wrote the files.\n"
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" + note * bool(tasks or clips)
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:.{decimals}f}"
+
+
+def _contract(config: dict[str, Any]) -> str:
+    if config["input"] == "images":
+        return "The batch may have any size."
+    shortest = " The longest clip of a batch has at least 400 samples (25 ms)." if config["input"] == "waveform" else ""
+    return (
+        "Batch and time may have any size; a clip's features do not depend on what it is batched with, and beyond its "
+        f"length they are zero.{shortest}"
+    )

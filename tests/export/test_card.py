@@ -1,0 +1,130 @@
+import json
+import subprocess
+import sys
+import wave
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import export
+import quant
+from encoders import Head, SpeechTransformer, VisionEncoder, save_encoder
+from export.card import snippet
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SpeechTransformer:
+    torch.manual_seed(0)
+    encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2)).eval()
+    quant.calibrate(encoder, [torch.randn(2, 80, 60)])
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def head() -> Head:
+    torch.manual_seed(1)
+    return Head("classification", 32, ["yes", "no"], label="answer").eval()
+
+
+@pytest.fixture
+def folder(encoder, head, tmp_path):
+    paths = [
+        export.to_onnx(encoder, tmp_path / f"{b}.onnx", b, input="waveform", head=head, check=b == "w4a8")
+        for b in ("fp", "w4a8")
+    ]
+    config = export.describe(paths, encoder, licence="MIT", trained_on="some clips")
+    config["files"][1] |= {"latency_ms": {"1": 1.25, "10": 12.5}, "accuracy": {"answer": 87.54}}
+    export.write_card(config, tmp_path)
+    return tmp_path
+
+
+def run(program: str, folder) -> str:
+    """In a process that cannot import torch."""
+    forbidden = "import sys\nsys.modules['torch'] = None\n"
+    result = subprocess.run([sys.executable, "-c", forbidden + program], cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_config_says_what_the_files_take_and_give(folder, encoder, head):
+    config = json.loads((folder / "config.json").read_text())
+    assert config["input"] == "waveform"
+    assert config["inputs"]["waveform"]["shape"] == ["batch", "samples"]
+    assert config["inputs"]["lengths"] == {"shape": ["batch"], "dtype": "int64", "unit": "samples"}
+    assert config["outputs"]["features"]["shape"] == ["batch", "feature_frames", 32]
+    assert config["outputs"]["logits"]["shape"] == ["batch", 2]
+    assert (config["sample_rate_hz"], config["frame_rate_hz"], config["feature_dim"]) == (16_000, 50.0, 32)
+    assert (config["head"], config["licence"], config["trained_on"]) == (head.to_dict(), "MIT", "some clips")
+    first, second = config["files"]
+    assert (first["file"], first["bit_width"], second["bit_width"]) == ("fp.onnx", "fp", "w4a8")
+    assert first["size_bytes"] == (folder / "fp.onnx").stat().st_size
+    assert first["cosine"] is None
+    assert second["cosine"] > 0.9999
+
+
+def test_readme_has_the_same_numbers(folder):
+    text = (folder / "README.md").read_text()
+    assert text.startswith("---\nlicense: MIT\n")
+    assert "| file | bit-width | MB | cosine to torch | answer, % | ms for 1 s | ms for 10 s |" in text
+    assert "| 87.5 | 1.25 | 12.50 |" in text
+    assert "| inputs | `waveform` | batch, samples | float32 | samples at 16000 Hz, from -1 to 1 |" in text
+    assert "some clips" in text
+
+
+def test_the_cards_program_runs_without_torch_and_answers_as_the_file_does(folder, head):
+    samples = (np.random.default_rng(0).standard_normal(8_000) * 3_000).astype(np.int16)
+    with wave.open(str(folder / "clip.wav"), "wb") as clip:
+        clip.setnchannels(1)
+        clip.setsampwidth(2)
+        clip.setframerate(16_000)
+        clip.writeframes(samples.tobytes())
+    program = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    session = onnxruntime.InferenceSession(str(folder / "w4a8.onnx"))
+    feeds = {"waveform": (samples / 32768).astype(np.float32)[None], "lengths": np.array([8_000])}
+    answer = head.classes[session.run(["logits"], feeds)[0].argmax()]
+    assert run(program, folder).split("\n")[:2] == ["(1, 25, 32)", answer]
+
+
+def test_programs_for_log_mels_images_and_other_heads_run_too(encoder, tmp_path):
+    torch.manual_seed(0)
+    vision = VisionEncoder("test_resnet", in_channels=1).eval()
+    regression = Head("regression", 32, ["pitch"], units=["Hz"]).eval()
+    cases = {
+        "log_mel": (encoder, {"head": regression}, "(1, 50, 32)"),
+        "image": (vision, {"image_size": 32}, f"(1, {vision.feature_dim})"),
+    }
+    for name, (model, options, shape) in cases.items():
+        path = export.to_onnx(model, tmp_path / f"{name}.onnx", check=False, **options)
+        config = export.describe([path], model)
+        assert run(snippet(config), tmp_path).startswith(shape)
+        if name == "log_mel":
+            assert config["outputs"]["values"]["unit"] == "Hz"
+
+
+def test_an_export_joins_files_of_the_same_encoder_and_no_others(folder, encoder, head):
+    kept = export.entries_to_keep(folder, encoder, "waveform", head, overwrite=False)
+    assert [entry["file"] for entry in kept] == ["fp.onnx", "w4a8.onnx"]
+    path = export.to_onnx(encoder, folder / "w8a8.onnx", "w8a8", input="waveform", head=head, check=False)
+    export.write_card(export.describe([path], encoder), folder, kept)
+    config = json.loads((folder / "config.json").read_text())
+    assert [entry["file"] for entry in config["files"]] == ["fp.onnx", "w8a8.onnx", "w4a8.onnx"]
+    assert config["files"][2]["latency_ms"] == {"1": 1.25, "10": 12.5}
+
+    (folder / "fp.onnx").unlink()
+    assert len(export.entries_to_keep(folder, encoder, "waveform", head, overwrite=False)) == 2
+    with pytest.raises(FileExistsError, match="another encoder, input or head"):
+        export.entries_to_keep(folder, encoder, "log_mel", head, overwrite=False)
+    with pytest.raises(FileExistsError, match="another encoder, input or head"):
+        export.entries_to_keep(folder, SpeechTransformer(width=32, depth=1, heads=2), "waveform", head, overwrite=False)
+    assert export.entries_to_keep(folder, encoder, "log_mel", head, overwrite=True) == []
+
+
+def test_an_encoders_folder_and_another_readme_are_never_written_over(encoder, tmp_path):
+    save_encoder(encoder, tmp_path / "encoder")
+    with pytest.raises(FileExistsError, match="belongs to something else, such as an encoder"):
+        export.entries_to_keep(tmp_path / "encoder", encoder, None, None, overwrite=True)
+    (tmp_path / "README.md").write_text("my project")
+    with pytest.raises(FileExistsError, match="is not a model card"):
+        export.entries_to_keep(tmp_path, encoder, None, None, overwrite=True)
