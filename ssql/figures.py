@@ -104,6 +104,7 @@ def histogram_figure(histograms: Mapping[str, Histogram]) -> "Figure":
         axis.set_yscale("symlog", linthresh=1)
         axis.set_yticks([])
         axis.set_title(name, fontsize=9)
+        axis.locator_params(axis="x", nbins=4)
         axis.tick_params(labelsize=8)
     return figure
 

@@ -51,7 +51,8 @@ def suite_report(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     parts.append(
         "Intervals of 95 %: Wilson for accuracies, bootstrap over test clips for R2 and for what is retained. "
         "Retained: accuracy above that of the most frequent class, or R2, divided by the same at full precision on "
-        "the same clips. A task without a line there was not above chance at full precision.\n"
+        "the same clips; worse than a constant answer is 0. A task without a line there was not above chance at full "
+        "precision.\n"
     )
     return "\n".join(parts)
 

@@ -103,6 +103,8 @@ def suite(
     for sentence in skipped:
         log.warning("%s", sentence)
     loaded = _loaded(encoders)
+    for data in parts.values():
+        data.setup()  # what cannot be read is said before anything is measured
     found: list[Row] = []
     for name, data in parts.items():
         log.info("suite: %s", name)

@@ -101,7 +101,7 @@ def retained_rows(rows: Sequence[Row], metrics: Sequence[str] = HEADLINES) -> li
     """Rows of the metric `retained`, in percent of the same run's full precision.
 
     Probes bring theirs (`ssql.probes`), with an interval. Of an error rate it is the share of words or characters
-    that are still right. Where full precision had no skill, no row is given.
+    that are still right. Worse than a constant answer is 0. Where full precision had no skill, no row is given.
     """
     full: dict[tuple[str, str, str], list[float]] = {}
     seen: Counter[tuple[str, str, str, str]] = Counter()
@@ -117,7 +117,7 @@ def retained_rows(rows: Sequence[Row], metrics: Sequence[str] = HEADLINES) -> li
         seen[*name, row["bit_width"]] += 1
         if row.get("retained") is not None:
             ends = (("value", "retained"), ("low", "retained_low"), ("high", "retained_high"))
-            share = {key: 100 * row[retained] for key, retained in ends}
+            share = {key: max(0.0, 100 * row[retained]) for key, retained in ends}
         elif row["metric"] in ERROR_RATES and run < len(full.get(name, [])) and full[name][run] < 100:
             share = {"value": 100 * (100 - row["value"]) / (100 - full[name][run]), "low": None, "high": None}
         else:

@@ -46,6 +46,8 @@ def test_several_metrics_stand_in_one_table_with_their_own_decimals():
 def test_what_is_retained_comes_from_the_probe_or_from_words_still_right():
     probed = row("w4a4", 72.0, retained=0.8, retained_low=0.7, retained_high=0.9)
     no_skill = row("w4a4", 10.0, task="noise", retained=None, retained_low=None, retained_high=None)
+    worse = row("w2a4", -3.0, metric="r2", task="pitch", retained=-4.0, retained_low=-5.0, retained_high=-3.0)
+    assert retained_rows([worse])[0]["value"] == 0
     wer = [row(bits, value, metric="wer", task="text") for bits, value in (("fp", 20.0), ("w4a4", 40.0))]
     kept = retained_rows([probed, no_skill, *wer])
     assert [(r["task"], r["metric"], round(r["value"])) for r in kept] == [
