@@ -11,6 +11,8 @@ from encoders.mel_cnn import MelCNN
 from encoders.published import Imported, import_encoder
 from encoders.speech_transformer import SpeechTransformer
 from encoders.step_audio import step_audio_2
+from encoders.stream import Stream
+from encoders.streaming import StreamingTransformer
 from encoders.vision import VisionEncoder
 from encoders.wav2vec2 import HuBERT, Wav2Vec2, WavLM
 
@@ -26,6 +28,8 @@ __all__ = [
     "LogMel",
     "MelCNN",
     "SpeechTransformer",
+    "Stream",
+    "StreamingTransformer",
     "VisionEncoder",
     "Wav2Vec2",
     "WavLM",

@@ -70,8 +70,12 @@ class LogMel(nn.Module):
             ValueError: a batch shorter than one window, or that is not (batch, samples).
         """
         waveform, lengths = checked_waveform(waveform, lengths)
+        return self.scaled_log_mel(F.pad(waveform, (WINDOW // 2, WINDOW // 2))), lengths // HOP
+
+    def scaled_log_mel(self, waveform: Tensor) -> Tensor:
+        """Log-mel of a waveform whose edges are padded, without the last frame."""
         with torch.autocast(waveform.device.type, enabled=False):
-            return (self._log10_mel(F.pad(waveform, (WINDOW // 2, WINDOW // 2))) + 4) / 4, lengths // HOP
+            return (self._log10_mel(waveform) + 4) / 4
 
     def _log10_mel(self, waveform: Tensor) -> Tensor:
         """log10 of the mel powers, at least -10, of a waveform whose edges are padded; without the last frame."""

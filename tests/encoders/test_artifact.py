@@ -97,7 +97,10 @@ def test_weights_of_another_architecture_name_the_keys(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"encoder": "bat"}, "encoder 'bat'; known are: conformer, hubert, mel_cnn, speech_transformer, vision"),
+        (
+            {"encoder": "bat"},
+            "encoder 'bat'; known are: conformer, .*vision",
+        ),
         ({"arguments": {"wide": 3}}, "does not describe"),
         ({"format_version": 9}, "format_version 9; this version reads 1 and 2"),
         ({"policy": {"layers": {"nothing": "w8"}}}, "'nothing' matches no layer"),

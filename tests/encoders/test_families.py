@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+import export
 import quant
 from encoders import ENCODERS, FrameEncoder, load_encoder
 from ssql.augment import SpeechAugmentation
@@ -23,7 +24,8 @@ FAMILIES = {
     "hubert": WAVEFORMS | {"depth": 1},
     "wavlm": WAVEFORMS | {"depth": 2},
     "conformer": {"width": 32, "depth": 2, "heads": 2, "kernel": 7},
-    "mel_cnn": {"model_name": "mobilenetv3_small_050"},
+    "streaming_transformer": {"width": 32, "depth": 2, "heads": 2, "chunk": 8, "left_chunks": 2},
+    "mel_cnn": {"model_name": "lcnet_035"},
 }
 
 
@@ -107,3 +109,16 @@ def test_it_is_saved_and_takes_an_ssql_step(name, tmp_path):
     silent = [key for key, weight in method.encoder.named_parameters() if weight.grad is None]
     assert silent == []
     assert all(weight.grad.isfinite().all() for weight in method.encoder.parameters())
+
+
+@pytest.mark.parametrize("bit_width", ["w8a8", "w4a8"])
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"hubert"}))  # wav2vec 2.0's network
+def test_its_files_agree_with_torch(name, bit_width, tmp_path):
+    encoder = calibrated(build(name))
+    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", bit_width)
+    result = export.verify(path, encoder, bit_width, waveforms=clips())
+    assert result.passed, result
+    operators = export.integer_operators(path)
+    assert operators.get("MatMulIntegerToFloat", 0) + operators.get("QLinearConv", 0) >= (
+        2 if name == "mel_cnn" else 12
+    )
