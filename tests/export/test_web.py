@@ -3,7 +3,6 @@
 import base64
 import io
 import itertools
-import json
 import re
 import shutil
 import threading
@@ -34,6 +33,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: 
 
 FILES = {"fp": "encoder-fp32.onnx", "w8a8": "encoder-int8.onnx", "w4a8": "encoder-int4.onnx"}
 FORMATS = {"fp32": "encoder-fp32.onnx", "int8": "encoder-int8.onnx", "int4": "encoder-int4.onnx"}
+PATIENCE = 60_000  # ms
 WORDS = ["eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben"]
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -57,13 +57,10 @@ def speech(clip) -> SpeechTransformer:
 
 def export_with(encoder: SpeechTransformer, head: Head, folder: Path, bit_widths: Sequence[str] = tuple(FILES)) -> Path:
     folder.mkdir()
-    entries = []
-    for bit_width in bit_widths:
-        name = FILES[bit_width]
-        path = export.to_onnx(encoder, folder / name, bit_width, input="waveform", head=head, check=False)
-        entries.append({"file": name, "bit_width": bit_width, "size_bytes": path.stat().st_size})
-    config = {"input": "waveform", "frame_rate_hz": 50.0, "head": head.to_dict(), "files": entries}
-    (folder / "config.json").write_text(json.dumps(config))
+    paths = [folder / FILES[bit_width] for bit_width in bit_widths]
+    for bit_width, path in zip(bit_widths, paths, strict=True):
+        export.to_onnx(encoder, path, bit_width, input="waveform", head=head, check=False)
+    export.write_card(export.describe(paths, encoder), folder)
     return folder
 
 
@@ -97,6 +94,7 @@ def opened(browser: Browser, folder: Path, **options: object) -> Iterator[Page]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/"
         page = browser.new_page(**options)
+        page.set_default_timeout(PATIENCE)
         faults: list[str] = []
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda message: message.type == "error" and faults.append(message.text))
@@ -299,9 +297,9 @@ def test_a_refused_microphone_is_named(page):
 def test_a_microphone_is_answered_live_and_its_recording_kept(browser, folder):
     with opened(browser, folder, permissions=["microphone"]) as page:
         page.get_by_role("button", name="Record").click()
-        expect(page.locator(".headline")).to_have_text(re.compile("|".join(WORDS)))
+        expect(page.locator(".headline")).to_have_text(re.compile("|".join(WORDS)), timeout=PATIENCE)
         assert page.get_by_role("button", name="Compare all").is_disabled()
         page.get_by_role("button", name="Stop").click()
-        expect(page.get_by_role("button", name="Compare all")).to_be_enabled()
+        expect(page.get_by_role("button", name="Compare all")).to_be_enabled(timeout=PATIENCE)
         assert features(page).shape[1] == 64
         assert page.get_by_role("alert").is_hidden()
