@@ -30,8 +30,7 @@ def probe_head(encoder: Encoder, data: DataModule, task: str, bit_width: str) ->
     """
     if data.modality != encoder.modality:
         raise ValueError(f"the encoder is for {encoder.modality}, the data is {data.modality}")
-    if task not in data.tasks:
-        raise ValueError(f"task {task!r} is not among the data's labels: {', '.join(data.tasks) or 'none'}")
+    check_task(data, task)
     encoder = copy.deepcopy(encoder)
     prepare_anew(encoder, None)
     embeddings, answers = embed_split(encoder, data, "train", bit_width)
@@ -65,8 +64,19 @@ def head_of(probe: Pipeline, names: Sequence[str], label: str, units: Sequence[s
 
 
 def labelled_test(data: DataModule, head: Head) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-    """Test batches: inputs, lengths, and labels as indices into the head's classes (-1: not among them)."""
+    """Test batches: inputs, lengths, and labels as indices into the head's classes (-1: not among them).
+
+    Raises:
+        ValueError: the data does not have the head's label.
+    """
+    check_task(data, head.label)
     places = {name: index for index, name in enumerate(head.classes)}
     indices = torch.tensor([places.get(name, -1) for name in data.classes[head.label]])
-    for batch in data.evaluation_dataloader("test"):
-        yield batch["inputs"], batch["lengths"], indices[batch["labels"][head.label]]
+    batches = data.evaluation_dataloader("test")
+    return ((batch["inputs"], batch["lengths"], indices[batch["labels"][head.label]]) for batch in batches)
+
+
+def check_task(data: DataModule, task: str) -> None:
+    """Raise ValueError where the data has no such label."""
+    if task not in data.tasks:
+        raise ValueError(f"task {task!r} is not among the data's labels: {', '.join(data.tasks) or 'none'}")

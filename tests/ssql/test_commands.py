@@ -1,0 +1,124 @@
+"""`ssql export` and `ssql verify` as they are typed."""
+
+import json
+import sys
+
+import onnx
+import pytest
+import torch
+
+import export
+import quant
+from encoders import Head, SpeechTransformer, save_encoder
+from ssql import cli
+
+WORDS = ["--data", "SpokenWords", "--data.languages", "[de]", "--data.train_size", "60", "--data.test_size", "40"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    torch.manual_seed(0)
+    encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2)).eval()
+    quant.calibrate(encoder, [encoder.front_end(0.1 * torch.randn(4, 16_000))], lambda batch: encoder(*batch))
+    folder = tmp_path_factory.mktemp("saved") / "encoder"
+    save_encoder(encoder, folder)
+    return folder
+
+
+@pytest.fixture
+def ssql(monkeypatch):
+    def run(*words: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["ssql", *map(str, words)])
+        cli.main()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def exported(saved, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    words = ["--encoder", saved, "--output", folder, "--bit_width", "[fp, w8a8]", "--input", "waveform"]
+    words += [*WORDS, "--task", "word", "--licence", "MIT", "--trained_on", "noise"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["ssql", "export", *map(str, words)])
+        cli.main()
+    return folder
+
+
+def test_export_writes_probed_files_reports_and_a_card(exported):
+    config = json.loads((exported / "config.json").read_text())
+    assert [entry["file"] for entry in config["files"]] == ["encoder-fp32.onnx", "encoder-int8.onnx"]
+    assert (config["input"], config["head"]["label"], config["licence"]) == ("waveform", "word", "MIT")
+    assert config["trained_on"] == "noise"
+    for entry in config["files"]:
+        report = json.loads((exported / entry["file"]).with_suffix(".verification.json").read_text())
+        assert report["passed"]
+        assert report["accuracy"]["clips"] == 40
+        assert entry["accuracy"] == {"word": report["accuracy"]["onnx"]}
+        assert entry["latency_ms"].keys() == {"1", "10"}
+        outputs = onnx.load(exported / entry["file"]).graph.output
+        assert [output.name for output in outputs] == ["features", "feature_lengths", "logits"]
+    assert "| word, % |" in (exported / "README.md").read_text()
+
+
+def test_each_file_is_verified_once(saved, ssql, tmp_path, monkeypatch):
+    calls = []
+    real = export.verify
+    monkeypatch.setattr("export.onnx.verify", lambda *args: calls.append(args) or real(*args))
+    monkeypatch.setattr("export.verify", lambda *args: pytest.fail("verified a second time"))
+    ssql("export", "--encoder", saved, "--output", tmp_path, "--bit_width", "w8a8")
+    assert len(calls) == 1
+
+
+def test_verify_needs_only_the_file_and_the_encoder(exported, saved, ssql, capsys):
+    ssql("verify", "--file", exported / "encoder-int8.onnx", "--encoder", saved, *WORDS)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "verified at w8a8: integers equal" in said
+    assert "word accuracy" in said
+
+
+def test_verify_of_a_damaged_file_ends_with_an_error_and_removes_nothing(exported, saved, ssql, tmp_path, capsys):
+    proto = onnx.load(exported / "encoder-int8.onnx")
+    tensor = next(t for t in proto.graph.initializer if t.name == "encoder.blocks.0.mlp.0.weight_integers")
+    integers = onnx.numpy_helper.to_array(tensor).copy()
+    integers[0, 0] ^= 1
+    tensor.CopyFrom(onnx.numpy_helper.from_array(integers, tensor.name))
+    path = tmp_path / "encoder.onnx"
+    onnx.save(proto, path)
+    with pytest.raises(SystemExit, match=r"ssql verify: error: .*first difference in layer blocks\.0\.mlp\.0"):
+        ssql("verify", "--file", path, "--encoder", saved)
+    assert path.exists()
+    assert json.loads(path.with_suffix(".verification.json").read_text())["first_difference"] == "blocks.0.mlp.0"
+
+
+def test_a_later_export_joins_the_card_with_results_of_evaluate(exported, saved, ssql, tmp_path):
+    (tmp_path / "files").mkdir()
+    ssql("export", "--encoder", saved, "--output", tmp_path / "files", "--bit_width", "w8a8")
+    row = {"method": "mine", "task": "digit", "bit_width": "w4a8", "metric": "linear", "value": 81.25}
+    (tmp_path / "accuracy.json").write_text(json.dumps([row, row | {"metric": "knn", "value": 1.0}]))
+    words = ["--encoder", saved, "--output", tmp_path / "files", "--bit_width", "w4a8"]
+    ssql("export", *words, "--accuracy", tmp_path / "accuracy.json")
+    config = json.loads((tmp_path / "files" / "config.json").read_text())
+    assert [entry["bit_width"] for entry in config["files"]] == ["w8a8", "w4a8"]
+    assert config["files"][1]["accuracy"] == {"digit": 81.25}
+
+
+def test_a_head_beside_the_encoder_goes_into_the_file(saved, ssql, tmp_path):
+    from encoders import load_encoder
+
+    head = Head("ctc", 32, ["a", "b"], label="text")
+    save_encoder(load_encoder(saved), tmp_path / "model", head=head)
+    ssql("export", "--encoder", tmp_path / "model", "--output", tmp_path / "files", "--bit_width", "w8a8")
+    assert json.loads((tmp_path / "files" / "config.json").read_text())["head"] == head.to_dict()
+
+
+def test_words_that_do_not_go_together_are_refused(saved, ssql, tmp_path):
+    with pytest.raises(SystemExit, match="data and task go together"):
+        ssql("export", "--encoder", saved, "--output", tmp_path, "--task", "word")
+    rows = [{"method": name, "task": "t", "bit_width": "fp", "metric": "linear", "value": 1.0} for name in "ab"]
+    (tmp_path / "accuracy.json").write_text(json.dumps(rows))
+    with pytest.raises(SystemExit, match="these are results of a, b"):
+        ssql("export", "--encoder", saved, "--output", tmp_path, "--accuracy", tmp_path / "accuracy.json")
+    with pytest.raises(SystemExit, match="belongs to something else, such as an encoder"):
+        ssql("export", "--encoder", saved, "--output", saved, "--bit_width", "w8a8")
+    assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
