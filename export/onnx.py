@@ -104,9 +104,9 @@ def _build(
 ) -> onnx.ModelProto:
     if opset < OPSET:
         raise ValueError(f"opset {opset} is too old: quantized graphs need {OPSET} or newer (INT4 weights)")
-    _check_finite(encoder, "")
+    check_finite(encoder)
     if head is not None:
-        _check_finite(head, "head.")
+        check_finite(head, "head.")
     model = frozen_copy(encoder)
     if run != FULL_PRECISION:
         with at(model, run):  # checks that the model is prepared and calibrated
@@ -123,7 +123,8 @@ def _build(
     return proto
 
 
-def _check_finite(module: nn.Module, prefix: str) -> None:
+def check_finite(module: nn.Module, prefix: str = "") -> None:
+    """Raise ValueError where a weight is NaN or infinite."""
     for name, value in module.state_dict().items():
         # Ranges are infinite until observed; `quant.at` has its own error for that.
         if not name.endswith(RANGE_BUFFERS) and not value.isfinite().all():

@@ -1,0 +1,193 @@
+"""A streaming encoder as an ONNX file: one chunk and the state in, features and the next state out."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import torch.nn.functional as F
+from onnx import helper
+from torch import Tensor, nn
+
+from encoders import StreamingTransformer
+from encoders.streaming import State
+from export.files import staged
+from export.four_bits import store_four_bits
+from export.metadata import OPSET, VerificationError, check_metadata, load_file, metadata
+from export.model import Pipeline, run_in_torch
+from export.onnx import check_finite
+from export.qdq import WEIGHT, to_qdq
+from export.runtime import open_session
+from export.signature import Axes, Signature, frozen_copy, synthetic_clips
+from export.stored import first_difference
+from export.trace import trace
+from export.verify import Verification
+from quant import FULL_PRECISION, BitWidth, at, parse_bit_width, quant_activations
+
+FORM = "stream"
+STATE: Axes = {
+    "mel": ("batch", None, None),
+    "stem": ("batch", None, None),
+    "keys": (None, "batch", None, None),
+    "values": (None, "batch", None, None),
+    "past": ("batch",),
+    "adaptor": ("batch", None, None),
+}
+
+
+def stream_to_onnx(
+    encoder: StreamingTransformer,
+    path: str | Path,
+    bit_width: str | BitWidth = "fp",
+    overwrite: bool = False,
+    check: bool = True,
+    waveforms: Sequence[Tensor] | None = None,
+) -> Path:
+    """Export one step of a stream at a bit-width; integers and scales are those of `quant`.
+
+    Inputs: `log_mel` (batch, n_mels, `chunk_mels`), `lengths` (batch,) int64, fewer than the chunk's frames only at a
+    stream's end, and the state `mel`, `stem`, `keys`, `values`, `past`, with an adaptor `adaptor`: zeros at a stream's
+    start. Outputs: `features` (batch, frames', feature_dim), `feature_lengths` (batch,), and the state for the next
+    step under the same names after `next_`. All shapes but the batch are fixed: memory does not grow.
+
+    Args:
+        encoder: prepared and calibrated unless bit_width is `fp`; left untouched.
+        path: the file to write; it appears whole and verified, or not at all.
+        bit_width: `fp`, `w8a8`, `w4a8`, ...
+        overwrite: replace an existing file.
+        check: verify the file, step by step, against torch on whole clips.
+        waveforms: speech clips (samples,) at 16,000 Hz to verify with; chirps in noise when None.
+
+    Returns:
+        path.
+
+    Raises:
+        FileExistsError: the file exists and overwrite is False.
+        ValueError: unknown bit-width, an encoder that is not prepared, or a weight that is NaN or infinite.
+        quant.NotCalibratedError: a layer whose activation range was never observed.
+        VerificationError: the file departs from torch.
+    """
+    path, run = Path(path), parse_bit_width(bit_width)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists already: choose another name, or overwrite")
+    proto = _build(encoder, run)
+    with staged(path) as staging:
+        onnx.save(proto, staging)
+        if check:
+            result = verify_stream(staging, encoder, run, waveforms)
+            if not result.passed:
+                raise VerificationError(f"{path} was not written: {result}")
+    return path
+
+
+def verify_stream(
+    path: str | Path,
+    encoder: StreamingTransformer,
+    bit_width: str | BitWidth,
+    waveforms: Sequence[Tensor] | None = None,
+) -> Verification:
+    """Compare a file, run step by step, with torch's features of whole clips, and its integers with torch's.
+
+    Args:
+        path: file written by `stream_to_onnx`.
+        encoder: the same encoder, calibrated as it was then.
+        bit_width: the same bit-width.
+        waveforms: clips (samples,) at 16,000 Hz; chirps in noise when None.
+
+    Raises:
+        FileNotFoundError: no such file.
+        VerificationError: not a file of ours, or one of another encoder or bit-width.
+    """
+    path, run = Path(path), parse_bit_width(bit_width)
+    proto, found = load_file(path)
+    check_metadata(found, path, encoder, run)
+    encoder = frozen_copy(encoder)
+    layers = {} if run == FULL_PRECISION else quant_activations(encoder)
+    session = open_session(path)
+    cosines, differences, lengths_equal = [], [], True
+    for clip in waveforms or synthetic_clips():
+        log_mel, lengths = encoder.front_end(clip.unsqueeze(0))
+        expected, _ = run_in_torch(Pipeline(encoder), run, (log_mel, lengths))
+        streamed = torch.from_numpy(np.concatenate(list(run_stream(session, log_mel[0, :, : int(lengths)].numpy()))))
+        if streamed.shape != expected[0].shape:
+            lengths_equal = False
+            continue
+        cosines.append(float(F.cosine_similarity(streamed.double().flatten(), expected.double().flatten(), dim=0)))
+        differences.append(float((streamed - expected[0]).abs().max()))
+    return Verification(
+        str(path), str(run), len(layers), first_difference(proto, layers, run), lengths_equal,
+        min(cosines, default=float("nan")), max(differences, default=float("nan")), len(cosines),
+    )  # fmt: skip
+
+
+def run_stream(session: onnxruntime.InferenceSession, log_mel: np.ndarray) -> Iterator[np.ndarray]:
+    """Features of one stream, chunk by chunk, from ONNX Runtime.
+
+    Args:
+        session: of a file written by `stream_to_onnx`.
+        log_mel: shape (n_mels, frames), 100 Hz, float32.
+
+    Yields:
+        shape (frames', feature_dim) of each chunk.
+    """
+    specs = {spec.name: spec for spec in session.get_inputs()}
+    chunk = specs["log_mel"].shape[2]
+    names = [spec.name for spec in session.get_outputs()]
+    state = {
+        name: np.zeros([1 if isinstance(size, str) else size for size in specs[name].shape],
+                       np.int64 if name == "past" else np.float32)
+        for name in STATE if name in specs
+    }  # fmt: skip
+    for start in range(0, log_mel.shape[1], chunk):
+        piece = log_mel[:, start : start + chunk]
+        feed = {
+            "log_mel": np.pad(piece, ((0, 0), (0, chunk - piece.shape[1])))[None],
+            "lengths": np.array([piece.shape[1]], np.int64),
+        }
+        outputs = dict(zip(names, session.run(None, feed | state), strict=True))
+        state = {name: outputs[f"next_{name}"] for name in state}
+        yield outputs["features"][0, : int(outputs["feature_lengths"][0])]
+
+
+class Step(nn.Module):
+    """One step with positional tensors only, as the exporter wants it; the state's last part only with an adaptor."""
+
+    def __init__(self, encoder: StreamingTransformer) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """log_mel, lengths and the state to features, feature_lengths and the next state."""
+        log_mel, lengths, *state = inputs
+        parts = len(state)
+        if self.encoder.adaptor is None:
+            state.append(state[1])  # not looked at
+        features, feature_lengths, new = self.encoder.stream(log_mel, lengths, State(*state))
+        return (features, feature_lengths, *new[:parts])
+
+
+def _build(encoder: StreamingTransformer, run: BitWidth) -> onnx.ModelProto:
+    check_finite(encoder)
+    model = frozen_copy(encoder)
+    if run != FULL_PRECISION:
+        with at(model, run):  # checks that the model is prepared and calibrated
+            pass
+    layers = to_qdq(model, run)
+    state = {name: axes for name, axes in STATE.items() if name != "adaptor" or model.adaptor is not None}
+    names = Signature(
+        {"log_mel": ("batch", None, None), "lengths": ("batch",)} | state,
+        {"features": ("batch", None, None), "feature_lengths": ("batch",)}
+        | {f"next_{name}": axes for name, axes in state.items()},
+    )
+    log_mel = torch.randn(2, model.arguments["n_mels"], model.chunk_mels)
+    lengths = torch.tensor([model.chunk_mels, model.chunk_mels - 1])
+    examples = (log_mel, lengths, *model.start(2)[: len(state)])
+    proto = trace(Step(model), names, examples, OPSET)
+    store_four_bits(proto, (f"encoder.{name}.{WEIGHT}" for name, layer in layers.items() if layer.bits.weight <= 4))
+    values = metadata(encoder, run, FORM) | {"chunk_mels": str(model.chunk_mels), "state": json.dumps(list(state))}
+    helper.set_model_props(proto, values)
+    onnx.checker.check_model(proto)
+    return proto
