@@ -81,16 +81,32 @@ def sensitivity_figure(sensitivities: Sequence[Sensitivity]) -> "Figure":
         errors[layers.index(row.layer), bits.index(row.bits)] = 100 * row.error
     figure = _figure(7.5, 1.2 + 0.26 * len(layers))
     axis = figure.subplots()
-    levels = np.log10(errors.clip(1e-6))
-    axis.imshow(levels, aspect="auto", cmap="viridis")
-    light = levels > levels.min() + 0.6 * np.ptp(levels)
-    for (layer, column), error in np.ndenumerate(errors):
-        # Dark numbers on light cells and the other way round.
-        colour = "#111111" if light[layer, column] else "#f8f8f8"
-        axis.text(column, layer, f"{error:.2g}", ha="center", va="center", fontsize=8, color=colour)
-    axis.set_xticks(range(len(bits)), [f"w{b}" for b in bits])
-    axis.set_yticks(range(len(layers)), layers)
+    numbers = [[f"{error:.2g}" for error in line] for line in errors]
+    _cells(axis, np.log10(errors.clip(1e-6)), numbers, layers, [f"w{b}" for b in bits])
     axis.set_title("squared error of the embeddings, % of their variance")
+    return figure
+
+
+def retained_figure(rows: Sequence[Row]) -> "Figure":
+    """What is retained of full precision, in percent: a panel for each method, a line of cells for each task.
+
+    Args:
+        rows: of `retained_rows`.
+    """
+    bit_widths, lines = pivot(rows, "retained")
+    methods = list(dict.fromkeys(line.method for line in lines))
+    tasks = list(dict.fromkeys(line.task for line in lines))
+    figure = _figure(2.2 + (0.5 + 0.62 * len(bit_widths)) * len(methods), 1.0 + 0.26 * len(tasks))
+    axes = figure.subplots(1, max(len(methods), 1), squeeze=False, sharey=True)[0]
+    for axis, method in zip(axes, methods, strict=False):
+        shares = np.full((len(tasks), len(bit_widths)), np.nan)
+        for line in lines:
+            if line.method == method:
+                shares[tasks.index(line.task)] = [np.nan if cell is None else cell.mean for cell in line.cells]
+        numbers = [["-" if np.isnan(share) else f"{share:.0f}" for share in line] for line in shares]
+        _cells(axis, np.nan_to_num(shares).clip(0, 100), numbers, tasks, bit_widths, ends=(0, 100))
+        axis.set_title(method)
+    figure.suptitle("retained of full precision, %")
     return figure
 
 
@@ -153,8 +169,8 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _panels(count: int, width: float, height: float) -> tuple["Figure", list["Axes"]]:
-    columns = min(count, COLUMNS)
-    lines = -(-count // columns)
+    columns = min(max(count, 1), COLUMNS)
+    lines = max(-(-count // columns), 1)
     figure = _figure(width * columns, height * lines + 0.3)
     axes = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axis in axes[count:]:
@@ -162,6 +178,28 @@ def _panels(count: int, width: float, height: float) -> tuple["Figure", list["Ax
     for axis in axes[:count]:
         axis.grid(alpha=0.3)
     return figure, axes[:count]
+
+
+def _cells(
+    axis: "Axes",
+    levels: np.ndarray,
+    numbers: Sequence[Sequence[str]],
+    names: Sequence[str],
+    heads: Sequence[str],
+    ends: tuple[float, float] | None = None,
+) -> None:
+    """Coloured cells with numbers, (names, heads); `ends` are the levels of the darkest and the lightest colour."""
+    darkest, lightest = ends or (levels.min(), levels.max())
+    columns, rows = np.arange(len(heads) + 1) - 0.5, np.arange(len(names) + 1) - 0.5
+    # A mesh and not an image, which SVG would hold as a bitmap.
+    axis.pcolormesh(columns, rows, levels, cmap="viridis", vmin=darkest, vmax=lightest)
+    for (line, column), level in np.ndenumerate(levels):
+        # Dark numbers on light cells and the other way round.
+        colour = "#111111" if level > darkest + 0.6 * (lightest - darkest) else "#f8f8f8"
+        axis.text(column, line, numbers[line][column], ha="center", va="center", fontsize=8, color=colour)
+    axis.set_xticks(range(len(heads)), heads)
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
 
 
 def _draw(axis: "Axes", line: Line, places: Sequence[float], colour: str, linestyle: str = "-") -> None:
@@ -187,5 +225,7 @@ def _legend(figure: "Figure", axes: Sequence["Axes"], names: Sequence[str]) -> N
         for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(name, handle)
     shown = [name for name in names if name in handles]
+    if not shown:  # matplotlib refuses an empty legend
+        return
     drawn = [handles[name] for name in shown]
     figure.legend(handles=drawn, labels=shown, loc="outside lower center", ncols=min(4, len(shown)), frameon=False)

@@ -6,10 +6,12 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ssql.figures import accuracy_figure
-from ssql.rows import HEADLINES, Row
+from ssql.rows import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
@@ -46,8 +48,8 @@ def save_bytes(content: bytes, path: Path) -> None:
     os.replace(staging, path)
 
 
-def save_plot(rows: Sequence[Row], path: Path, metrics: str | Sequence[str] = HEADLINES) -> None:
-    """Accuracy (or what else stands for a task) against bit-width, a panel for each task, as PNG."""
+def save_plot(figure: "Figure", path: Path) -> None:
+    """Write a figure as PNG."""
     picture = io.BytesIO()
-    accuracy_figure(rows, metrics).savefig(picture, dpi=120, format="png")
+    figure.savefig(picture, dpi=120, format="png")
     save_bytes(picture.getvalue(), path)

@@ -13,7 +13,7 @@ from ssql import figures
 from ssql.data import DataModule
 from ssql.evaluate import prepare_anew, sensitivities_on
 from ssql.inspection import PERCENTILES, activation_histograms, range_table, weight_histograms
-from ssql.rows import HEADLINES, Row, metric_name, pivot, retained_rows
+from ssql.rows import FP_HEADS, HEADLINES, Row, metric_name, pivot, retained_rows
 from ssql.runs import Run, differences
 
 TEMPLATE = Path(__file__).with_name("report_page.html")
@@ -71,7 +71,7 @@ def report_page(runs: Sequence[Run], data: DataModule | None = None, batches: in
     rows = [row for run in runs for row in run.rows]
     sections = [_overview(runs)]
     if any(row["metric"] in HEADLINES for row in rows):
-        sections += [_accuracy(rows), _tables(rows)]
+        sections += [_retained(rows), _accuracy(rows), _tables(rows)]
     encoders = {run.name: run.encoder for run in runs if run.encoder is not None}
     for encoder in encoders.values():
         prepare_anew(encoder, None)
@@ -83,6 +83,7 @@ def report_page(runs: Sequence[Run], data: DataModule | None = None, batches: in
         sections.append(_training(runs))
     if any(run.configuration for run in runs):
         sections.append(_configuration(runs))
+    sections = [section for section in sections if section.blocks]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     title = f"SSQL report: {', '.join(run.name for run in runs)}"
     return environment.from_string(TEMPLATE.read_text()).render(title=title, sections=sections)
@@ -106,6 +107,22 @@ def _overview(runs: Sequence[Run]) -> Section:
     return Section("overview", "Runs", [Block("", heads=heads, lines=lines)], note)
 
 
+def _retained(rows: Sequence[Row]) -> Section:
+    blocks: list[Block] = []
+    for title, metrics in (("the head trained at the bit-width", HEADLINES), ("the head trained at fp", FP_HEADS)):
+        kept = retained_rows(rows, metrics)
+        if any(row["bit_width"] != "fp" for row in kept):
+            bit_widths, lines = pivot(kept, "retained")
+            table = [[line.task, line.method, *line.texts()] for line in lines]
+            picture = _svg(figures.retained_figure(kept), f"retained{len(blocks)}", f"retained, {title}")
+            blocks.append(Block(title, [picture], ["task", "method", *bit_widths], table, title))
+    note = (
+        "Accuracy above that of the most frequent class, R2, or words still right, divided by the same at full "
+        "precision; worse than a constant answer is 0."
+    )
+    return Section("retained", "What is retained of full precision", blocks, note, "probe")
+
+
 def _accuracy(rows: Sequence[Row]) -> Section:
     blocks = []
     panels = dict.fromkeys((row["task"], row["metric"]) for row in rows if row["metric"] in HEADLINES)
@@ -123,13 +140,11 @@ def _accuracy(rows: Sequence[Row]) -> Section:
 
 def _tables(rows: Sequence[Row]) -> Section:
     blocks = []
-    for metric, chosen in [*((m, rows) for m in dict.fromkeys(row["metric"] for row in rows)),
-                           ("retained", retained_rows(rows))]:  # fmt: skip
-        bit_widths, lines = pivot(chosen, metric)
-        if lines:
-            table = [[line.task, line.method, *line.texts()] for line in lines]
-            name = metric_name(metric)
-            blocks.append(Block(name, heads=["task", "method", *bit_widths], lines=table, choice=name))
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        bit_widths, lines = pivot(rows, metric)
+        table = [[line.task, line.method, *line.texts()] for line in lines]
+        name = metric_name(metric)
+        blocks.append(Block(name, heads=["task", "method", *bit_widths], lines=table, choice=name))
     return Section("tables", "Comparison: all tasks and metrics", blocks, filter="metric")
 
 

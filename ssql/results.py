@@ -4,16 +4,18 @@ import logging
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from encoders import Encoder, load_encoder
 from ssql.data import DataModule
 from ssql.evaluate import BIT_WIDTHS, Quantizer
 from ssql.evaluate import evaluate as evaluate_encoders
+from ssql.figures import accuracy_figure, retained_figure
 from ssql.output import refuse_existing, save_csv, save_json, save_plot, save_text
 from ssql.report import markdown_report, suite_report, terminal_table
 from ssql.report_page import report_page
-from ssql.rows import HEADLINES, Row, load_rows, retained_rows
+from ssql.rows import Row, load_rows, retained_rows
 from ssql.runs import read_runs
 from ssql.suite import RECORDINGS, speech_suite
 
@@ -50,7 +52,7 @@ def evaluate(
     """
     refuse_existing(_files(output, "accuracy"), overwrite)
     rows = evaluate_encoders(_loaded(encoders), data, bit_widths, tasks, calibration_batches, quantizers)
-    _save(rows, output, "accuracy", markdown_report(rows))
+    _save(rows, output, "accuracy", markdown_report(rows), accuracy_figure(rows))
 
 
 def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
@@ -66,7 +68,7 @@ def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
     """
     refuse_existing(_files(output, "accuracy"), overwrite)
     merged = [row for file in rows for row in load_rows(Path(file))]
-    _save(merged, output, "accuracy", markdown_report(merged))
+    _save(merged, output, "accuracy", markdown_report(merged), accuracy_figure(merged))
 
 
 def suite(
@@ -111,8 +113,9 @@ def suite(
         measured = evaluate_encoders(loaded, data, bit_widths, None, calibration_batches, quantizers)
         found += [row | {"task": f"{name}/{row['task']}"} for row in measured]
     found += others
-    _save(found, output, "suite", suite_report(found, skipped))
-    Console().print(terminal_table(retained_rows(found), "retained", title="suite:"))
+    kept = retained_rows(found)
+    _save(found, output, "suite", suite_report(found, skipped), retained_figure(kept))
+    Console().print(terminal_table(kept, "retained", title="suite:"))
 
 
 def report(
@@ -145,7 +148,7 @@ def _files(output: str, name: str) -> list[Path]:
     return [Path(output) / f"{name}.{ending}" for ending in ("json", "csv", "md", "png")]
 
 
-def _save(rows: list[Row], output: str, name: str, markdown: str) -> None:
+def _save(rows: list[Row], output: str, name: str, markdown: str, figure: Figure) -> None:
     json_file, csv_file, markdown_file, plot_file = _files(output, name)
     save_json(rows, json_file)
     save_csv(rows, csv_file)
@@ -153,6 +156,5 @@ def _save(rows: list[Row], output: str, name: str, markdown: str) -> None:
     console = Console()
     for metric in dict.fromkeys(row["metric"] for row in rows):
         console.print(terminal_table(rows, metric))
-    if any(row["metric"] in HEADLINES for row in rows):
-        save_plot(rows, plot_file)
+    save_plot(figure, plot_file)
     console.print(f"rows: {json_file}\ntable: {markdown_file}\nplot: {plot_file}")

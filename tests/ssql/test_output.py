@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from ssql.figures import accuracy_figure
 from ssql.output import refuse_existing, save_csv, save_json, save_plot
 
 ROWS = [
@@ -14,7 +15,7 @@ ROWS = [
 def test_rows_become_json_csv_and_a_plot_and_nothing_else(tmp_path):
     save_json(ROWS, tmp_path / "new" / "rows.json")
     save_csv(ROWS, tmp_path / "new" / "rows.csv")
-    save_plot(ROWS, tmp_path / "new" / "rows.png")
+    save_plot(accuracy_figure(ROWS), tmp_path / "new" / "rows.png")
     assert json.loads((tmp_path / "new" / "rows.json").read_text()) == ROWS
     with (tmp_path / "new" / "rows.csv").open(newline="") as file:
         read = list(csv.DictReader(file))
