@@ -21,7 +21,7 @@ from ssql.draw import draw_bit_width
 from ssql.evaluate import calibrate_on, prepare_anew
 from ssql.methods.method import View, frozen_statistics, seeded
 from ssql.precision import Precision, start_at, start_frozen
-from ssql.schedule import warmup_cosine
+from ssql.schedule import total_steps, warmup_cosine
 from ssql.tasks import Score, Task, task_of
 
 # Ranges follow the inputs of the training steps; one batch alone would make them jump.
@@ -192,7 +192,7 @@ class Finetuning(lightning.LightningModule):
             group["lr"] *= factors[group["name"]]
             if group["name"] == "steps":
                 group["weight_decay"] = 0.0
-        total = max(1, int(self.trainer.estimated_stepping_batches))
+        total = total_steps(self.trainer)
         schedule = warmup_cosine(optimizer, round(self.learning.warmup * total), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -24,6 +24,8 @@ from ssql.data.texts import Spelling, read_transcripts
 log = logging.getLogger(__name__)
 
 EXTENSIONS = (".wav", ".flac", ".ogg")
+# Column of a manifest that holds a number to predict: `pitch (Hz)`.
+_TARGET = re.compile(r"(?P<name>.+) \((?P<unit>[^()]+)\)")
 
 
 class UnusableAudioError(ValueError):
@@ -50,8 +52,9 @@ class AudioFolder(DataModule):
     Args:
         root: folder, searched recursively.
         labels: `folder` (the parent folder's name is the label of task `class`), a CSV file (columns path and,
-            if wanted, split and sample_rate; every other column is a task), a regular expression with
-            named groups searched in the relative path (each group is a task), or null.
+            if wanted, split and sample_rate; a column named like `pitch (Hz)` is a number to predict, in this unit,
+            every other column is a task), a regular expression with named groups searched in the relative path
+            (each group is a task), or null.
         test_pattern: regular expression that marks the relative paths of the test split; without it (and
             without a split column) every tenth file is a test file.
         max_seconds: longer files are cut into consecutive segments of this many seconds.
@@ -89,13 +92,15 @@ class AudioFolder(DataModule):
         used = [(entry, waveform) for entry, waveform in zip(entries, waveforms, strict=True) if waveform is not None]
         if not used:
             raise ValueError(f"none of the {len(entries)} audio files in {self.root} can be used; the log says why")
-        tasks = list(used[0][0].labels)
+        targets = {name: match for name in used[0][0].labels if (match := _TARGET.fullmatch(name))}
+        self.targets = {match["name"]: match["unit"] for match in targets.values()}
+        tasks = [name for name in used[0][0].labels if name not in targets]
         self.classes = {task: sorted({entry.labels[task] for entry, _ in used}) for task in tasks}
         splits: dict[str, Dataset[Batch]] = {}
         for name in ("train", "test"):
             clips: list[Tensor] = []
             texts: list[str] = []
-            labels: dict[str, list[int]] = {task: [] for task in tasks}
+            labels: dict[str, list[float]] = {task: [] for task in (*tasks, *self.targets)}
             for entry, waveform in used:
                 if entry.split == name:
                     segments = self._segments(waveform)
@@ -103,6 +108,8 @@ class AudioFolder(DataModule):
                     texts += [entry.text or ""] * len(segments)
                     for task in tasks:
                         labels[task] += [self.classes[task].index(entry.labels[task])] * len(segments)
+                    for column, match in targets.items():
+                        labels[match["name"]] += [_number(entry, column)] * len(segments)
             splits[name] = LabelledTensors(clips, labels, None if self.texts is None else texts)
         return splits
 
@@ -210,6 +217,13 @@ def read_audio(path: Path, sample_rate: int | None = None) -> Tensor:
     if len(waveform) < WINDOW:
         raise UnusableAudioError("shorter than one 25 ms frame")
     return waveform
+
+
+def _number(entry: Entry, column: str) -> float:
+    try:
+        return float(entry.labels[column])
+    except ValueError:
+        raise ValueError(f"manifest row {entry.row}: {column} is {entry.labels[column]!r}, not a number") from None
 
 
 def _compiled(pattern: str, argument: str) -> re.Pattern[str]:

@@ -63,6 +63,20 @@ class DataModule(lightning.LightningDataModule):
         self.setup()
         return self._splits[split]
 
+    def batches_per_epoch(self, world_size: int = 1) -> int:
+        """Training batches that each process has in an epoch.
+
+        Raises:
+            ValueError: fewer items than one batch.
+        """
+        size = len(self.dataset("train"))  # type: ignore[arg-type]
+        if size // world_size < self.batch_size:
+            raise ValueError(
+                f"{size} training items on {world_size} process(es) do not fill one batch of {self.batch_size}: "
+                "lower batch_size or add data"
+            )
+        return size // world_size // self.batch_size
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of the training split, from where an interrupted run stopped.
 
@@ -76,12 +90,7 @@ class DataModule(lightning.LightningDataModule):
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
             # Lightning restores its loops before it asks for this loader, and does not skip batches itself.
             done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        if size // world_size < self.batch_size:
-            raise ValueError(
-                f"{size} training items on {world_size} process(es) do not fill one batch of {self.batch_size}: "
-                "lower batch_size or add data"
-            )
-        per_epoch = size // world_size // self.batch_size
+        per_epoch = self.batches_per_epoch(world_size)
         lengths = getattr(dataset, "lengths", None)
         sampler = ResumableSampler(size, self.batch_size, self.seed, rank, world_size, done % per_epoch, lengths)
         return DataLoader(

@@ -21,7 +21,7 @@ from ssql.gradients import differentiated_now
 from ssql.methods.health import Health
 from ssql.methods.ranks import mean_over_ranks
 from ssql.objectives import feature_std, relative_distance
-from ssql.schedule import warmup_cosine
+from ssql.schedule import total_steps, warmup_cosine
 
 View = tuple[Tensor, Tensor | None]
 
@@ -245,7 +245,7 @@ class Method(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with a linear warm-up and a cosine to zero over the whole run."""
         optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
-        self.total_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        self.total_steps = total_steps(self.trainer)
         schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

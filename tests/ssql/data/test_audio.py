@@ -41,6 +41,18 @@ def test_named_groups_are_tasks_and_long_files_are_cut(folder):
     assert len(data.dataset("train")) == 2 * (3 + 2)
 
 
+def test_a_manifest_column_with_a_unit_is_a_number(folder):
+    manifest = folder / "m.csv"
+    manifest.write_text("path,split,pitch (Hz),word\nann/0_ann.wav,train,210.5,a\nbob/1_bob.flac,test,90,b\n")
+    data = AudioFolder(str(folder), labels=str(manifest))
+    batch = next(iter(data.evaluation_dataloader("test")))
+    assert (data.classes, data.targets) == ({"word": ["a", "b"]}, {"pitch": "Hz"})
+    assert (batch["labels"]["pitch"].tolist(), batch["labels"]["word"].tolist()) == ([90.0], [1])
+    manifest.write_text("path,pitch (Hz)\nann/0_ann.wav,high\n")
+    with pytest.raises(ValueError, match=r"manifest row 2: pitch \(Hz\) is 'high', not a number"):
+        AudioFolder(str(folder), labels=str(manifest)).setup()
+
+
 def test_manifest_gives_labels_splits_and_rates(folder):
     rows = ["path,split,sample_rate,word", "ann/0_ann.wav,train,8000,a", "bob/1_bob.flac,test,16000,b"]
     manifest = folder / "m.csv"

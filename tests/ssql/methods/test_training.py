@@ -124,10 +124,11 @@ def test_bf16_runs(method):
 
 
 @pytest.mark.parametrize("method", [BYOL, MoCo, MaskedPrediction])
-def test_a_resumed_run_ends_with_the_same_weights_teacher_and_queue(method, tmp_path):
+@pytest.mark.parametrize("length", [{"steps": 6}, {"steps": -1, "max_epochs": 2}], ids=["steps", "epochs"])
+def test_a_resumed_run_ends_with_the_same_weights_teacher_and_queue(method, length, tmp_path):
     arguments = {"momentum": [0.9, 1.0]} | ({"queue_size": 16} if method is MoCo else {})
     whole = speech(method, **arguments)
-    _, trainer = fit(whole, Clips(batch_size=8), steps=6)
+    _, trainer = fit(whole, Clips(batch_size=8), **length)
 
     class Stop(Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, index):
@@ -136,8 +137,8 @@ def test_a_resumed_run_ends_with_the_same_weights_teacher_and_queue(method, tmp_
 
     half = speech(method, **arguments)
     half.configure_callbacks = lambda: [Stop()]
-    fit(half, Clips(batch_size=8), steps=6)
+    fit(half, Clips(batch_size=8), **length)
     resumed = speech(method, **arguments)
-    fit(resumed, Clips(batch_size=8), steps=6, ckpt_path=tmp_path / "half.ckpt")
+    fit(resumed, Clips(batch_size=8), **length, ckpt_path=tmp_path / "half.ckpt")
     state = resumed.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in whole.state_dict().items())
