@@ -15,6 +15,7 @@ USAGE = """usage: ssql COMMAND [options]
   report     runs as one HTML page:     ssql report --runs '[runs/a, runs/b]' --output report.html
   calibrate  other grids and ranges:    ssql calibrate --encoder runs/mine/encoder --output runs/mse --observer mse ...
   export     write ONNX files:          ssql export --encoder runs/mine/encoder --output runs/mine --bit_width w4a8
+  stream     a streaming encoder:       ssql stream --encoder runs/mine/encoder --output runs/mine --bit_width w4a8
   verify     ONNX file against torch:   ssql verify --file F.onnx --encoder runs/mine/encoder
   bench      latency of ONNX files:     ssql bench --files '[a.onnx, b.onnx]'
   demo       files in a web page:       ssql demo --files runs/mine
@@ -33,6 +34,7 @@ COMMANDS = {
     "report": ("ssql.results", "report"),
     "calibrate": ("ssql.commands", "calibrate"),
     "export": ("ssql.commands", "export"),
+    "stream": ("ssql.commands", "stream"),
     "verify": ("ssql.commands", "verify"),
     "bench": ("ssql.commands", "bench"),
     "demo": ("ssql.demo", "demo"),

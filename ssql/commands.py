@@ -6,10 +6,10 @@ from rich.console import Console
 
 import export as onnx_export
 import quant
-from encoders import Head, load_encoder, load_head
+from encoders import Head, StreamingTransformer, load_encoder, load_head
 from quant import parse_bit_width
 from ssql.data import DataModule
-from ssql.evaluate import calibrate_on, prepare_anew, sensitivities_on
+from ssql.evaluate import calibrate_on, correct_bias_on, prepare_anew, sensitivities_on
 from ssql.output import refuse_existing, save_json
 from ssql.probe_head import labelled_test, probe_head
 from ssql.report import latency_table, sensitivity_table
@@ -26,6 +26,7 @@ def calibrate(
     policy: quant.Policy | None = None,
     average_bits: float | None = None,
     batches: int = 8,
+    bias_correction: list[str] = [],  # noqa: B006
     overwrite: bool = False,
 ) -> None:
     """Choose anew how an encoder is quantized, without training: grids, bits of each layer, activation ranges.
@@ -41,6 +42,8 @@ def calibrate(
         policy: per-layer bit-widths and grids; the encoder's own when null.
         average_bits: gives each layer its own weight bits, by its sensitivity, within this average.
         batches: training batches looked at.
+        bias_correction: bit-widths at which the layers keep their mean outputs, as heads trained at full precision
+            need it: '[w8a8, w4a8]'.
         overwrite: replace an existing folder.
     """
     refuse_existing([Path(output)], overwrite)
@@ -52,6 +55,8 @@ def calibrate(
         Console().print(sensitivity_table(rows, mixed))
         prepare_anew(loaded, mixed)
     calibrate_on(loaded, data, batches, observer)
+    for bit_width in bias_correction:
+        correct_bias_on(loaded, data, batches, bit_width)
     loaded.save_pretrained(output, overwrite=overwrite)
     Console().print(f"encoder: {output}")
 
@@ -115,6 +120,26 @@ def export(
         }
     onnx_export.write_card(card, Path(output), kept)
     Console().print(f"model card: {Path(output) / 'README.md'}")
+
+
+def stream(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overwrite: bool = False) -> None:
+    """Write one step of a streaming encoder as ONNX: a chunk and the state in, features and the next state out.
+
+    Each file is verified, chunk by chunk, against torch on whole clips.
+    Example: ssql stream --encoder runs/a/encoder --output runs/a --bit_width '[w8a8, w4a8]'
+
+    Args:
+        encoder: folder of a StreamingTransformer.
+        output: folder for stream-fp32.onnx (fp), stream-int8.onnx (w8a8), stream-int4.onnx (w4a8),
+            stream-<bit-width>.onnx for others.
+        bit_width: one, or a list.
+        overwrite: replace existing files.
+    """
+    loaded = StreamingTransformer.from_pretrained(encoder)
+    for b in [bit_width] if isinstance(bit_width, str) else bit_width:
+        name = FILE_NAMES.get(b, f"encoder-{parse_bit_width(b)}.onnx").replace("encoder", "stream")
+        path = onnx_export.stream_to_onnx(loaded, Path(output) / name, b, overwrite)
+        Console().print(f"{path}: {onnx_export.verify_stream(path, loaded, b)}")
 
 
 def verify(
