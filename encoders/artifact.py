@@ -17,8 +17,9 @@ from encoders.folder import (
     write_json,
 )
 from encoders.heads import Head, save_head
-from quant import Policy, QuantLayer, parse_bit_width, prepare, unprepare
+from quant import Policy, QuantLayer, corrected_bit_widths, parse_bit_width, prepare, unprepare
 from quant.activation import RANGE_BUFFERS
+from quant.bias_correction import add_corrections
 from quant.steps import add_steps
 
 FORMAT_VERSION = 2
@@ -27,7 +28,7 @@ READABLE_VERSIONS = (1, 2)
 
 
 def save_encoder(encoder: Encoder, folder: str | Path, overwrite: bool = False, head: Head | None = None) -> None:
-    """Write an encoder, prepared or not, with its policy, activation ranges, learned steps and task head.
+    """Write an encoder, prepared or not, with policy, ranges, learned steps, bias corrections, and a task head.
 
     The folder appears whole or not at all: files are written beside it and renamed.
 
@@ -44,6 +45,8 @@ def save_encoder(encoder: Encoder, folder: str | Path, overwrite: bool = False, 
         config["policy"] = mode.policy.to_dict()
     if mode is not None and mode.learned is not None:
         config["learned_steps"] = str(mode.learned)
+    if mode is not None and corrected_bit_widths(encoder):
+        config["bias_corrections"] = [str(run) for run in corrected_bit_widths(encoder)]
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -81,6 +84,8 @@ def load_encoder(folder: str | Path) -> Encoder:
             prepare(encoder, Policy(**config["policy"]))
         if "learned_steps" in config:
             add_steps(encoder, parse_bit_width(config["learned_steps"]))
+        for bit_width in config.get("bias_corrections", ()):
+            add_corrections(encoder, parse_bit_width(bit_width))
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"{folder / CONFIG} does not describe a {name} encoder: {error}") from error
     load_weights(encoder, folder / WEIGHTS, one_range_ending=RANGE_BUFFERS)

@@ -1,7 +1,6 @@
 """Export forms of the quantized layers: integers and scales in, ONNX quantization operators out."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +78,7 @@ class QdqLayer(QdqActivation):
     def __init__(self, layer: QuantLayer, run: BitWidth) -> None:
         super().__init__(layer, run)
         self.product: Product = _product(layer)
-        bias: Any = layer.bias  # a Parameter or None
+        bias = layer.bias_at(run)
         self.register_buffer("bias", None if bias is None else bias.detach())
         self.channel_axis = 1 if isinstance(layer, QuantLinear) else 0
         if self.bits.weight == FLOAT_BITS:

@@ -10,7 +10,7 @@ from torch import nn
 from quant.bits import BitWidth, parse_bit_width
 from quant.observation import Observation
 from quant.observers import Observer, parse_observer
-from quant.prepare import modes_of, quant_activations
+from quant.prepare import modes_of, quant_activations, quant_layers
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def calibrate(
     """Set the activation ranges of a prepared model from data, in evaluation mode, without gradients.
 
     One calibration serves every bit-width. `percentile` and `mse` keep up to 64 and 16 kB of each layer and batch
-    until the end.
+    until the end. Bias corrections belong to the ranges before and are dropped.
 
     Args:
         model: prepared.
@@ -63,6 +63,8 @@ def calibrate(
                 (forward or model)(batch)
             if count == 0:
                 raise ValueError("calibration got no batch: give at least one")
+        for layer in quant_layers(model).values():
+            layer.drop_corrections()
     finally:
         model.train(training)
 

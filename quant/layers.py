@@ -12,6 +12,10 @@ from quant.policy import LayerRule
 from quant.weights import as_rows, best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
 
 
+def _correction_name(run: BitWidth) -> str:
+    return f"bias_correction_{run}"
+
+
 class QuantLayer(QuantActivation):
     """What the quantized forms of layers with a weight share.
 
@@ -19,15 +23,25 @@ class QuantLayer(QuantActivation):
 
     Attributes:
         weight_step: Parameter, shape (rows, 1, ...), the learned scales; None until `quant.learn_steps`.
+        corrected: bit-widths that have a bias correction, a buffer of shape (out,) each: see `quant.correct_bias`.
     """
 
     weight: Tensor
     weight_step: nn.Parameter | None
+    corrected: tuple[BitWidth, ...] = ()
+
+    # Of the outputs.
+    channels_axis = 1
 
     def attach(self, rule: LayerRule, mode: Mode, device: torch.device) -> None:
         """Add rule, mode and range buffers to a layer whose class has just become a quantized one."""
         super().attach(rule, mode, device)
         self.register_parameter("weight_step", None)
+
+    def detach(self) -> None:
+        """Undo `attach`, `add_steps` and `add_correction`."""
+        self.drop_corrections()
+        super().detach()
 
     def add_steps(self, bits: BitWidth) -> None:
         """Make Parameters of the scales at this bit-width: see `quant.learn_steps`."""
@@ -35,6 +49,43 @@ class QuantLayer(QuantActivation):
         if bits.weight != FLOAT_BITS:
             rows = as_rows(self.weight.detach(), self.rule.granularity)
             self.weight_step = nn.Parameter(weight_scale(rows, bits.weight, self._clip_ratio(rows, bits.weight)))
+
+    def add_correction(self, run: BitWidth) -> None:
+        """A bias correction of zeros for a run of the model."""
+        self.register_buffer(_correction_name(run), torch.zeros(len(self.weight), device=self.weight.device))
+        self.corrected = tuple(dict.fromkeys([*self.corrected, run]))
+
+    def drop_corrections(self) -> None:
+        """Forget the bias corrections of all bit-widths."""
+        for run in self.corrected:
+            delattr(self, _correction_name(run))
+        self.corrected = ()
+
+    def correction(self, run: BitWidth) -> Tensor:
+        """What is taken off the bias in a run of the model, shape (out,)."""
+        return self.get_buffer(_correction_name(run))
+
+    def bias_at(self, run: BitWidth) -> Tensor | None:
+        """The bias in a run of the model, shape (out,), less its correction; None without both."""
+        bias: Tensor | None = self._parameters["bias"]
+        if run not in self.corrected:
+            return bias
+        correction = self.correction(run)
+        return -correction if bias is None else bias - correction
+
+    def output_means(self, output: Tensor) -> Tensor:
+        """Mean of each output channel over everything but padding, shape (out,)."""
+        values, valid = output.movedim(self.channels_axis, -1), self._valid(output)
+        if valid is None:
+            return values.flatten(0, -2).mean(dim=0)
+        weights = valid.movedim(self.channels_axis, -1).expand(*values.shape[:-1], 1)
+        return (values * weights).flatten(0, -2).sum(dim=0) / weights.sum().clamp_min(1)
+
+    def along_channels(self, values: Tensor, output: Tensor) -> Tensor:
+        """Values (out,) in a form that broadcasts to an output."""
+        shape = [1] * output.dim()
+        shape[self.channels_axis] = -1
+        return values.view(shape)
 
     def weight_integers(self, bits: int) -> tuple[Tensor, Tensor]:
         """Integers and scale at a bit-width: those every export stores.
@@ -78,6 +129,8 @@ class QuantLayer(QuantActivation):
 class QuantLinear(QuantLayer, nn.Linear):
     """nn.Linear whose input and weight follow the bit-width of the run."""
 
+    channels_axis = -1
+
     def attach(self, rule: LayerRule, mode: Mode, device: torch.device) -> None:
         """Add rule, mode and buffers to a layer whose class has just become a quantized one."""
         super().attach(rule, mode, device)
@@ -87,15 +140,14 @@ class QuantLinear(QuantLayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Shape (..., in) to (..., out)."""
         shift, bits = self.activation_shift, self.bits_at(self.mode.bit_width).activation
+        bias = self.bias_at(self.mode.bit_width)
         if shift is None or bits == FLOAT_BITS:
-            return F.linear(self.quantized_input(input), self.quantized_weight(), self.bias)
+            return F.linear(self.quantized_input(input), self.quantized_weight(), bias)
         self.observe(input)
         weight = self.quantized_weight()
         # A copy: an observation of this very pass sets another shift before the backward pass.
         shifted = weight @ shift.clone()
-        return F.linear(
-            self.on_grid(input - shift, bits), weight, shifted if self.bias is None else self.bias + shifted
-        )
+        return F.linear(self.on_grid(input - shift, bits), weight, shifted if bias is None else bias + shifted)
 
 
 class QuantConv1d(QuantLayer, nn.Conv1d):
@@ -105,7 +157,8 @@ class QuantConv1d(QuantLayer, nn.Conv1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Shape (batch, in, time) to (batch, out, time')."""
-        return self._conv_forward(self.quantized_input(input), self.quantized_weight(), self.bias)
+        bias = self.bias_at(self.mode.bit_width)
+        return self._conv_forward(self.quantized_input(input), self.quantized_weight(), bias)
 
 
 class QuantConv2d(QuantLayer, nn.Conv2d):
@@ -113,7 +166,8 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Shape (batch, in, height, width) to (batch, out, height', width')."""
-        return self._conv_forward(self.quantized_input(input), self.quantized_weight(), self.bias)
+        bias = self.bias_at(self.mode.bit_width)
+        return self._conv_forward(self.quantized_input(input), self.quantized_weight(), bias)
 
 
 QUANTIZED_FORM: dict[type[nn.Module], type[QuantLayer]] = {

@@ -28,10 +28,13 @@ class Quantizer:
     Args:
         observer: how activation ranges are found: min_max, moving_average, percentile, mse.
         policy: per-layer bit-widths and grids; the encoder's own when None.
+        bias_correction: keep each layer's mean output that of full precision (`quant.correct_bias`): what a head
+            trained at full precision asks for.
     """
 
     observer: str = "min_max"
     policy: quant.Policy | None = None
+    bias_correction: bool = False
 
 
 def evaluate(
@@ -89,6 +92,8 @@ def evaluate(
                     calibrate_on(encoder, data, size, quantizer.observer)
                 label = method + f", {name}" * (len(quantizers) > 1) + f", {clips} clips" * (len(sizes) > 1)
                 for bit_width in sorted(bit_widths, key=lambda bits: bits != "fp"):  # fp first
+                    if quantizer.bias_correction and bit_width != "fp":
+                        correct_bias_on(encoder, data, size, bit_width)
                     probed = full if bit_width == "fp" else Probed(_embed(encoder, data, bit_width), tasks, full)
                     common = {"method": label, "bit_width": bit_width, "quantizer": name, "calibration_clips": clips}
                     common["size_bytes"] = round(quant.model_bytes(encoder, bit_width))
@@ -157,6 +162,11 @@ def prepare_anew(encoder: Encoder, policy: quant.Policy | None) -> None:
 def calibrate_on(encoder: Encoder, data: DataModule, batches: int, observer: str | quant.Observer = "min_max") -> None:
     """Set the activation ranges of a prepared encoder from the first training batches, not augmented."""
     quant.calibrate(encoder, _first_batches(data, batches), _embedding_of(encoder), observer)
+
+
+def correct_bias_on(encoder: Encoder, data: DataModule, batches: int, bit_width: str) -> None:
+    """Correct the biases of a calibrated encoder for a bit-width from the first training batches."""
+    quant.correct_bias(encoder, bit_width, _first_batches(data, batches), _embedding_of(encoder))
 
 
 def sensitivities_on(encoder: Encoder, data: DataModule, batches: int) -> list[quant.Sensitivity]:

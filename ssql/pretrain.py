@@ -8,7 +8,7 @@ from lightning import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from ssql.checkpoint import HealthyCheckpoint
-from ssql.evaluate import calibrate_on
+from ssql.evaluate import calibrate_on, correct_bias_on
 from ssql.memory import keep_freed_memory
 from ssql.methods import Method
 from ssql.run import RunCLI
@@ -45,6 +45,10 @@ class PretrainCLI(RunCLI):
             "--calibration_observer", type=Literal["min_max", "moving_average", "percentile", "mse"], default="mse",
             help="how the saved activation ranges are found",
         )  # fmt: skip
+        parser.add_argument(
+            "--bias_correction", type=list[str], default=["w8a8", "w4a8", "w4a4"],
+            help="bit-widths at which the saved encoder's layers keep their mean outputs (quant.correct_bias)",
+        )  # fmt: skip
 
     def callbacks(self) -> list[Callback]:
         """Checkpoints every so many steps."""
@@ -75,6 +79,8 @@ def pretrain(args: ArgsType = None) -> Path:
     # Back from the CPU, where Lightning leaves it: ranges are joined over ranks on the device of their backend.
     encoder = cli.model.encoder.to(cli.trainer.strategy.root_device)
     calibrate_on(encoder, cli.datamodule, cli.config.calibration_batches, cli.config.calibration_observer)
+    for bit_width in cli.config.bias_correction:
+        correct_bias_on(encoder, cli.datamodule, cli.config.calibration_batches, bit_width)
     if cli.trainer.is_global_zero:
         encoder.save_pretrained(output / "encoder", overwrite=True)
         log.info("encoder saved in %s", output / "encoder")
