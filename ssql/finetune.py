@@ -11,6 +11,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from rich.console import Console
 
 from encoders import Encoder, save_encoder
+from ssql.checkpoint import LastCheckpoint
 from ssql.data.held_out import HeldOut
 from ssql.finetuning import Finetuning
 from ssql.memory import keep_freed_memory
@@ -80,13 +81,7 @@ class FinetuneCLI(RunCLI):
         self.model.start(self.held_out, self.config.calibration_batches)
         metric: dict[str, Any] = {"monitor": self.model.monitored, "mode": self.model.task.mode}
         self.best = ModelCheckpoint(self.output / "checkpoints", filename="best-{step}", **metric)
-        last = ModelCheckpoint(
-            self.output / "checkpoints",
-            filename="step-{step}",
-            auto_insert_metric_name=False,
-            every_n_train_steps=self.config.checkpoint_steps,
-            save_last=True,
-        )
+        last = LastCheckpoint(self.output / "checkpoints" / "last.ckpt", self.config.checkpoint_steps)
         patience = self.config.patience
         stopping = [] if patience is None else [EarlyStopping(patience=patience, **metric)]
         return [self.best, *stopping, last]
@@ -103,15 +98,18 @@ def finetune(args: ArgsType = None) -> Path:
     cli = FinetuneCLI(Finetuning, "ssql finetune", args, trainer_defaults=defaults)
     model, data, trainer = cli.model, cli.held_out, cli.trainer
     trainer.fit(model, data, ckpt_path=cli.last_checkpoint, weights_only=True)
-    best = torch.load(cli.best.best_model_path, map_location="cpu", weights_only=True)
-    model.load_state_dict(best["state_dict"], strict=model.strict_loading)
+    if cli.best.best_model_path:
+        best = torch.load(cli.best.best_model_path, map_location="cpu", weights_only=True)
+        model.load_state_dict(best["state_dict"], strict=model.strict_loading)
+    else:
+        log.warning("the run ended before its first validation: its last weights are taken")
     model.to(trainer.strategy.root_device)
     model.finish(data, cli.config.calibration_batches)
     rows = _test(cli)
     if trainer.is_global_zero:
         save_encoder(model.encoder, cli.output / "model", overwrite=True, head=model.head)
         save_json(rows, cli.output / "results.json")
-        title = f"test; best validation {cli.best.best_model_score:.4g} at step {best['global_step']};"
+        title = f"test, best checkpoint by {model.monitored}: {Path(cli.best.best_model_path).stem or 'none'}"
         Console().print(terminal_table(rows, list(dict.fromkeys(row["metric"] for row in rows)), title))
         Console().print(f"model: {cli.output / 'model'}\nrows: {cli.output / 'results.json'}")
     return cli.output / "model"

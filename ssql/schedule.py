@@ -1,6 +1,7 @@
 """The learning rate over a run."""
 
 import math
+from typing import Any
 
 from lightning import Trainer
 from torch.optim import Optimizer
@@ -24,7 +25,7 @@ def total_steps(trainer: Trainer) -> int:
     The trainer's own estimate makes the training loader, and where it is asked a checkpoint is not restored yet: that
     loader would not know which batches a resumed epoch has had. A data module of ours is asked instead.
     """
-    data = getattr(trainer, "datamodule", None)
+    data: Any = getattr(trainer, "datamodule", None)
     if not hasattr(data, "batches_per_epoch"):
         return max(1, int(trainer.estimated_stepping_batches))
     limit, batches = trainer.limit_train_batches, data.batches_per_epoch(trainer.world_size)

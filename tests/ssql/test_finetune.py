@@ -270,7 +270,7 @@ def test_images(run, tmp_path):
 
 
 TEXTS = """
-trainer: {enable_progress_bar: false, enable_model_summary: false, max_steps: 150, logger: false, accelerator: cpu}
+trainer: {enable_progress_bar: false, enable_model_summary: false, max_epochs: 150, logger: false, accelerator: cpu}
 task: text
 encoder: {class_path: SpeechTransformer, init_args: {width: 32, depth: 1, heads: 2}}
 model: {optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}}
