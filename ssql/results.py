@@ -17,7 +17,7 @@ from ssql.report import markdown_report, suite_report, terminal_table
 from ssql.report_page import report_page
 from ssql.rows import Row, load_rows, retained_rows
 from ssql.runs import read_runs
-from ssql.suite import RECORDINGS, speech_suite
+from ssql.suite import PARTS, RECORDINGS, speech_suite
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
 def suite(
     encoders: dict[str, str],
     output: str,
+    parts: list[str] = list(PARTS),  # noqa: B006
     recordings: dict[str, str] = dict(RECORDINGS),  # noqa: B006
     bit_widths: list[str] = ["fp", "w8a8", "w4a8", "w4a4", "w3a3", "w2a4"],  # noqa: B006
     calibration_batches: int = 8,
@@ -86,33 +87,35 @@ def suite(
 
     Writes suite.json and suite.csv (rows as of `ssql evaluate`), suite.md (each task, and what is retained of full
     precision) and suite.png. Parts: words and prosody (eSpeak NG, made on the spot), fsdd and prompts (recordings).
+    suite.json grows part by part: a stopped suite goes on with --parts of what is missing and --rows of what is there.
     Example: ssql suite --encoders '{"SSQL": "runs/a/encoder", "SimSiam": "runs/b/encoder"}' --output runs/suite
 
     Args:
         encoders: name in the tables to encoder folder.
         output: folder for the results.
+        parts: to measure.
         recordings: folders of real recordings, fsdd and prompts; a part whose folder is not there is left out.
         bit_widths: fp, w8a8, w4a8, ...
         calibration_batches: training batches of each part that set the activation ranges.
         quantizers: name to observer and policy, side by side, as in `ssql evaluate`.
-        rows: JSON files of other results at these bit-widths, to stand in the tables: word error rates of a recognizer.
+        rows: JSON files of other results at these bit-widths, to stand in the tables: word error rates of a recognizer,
+            or parts that were measured before.
         seed: of words, voices, prosody and noise.
         overwrite: replace earlier results.
     """
     refuse_existing(_files(output, "suite"), overwrite)
-    others = [row for file in rows for row in load_rows(Path(file))]
-    parts, skipped = speech_suite(recordings, seed)
+    modules, skipped = speech_suite(parts, recordings, seed)
     for sentence in skipped:
         log.warning("%s", sentence)
     loaded = _loaded(encoders)
-    for data in parts.values():
+    for data in modules.values():
         data.setup()  # what cannot be read is said before anything is measured
-    found: list[Row] = []
-    for name, data in parts.items():
+    found = [row for file in rows for row in load_rows(Path(file))]
+    for name, data in modules.items():
         log.info("suite: %s", name)
         measured = evaluate_encoders(loaded, data, bit_widths, None, calibration_batches, quantizers)
         found += [row | {"task": f"{name}/{row['task']}"} for row in measured]
-    found += others
+        save_json(found, _files(output, "suite")[0])  # what is measured is kept
     kept = retained_rows(found)
     _save(found, output, "suite", suite_report(found, skipped), retained_figure(kept))
     Console().print(terminal_table(kept, "retained", title="suite:"))

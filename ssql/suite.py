@@ -8,42 +8,48 @@
 | `prompts` | real telephone prompts in five languages | language |
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ssql.data import AudioFolder, DataModule, Noisy, SpokenProsody, SpokenWords
 
+PARTS = ("words", "prosody", "fsdd", "prompts")
 # Where the real recordings are expected, and how they come there: experiments/speech/suite.md.
 RECORDINGS = {"fsdd": "data/fsdd/recordings", "prompts": "data/prompts"}
 
 
-def speech_suite(recordings: Mapping[str, str] = RECORDINGS, seed: int = 0) -> tuple[dict[str, DataModule], list[str]]:
+def speech_suite(
+    parts: Sequence[str] = PARTS, recordings: Mapping[str, str] = RECORDINGS, seed: int = 0
+) -> tuple[dict[str, DataModule], list[str]]:
     """The parts of the suite by name, and which were left out.
 
     Args:
-        recordings: part to folder, of `fsdd` and `prompts`.
+        parts: of `words`, `prosody`, `fsdd`, `prompts`.
+        recordings: folders of `fsdd` and `prompts`.
         seed: of what is drawn: words, voices, prosody, noise.
 
     Returns:
         data modules, and a sentence for each part whose folder does not exist.
 
     Raises:
-        ValueError: an unknown part.
+        ValueError: an unknown part, or none.
     """
-    unknown = sorted(set(recordings) - set(RECORDINGS))
-    if unknown:
-        raise ValueError(f"unknown recordings {unknown}: the suite has {', '.join(RECORDINGS)}")
-    parts: dict[str, DataModule] = {
-        "words": Noisy(SpokenWords(seed=seed), noisy_tasks=["word"], seed=seed),
-        "prosody": SpokenProsody(seed=seed),
-    }
+    unknown = sorted(set(parts) - set(PARTS)) + sorted(set(recordings) - set(RECORDINGS))
+    if unknown or not parts:
+        raise ValueError(f"unknown parts {unknown}: the suite has {', '.join(PARTS)}")
+    folders = {**RECORDINGS, **recordings}
+    found: dict[str, DataModule] = {}
     skipped = []
-    for name, folder in recordings.items():
-        if Path(folder).is_dir():
-            parts[name] = _fsdd(folder, seed) if name == "fsdd" else _prompts(folder)
+    for part in parts:
+        if part in folders and not Path(folders[part]).is_dir():
+            skipped.append(f"{part} (real recordings) skipped: {folders[part]} does not exist")
+        elif part == "words":
+            found[part] = Noisy(SpokenWords(seed=seed), noisy_tasks=["word"], seed=seed)
+        elif part == "prosody":
+            found[part] = SpokenProsody(seed=seed)
         else:
-            skipped.append(f"{name} (real recordings) skipped: {folder} does not exist")
-    return parts, skipped
+            found[part] = _fsdd(folders[part], seed) if part == "fsdd" else _prompts(folders[part])
+    return found, skipped
 
 
 def _fsdd(folder: str, seed: int) -> DataModule:

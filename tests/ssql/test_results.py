@@ -33,7 +33,7 @@ def test_evaluate_and_compare_leave_rows_tables_and_a_plot(encoder, tmp_path):
 
 def test_the_suite_puts_recognition_prosody_and_other_rows_side_by_side(encoder, tmp_path, monkeypatch):
     small = {"words": SpokenWords(train_size=80, test_size=40), "prosody": SpokenProsody(train_size=80, test_size=40)}
-    monkeypatch.setattr(ssql.results, "speech_suite", lambda recordings, seed: (small, ["fsdd skipped: not here"]))
+    monkeypatch.setattr(ssql.results, "speech_suite", lambda *_: (small, ["fsdd skipped: not here"]))
     wer = [
         {"method": "a", "task": "text", "bit_width": bits, "metric": "wer", "value": value}
         for bits, value in (("fp", 10.0), ("w4a8", 20.0))

@@ -7,7 +7,7 @@ from ssql.suite import speech_suite
 def test_parts_that_are_not_there_are_named(tmp_path):
     (tmp_path / "recordings").mkdir()
     recordings = {"fsdd": str(tmp_path / "recordings"), "prompts": str(tmp_path / "none")}
-    parts, skipped = speech_suite(recordings, seed=3)
+    parts, skipped = speech_suite(recordings=recordings, seed=3)
     assert list(parts) == ["words", "prosody", "fsdd"]
     assert skipped == [f"prompts (real recordings) skipped: {tmp_path / 'none'} does not exist"]
     assert isinstance(parts["prosody"], SpokenProsody)
@@ -16,5 +16,10 @@ def test_parts_that_are_not_there_are_named(tmp_path):
 
 
 def test_recordings_the_suite_does_not_know_are_errors():
-    with pytest.raises(ValueError, match=r"unknown recordings \['timit'\]: the suite has fsdd, prompts"):
-        speech_suite({"timit": "data"})
+    for arguments in ({"recordings": {"timit": "data"}}, {"parts": ["words", "timit"]}):
+        with pytest.raises(ValueError, match=r"unknown parts \['timit'\]: the suite has words, prosody, fsdd, prompts"):
+            speech_suite(**arguments)
+
+
+def test_parts_can_be_chosen():
+    assert list(speech_suite(["prosody"])[0]) == ["prosody"]
