@@ -8,11 +8,12 @@ from export.metadata import VerificationError, load_file
 from export.onnx import to_onnx
 from export.runtime import integer_operators
 from export.signature import SpeechInput
-from export.streaming import run_stream, stream_to_onnx, verify_stream
+from export.streaming import FileStream, stream_to_onnx, verify_stream
 from export.verify import Verification, verify
 
 __all__ = [
     "Accuracy",
+    "FileStream",
     "Labelled",
     "SpeechInput",
     "Verification",
@@ -22,7 +23,6 @@ __all__ = [
     "integer_operators",
     "load_file",
     "measure_files",
-    "run_stream",
     "stored_head",
     "stream_to_onnx",
     "to_onnx",

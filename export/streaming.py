@@ -1,7 +1,7 @@
 """A streaming encoder as an ONNX file: one chunk and the state in, features and the next state out."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +111,10 @@ def verify_stream(
     for clip in waveforms or synthetic_clips():
         log_mel, lengths = encoder.front_end(clip.unsqueeze(0))
         expected, _ = run_in_torch(Pipeline(encoder), run, (log_mel, lengths))
-        streamed = torch.from_numpy(np.concatenate(list(run_stream(session, log_mel[0, :, : int(lengths)].numpy()))))
+        stream = FileStream(session)
+        streamed = torch.from_numpy(
+            np.concatenate([stream.push(log_mel[0, :, : int(lengths)].numpy()), stream.finish()])
+        )
         if streamed.shape != expected[0].shape:
             lengths_equal = False
             continue
@@ -123,33 +126,50 @@ def verify_stream(
     )  # fmt: skip
 
 
-def run_stream(session: onnxruntime.InferenceSession, log_mel: np.ndarray) -> Iterator[np.ndarray]:
-    """Features of one stream, chunk by chunk, from ONNX Runtime.
+class FileStream:
+    """One stream through a file written by `stream_to_onnx`: features as soon as a chunk is whole.
 
     Args:
-        session: of a file written by `stream_to_onnx`.
-        log_mel: shape (n_mels, frames), 100 Hz, float32.
-
-    Yields:
-        shape (frames', feature_dim) of each chunk.
+        session: of the file.
     """
-    specs = {spec.name: spec for spec in session.get_inputs()}
-    chunk = specs["log_mel"].shape[2]
-    names = [spec.name for spec in session.get_outputs()]
-    state = {
-        name: np.zeros([1 if isinstance(size, str) else size for size in specs[name].shape],
-                       np.int64 if name == "past" else np.float32)
-        for name in STATE if name in specs
-    }  # fmt: skip
-    for start in range(0, log_mel.shape[1], chunk):
-        piece = log_mel[:, start : start + chunk]
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self.session = session
+        specs = {spec.name: spec for spec in session.get_inputs()}
+        _, self.n_mels, self.chunk = specs["log_mel"].shape
+        self.feature_dim = session.get_outputs()[0].shape[2]
+        self.state = {
+            name: np.zeros(
+                [1 if isinstance(size, str) else size for size in specs[name].shape],
+                np.int64 if name == "past" else np.float32,
+            )
+            for name in STATE
+            if name in specs
+        }
+        self.waiting = np.zeros((self.n_mels, 0), np.float32)
+
+    def push(self, log_mel: np.ndarray) -> np.ndarray:
+        """The next frames, (n_mels, frames) at 100 Hz, to the features of whole chunks, (frames', feature_dim)."""
+        frames = np.concatenate([self.waiting, log_mel], axis=1)
+        whole = frames.shape[1] // self.chunk * self.chunk
+        self.waiting = frames[:, whole:]
+        features = [self._step(frames[:, start : start + self.chunk]) for start in range(0, whole, self.chunk)]
+        return np.concatenate([np.zeros((0, self.feature_dim), np.float32), *features])
+
+    def finish(self) -> np.ndarray:
+        """The last features, as for a clip that ends here."""
+        return self._step(self.waiting) if self.waiting.shape[1] else np.zeros((0, self.feature_dim), np.float32)
+
+    def _step(self, piece: np.ndarray) -> np.ndarray:
         feed = {
-            "log_mel": np.pad(piece, ((0, 0), (0, chunk - piece.shape[1])))[None],
+            "log_mel": np.pad(piece, ((0, 0), (0, self.chunk - piece.shape[1])))[None],
             "lengths": np.array([piece.shape[1]], np.int64),
         }
-        outputs = dict(zip(names, session.run(None, feed | state), strict=True))
-        state = {name: outputs[f"next_{name}"] for name in state}
-        yield outputs["features"][0, : int(outputs["feature_lengths"][0])]
+        names = [spec.name for spec in self.session.get_outputs()]
+        outputs = dict(zip(names, self.session.run(None, feed | self.state), strict=True))
+        self.state = {name: outputs[f"next_{name}"] for name in self.state}
+        features: np.ndarray = outputs["features"][0, : int(outputs["feature_lengths"][0])]
+        return features
 
 
 class Step(nn.Module):

@@ -7,7 +7,7 @@ import export
 import quant
 from encoders import StreamingTransformer
 from export.runtime import open_session
-from export.streaming import run_stream, stream_to_onnx, verify_stream
+from export.streaming import FileStream, stream_to_onnx, verify_stream
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_batch_of_streams_is_each_stream(encoder, file):
     path, _ = file
     session = open_session(path)
     log_mel = np.random.default_rng(0).standard_normal((3, 80, 64)).astype(np.float32)
-    alone = [np.concatenate(list(run_stream(session, clip))) for clip in log_mel]
+    alone = [FileStream(session).push(clip) for clip in log_mel]
     state = [part.numpy() for part in encoder.start(3)]
     together = []
     for start in range(0, 64, 16):
@@ -65,7 +65,7 @@ def test_a_batch_of_streams_is_each_stream(encoder, file):
 
 
 def test_a_file_that_departs_is_not_written(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr("export.streaming.run_stream", lambda *_: [np.ones((1, 24), np.float32)])
+    monkeypatch.setattr(FileStream, "_step", lambda self, piece: np.ones((len(piece[0]) // 8, 24), np.float32))
     with pytest.raises(export.VerificationError, match="was not written: FAILED"):
         stream_to_onnx(encoder, tmp_path / "stream.onnx", "w8a8")
     assert list(tmp_path.iterdir()) == []
