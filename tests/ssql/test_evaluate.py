@@ -51,13 +51,14 @@ def test_quantizers_stand_side_by_side_and_share_full_precision():
 def test_calibration_sizes_and_a_policy_of_before_are_methods_of_their_own():
     torch.manual_seed(0)
     encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2), quant.Policy(granularity="per_tensor"))
-    quantizers = {"shift": Quantizer("mse", quant.Policy(shift=True)), "own": Quantizer()}
+    quantizers = {"shift": Quantizer("mse", quant.Policy(shift=True)), "own": Quantizer(bias_correction=True)}
     data = SpokenWords(train_size=80, test_size=40, batch_size=32)
     rows = evaluate({"random": encoder}, data, ["w4a4"], ["language"], [1, 4], quantizers)
     labels = [row["method"] for row in rows if row["metric"] == "knn"]
     assert labels == [f"random, {name}, {clips} clips" for name in ("shift", "own") for clips in (32, 80)]
     assert [row["calibration_clips"] for row in rows if row["metric"] == "knn"] == [32, 80, 32, 80]
     assert next(iter(quant.quant_layers(encoder).values())).mode.policy.granularity == "per_tensor"
+    assert quant.corrected_bit_widths(encoder) == [quant.parse_bit_width("w4a4")]
 
 
 def test_numbers_and_noisy_splits_have_rows_of_their_own():
