@@ -5,7 +5,7 @@ import safetensors.torch
 import torch
 
 import quant
-from encoders import ArtifactError, SpeechTransformer, VisionEncoder, load_encoder
+from encoders import ArtifactError, SpeechTransformer, VisionEncoder, init_from, load_encoder
 
 
 @pytest.fixture
@@ -135,3 +135,14 @@ def test_missing_and_damaged_files(saved, tmp_path):
 def test_loads_nothing_pickled(saved):
     _, folder = saved
     assert set(safetensors.torch.load_file(folder / "model.safetensors")) == set(load_encoder(folder).state_dict())
+
+
+def test_a_run_starts_from_the_weights_alone(saved):
+    encoder, folder = saved
+    start = init_from(str(folder))
+    assert start.training
+    assert not any(isinstance(module, quant.QuantLayer) for module in start.modules())
+    mel = torch.randn(1, 80, 40)
+    with torch.no_grad():
+        assert torch.equal(start.eval()(mel)[0], encoder(mel)[0])
+    quant.prepare(start, quant.Policy(shift=True))
