@@ -121,6 +121,7 @@ class Finetuning(lightning.LightningModule):
                 add_adapters(quant.unprepare(self.encoder), self.learning.adapters)
         if self.learning.freeze:
             self.encoder.requires_grad_(False)
+        self.train()  # an encoder comes from its folder in evaluation mode, and Lightning would leave it there
 
     def finish(self, data: DataModule, calibration_batches: int) -> None:
         """Merge adapters, and find ranges where training did not: the encoder then runs at every bit-width it can."""

@@ -267,6 +267,10 @@ def test_images(run, tmp_path):
     words = ["--data", "Digits", "--task", "class", "--bit_width", "w4a4", "--train_limit", "300"]
     model = run("run", *words, encoder=tmp_path / "encoder")
     assert load_head(model).classes == [str(digit) for digit in range(10)]
+    before, after = state(tmp_path / "encoder")["model.bn1.running_mean"], state(model)["model.bn1.running_mean"]
+    assert not torch.equal(before, after)
+    frozen = run("frozen", *words, "--freeze", "true", "--model.new_head", "true", encoder=model)
+    assert torch.equal(state(frozen)["model.bn1.running_mean"], after)
 
 
 TEXTS = """
