@@ -8,13 +8,13 @@ from torchaudio.models.conformer import ConformerLayer
 
 from encoders.attention import MaskedAttention, separated
 from encoders.encoder import register_encoder
-from encoders.frames import FrameEncoder, checked_log_mel, frame_mask
+from encoders.frames import BlockEncoder, checked_log_mel, frame_mask
 from encoders.log_mel import HOP, SAMPLE_RATE, LogMel
 from quant import valid_frames
 
 
 @register_encoder("conformer")
-class Conformer(FrameEncoder):
+class Conformer(BlockEncoder):
     """Log-mel frames to features (Gulati et al. 2020): two convolutions of stride 2, then Conformer blocks.
 
     The blocks are torchaudio's, without dropout. Their depthwise convolutions tell positions; they, attention and,
@@ -29,14 +29,14 @@ class Conformer(FrameEncoder):
     """
 
     front_end: LogMel
-    frame_rate = SAMPLE_RATE / HOP / 4
+    frame_rate = block_rate = SAMPLE_RATE / HOP / 4
 
     def __init__(self, n_mels: int = 80, width: int = 144, depth: int = 4, heads: int = 4, kernel: int = 31) -> None:
         super().__init__()
         if width % heads or kernel % 2 == 0:
             raise ValueError(f"width {width} must be divisible by heads {heads}, and kernel {kernel} must be odd")
         self.arguments = {"n_mels": n_mels, "width": width, "depth": depth, "heads": heads, "kernel": kernel}
-        self.feature_dim = width
+        self.feature_dim = self.block_width = width
         self.front_end = LogMel(n_mels)
         self.conv1 = nn.Conv1d(n_mels, width, 3, stride=2, padding=1)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
@@ -57,6 +57,19 @@ class Conformer(FrameEncoder):
         Raises:
             ValueError: another number of mel bands.
         """
+        x, lengths = self._run(log_mel, lengths)
+        return x * frame_mask(lengths, x.shape[1]).unsqueeze(2), lengths
+
+    def block_outputs(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """What each block gives: see `BlockEncoder`."""
+        outputs: list[Tensor] = []
+        _, lengths = self._run(log_mel, lengths, outputs)
+        return outputs, lengths
+
+    def _run(
+        self, log_mel: Tensor, lengths: Tensor | None, outputs: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Frames after the last block; what each block gives is kept where a list is given for it."""
         x, lengths = checked_log_mel(log_mel, lengths, self.arguments["n_mels"])
         for conv in (self.conv1, self.conv2):
             x = F.silu(conv(x * frame_mask(lengths, x.shape[2]).unsqueeze(1)))
@@ -66,7 +79,9 @@ class Conformer(FrameEncoder):
         with valid_frames(mask):
             for block in self.blocks:
                 x = block(x, mask)
-        return x * mask.unsqueeze(2), lengths
+                if outputs is not None:
+                    outputs.append(x)
+        return x, lengths
 
 
 class Block(nn.Module):

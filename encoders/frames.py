@@ -1,7 +1,7 @@
 """What all speech encoders share: frames of a clip, their mask, and their mean."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from encoders.encoder import Encoder
 
@@ -25,6 +25,27 @@ class FrameEncoder(Encoder):
         if lengths is None:
             return features.mean(dim=1)
         return features.sum(dim=1) / lengths.clamp_min(1).unsqueeze(1)
+
+
+class BlockEncoder(FrameEncoder):
+    """Base of the encoders that take log-mels through blocks: masked prediction teaches by what each block gives.
+
+    Attributes:
+        blocks: the blocks.
+        block_width: features of a frame after a block.
+        block_rate: frames a second after a block, in Hz.
+    """
+
+    blocks: nn.ModuleList
+    block_width: int
+    block_rate: float
+
+    def block_outputs(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """What each block gives, (batch, frames, block_width) at `block_rate`, and the frames of each clip, (batch,).
+
+        Frames beyond a clip's length hold numbers without a meaning; arguments as in `forward`.
+        """
+        raise NotImplementedError
 
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:

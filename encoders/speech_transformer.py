@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders.encoder import register_encoder
-from encoders.frames import FrameEncoder, checked_log_mel, frame_mask
+from encoders.frames import BlockEncoder, checked_log_mel, frame_mask
 from encoders.log_mel import HOP, SAMPLE_RATE, LogMel, WhisperLogMel
 from quant import AttentionProducts, valid_frames
 
@@ -17,7 +17,7 @@ FRONT_ENDS: dict[str, type[LogMel]] = {"causal": LogMel, "whisper": WhisperLogMe
 
 
 @register_encoder("speech_transformer")
-class SpeechTransformer(FrameEncoder):
+class SpeechTransformer(BlockEncoder):
     """Log-mel frames to features: two convolutions, the second with stride 2, then pre-norm blocks.
 
     Layer names follow the Step-Audio 2 encoder (`conv1`, `blocks.N.attn.query`, `after_norm`, ...). By default
@@ -39,6 +39,7 @@ class SpeechTransformer(FrameEncoder):
     """
 
     front_end: LogMel
+    block_rate = MEL_RATE / 2
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class SpeechTransformer(FrameEncoder):
             "log_mel": log_mel,
         }
         self.pooling = pooling
-        self.feature_dim = adaptor_dim or width
+        self.feature_dim, self.block_width = adaptor_dim or width, width
         self.frame_rate = MEL_RATE / 2 / pooling / (2 if adaptor_dim else 1)
         self.front_end = FRONT_ENDS[log_mel](n_mels)
         self.conv1 = nn.Conv1d(n_mels, width, 3, padding=1)
@@ -102,10 +103,7 @@ class SpeechTransformer(FrameEncoder):
                 are positions for.
         """
         x, lengths, seen = self._stem(log_mel, lengths)
-        mask = frame_mask(lengths, x.shape[1])
-        with valid_frames(mask):
-            for block in self.blocks:
-                x = block(x, mask)
+        x = self._run(x, lengths)
         if self.pooling == 2:
             x = F.avg_pool1d(x.transpose(1, 2), 2).transpose(1, 2)
             lengths, seen = lengths // 2, seen // 2
@@ -116,18 +114,21 @@ class SpeechTransformer(FrameEncoder):
         return x, lengths
 
     def block_outputs(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """Residual stream after each block, depth tensors (batch, frames / 2, width) at 50 Hz, and their lengths.
-
-        Frames beyond a clip's length hold numbers without a meaning; arguments as in `forward`.
-        """
+        """Residual stream after each block: see `BlockEncoder`."""
         x, lengths, _ = self._stem(log_mel, lengths)
+        outputs: list[Tensor] = []
+        self._run(x, lengths, outputs)
+        return outputs, lengths
+
+    def _run(self, x: Tensor, lengths: Tensor, outputs: list[Tensor] | None = None) -> Tensor:
+        """x through the blocks; what each gives is kept where a list is given for it."""
         mask = frame_mask(lengths, x.shape[1])
-        outputs = []
         with valid_frames(mask):
             for block in self.blocks:
                 x = block(x, mask)
-                outputs.append(x)
-        return outputs, lengths
+                if outputs is not None:
+                    outputs.append(x)
+        return x
 
     def _stem(self, log_mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Frames at 50 Hz, how many of them are a clip's own, and how many with those of the lookahead."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders.encoder import register_encoder
-from encoders.frames import FrameEncoder, checked_log_mel, frame_mask
+from encoders.frames import BlockEncoder, checked_log_mel, frame_mask
 from encoders.log_mel import LogMel
 from encoders.speech_transformer import MEL_RATE, Attention, Block
 from quant import valid_frames
@@ -34,7 +34,7 @@ class State(NamedTuple):
 
 
 @register_encoder("streaming_transformer")
-class StreamingTransformer(FrameEncoder):
+class StreamingTransformer(BlockEncoder):
     """The speech transformer's shape, for streams of any length: a clip at once is a stream in one piece.
 
     The second convolution and the adaptor's look at no frame beyond their own pair, as in Step-Audio 2; the first is
@@ -54,6 +54,7 @@ class StreamingTransformer(FrameEncoder):
     """
 
     front_end: LogMel
+    block_rate = MEL_RATE / 2
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class StreamingTransformer(FrameEncoder):
             "left_chunks": left_chunks,
         }
         self.pooling, self.chunk, self.left_chunks = pooling, chunk, left_chunks
-        self.feature_dim = adaptor_dim or width
+        self.feature_dim, self.block_width = adaptor_dim or width, width
         self.frame_rate = MEL_RATE / 2 / stride
         self.front_end = LogMel(n_mels)
         self.conv1 = nn.Conv1d(n_mels, width, 3)
@@ -123,7 +124,7 @@ class StreamingTransformer(FrameEncoder):
 
     def start(self, batch: int = 1, device: torch.device | None = None) -> State:
         """The state before the first piece of a stream, of a batch of streams."""
-        width, depth = self.after_norm.normalized_shape[0], len(self.blocks)
+        width, depth = self.block_width, len(self.blocks)
         cache = torch.zeros(depth, batch, self.left_chunks * self.chunk, width, device=device)
         return State(
             mel=torch.zeros(batch, self.arguments["n_mels"], 2, device=device),
@@ -149,6 +150,32 @@ class StreamingTransformer(FrameEncoder):
         Raises:
             ValueError: not whole chunks.
         """
+        x, lengths, new = self._run(log_mel, lengths, state)
+        if self.pooling == 2:
+            x = F.avg_pool1d(x.transpose(1, 2), 2).transpose(1, 2)
+            lengths = lengths // 2
+        x = self.after_norm(x) * frame_mask(lengths, x.shape[1]).unsqueeze(2)
+        new = new._replace(adaptor=x[:, -1:].transpose(1, 2))
+        if self.adaptor is not None:
+            x, lengths = self.adaptor(x, lengths, state.adaptor)
+        return x, lengths, new
+
+    def block_outputs(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """Residual stream after each block, of whole clips: see `BlockEncoder`."""
+        log_mel, lengths = checked_log_mel(log_mel, lengths, self.arguments["n_mels"])
+        frames = (log_mel.shape[2] + 1) // 2
+        log_mel = F.pad(log_mel, (0, -log_mel.shape[2] % self.chunk_mels))
+        outputs: list[Tensor] = []
+        _, lengths, _ = self._run(log_mel, lengths, self.start(log_mel.shape[0], log_mel.device), outputs)
+        return [output[:, :frames] for output in outputs], lengths
+
+    def _run(
+        self, log_mel: Tensor, lengths: Tensor, state: State, outputs: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, State]:
+        """Frames after the last block at 50 Hz, their lengths, and the state but for the adaptor's part.
+
+        What each block gives is kept where a list is given for it.
+        """
         if not torch.compiler.is_exporting() and (log_mel.shape[2] == 0 or log_mel.shape[2] % self.chunk_mels):
             raise ValueError(f"a piece of {log_mel.shape[2]} mel frames is not whole chunks of {self.chunk_mels}")
         # Each convolution sees zeros past a clip's end, as it would if the clip were alone. (`len` of a tensor would
@@ -167,17 +194,12 @@ class StreamingTransformer(FrameEncoder):
         with valid_frames(real):
             for n, block in enumerate(self.blocks):
                 x, key, value = block(x, state.keys[n], state.values[n], attended)
+                if outputs is not None:
+                    outputs.append(x)
                 keys.append(key)
                 values.append(value)
-        if self.pooling == 2:
-            x = F.avg_pool1d(x.transpose(1, 2), 2).transpose(1, 2)
-            lengths = lengths // 2
-        x = self.after_norm(x) * frame_mask(lengths, x.shape[1]).unsqueeze(2)
-        before_adaptor = x[:, -1:].transpose(1, 2)
-        if self.adaptor is not None:
-            x, lengths = self.adaptor(x, lengths, state.adaptor)
         past = (state.past + real.shape[1]).clamp_max(size)
-        new = State(mel[:, :, -2:], stem[:, :, -1:], torch.stack(keys), torch.stack(values), past, before_adaptor)
+        new = State(mel[:, :, -2:], stem[:, :, -1:], torch.stack(keys), torch.stack(values), past, state.adaptor)
         return x, lengths, new
 
     def _feature_frames(self, frames: int) -> int:

@@ -9,8 +9,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from encoders.encoder import Encoder
+from encoders.frames import BlockEncoder, frame_mask
 from encoders.log_mel import HOP, SAMPLE_RATE
-from encoders.speech_transformer import SpeechTransformer, frame_mask
 from ssql.methods.method import SSQLOptions
 from ssql.methods.momentum import MomentumMethod
 from ssql.objectives import masked_mean_square
@@ -51,7 +51,7 @@ class MaskedPrediction(MomentumMethod):
     without it nine tenths of the targets' variance is the number of the frame, which is then all that is learned.
 
     Args:
-        encoder: speech transformer.
+        encoder: of log-mel frames in blocks: speech or streaming transformer, Conformer.
         augmentation: makes the view.
         ssql: options of the quantized branch; `true` takes the published ones, `false` trains without it.
         target_blocks: upper blocks whose outputs are averaged; two thirds of them when None (data2vec: 8 of 12).
@@ -63,7 +63,7 @@ class MaskedPrediction(MomentumMethod):
         common: see `Method`.
     """
 
-    encoder: SpeechTransformer
+    encoder: BlockEncoder
 
     def __init__(
         self,
@@ -77,12 +77,12 @@ class MaskedPrediction(MomentumMethod):
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=5e-4, weight_decay=1e-2),
         **common: Any,
     ) -> None:
-        if not isinstance(encoder, SpeechTransformer):
+        if not isinstance(encoder, BlockEncoder):
             raise ValueError(
-                f"masked prediction needs an encoder of frames, SpeechTransformer; a {encoder.name} encoder gives one "
-                "embedding only: choose SimSiam, BYOL, MoCo or SimCLR for it"
+                "masked prediction needs an encoder of frames in blocks (SpeechTransformer, StreamingTransformer, "
+                f"Conformer), not {encoder.name}: choose SimSiam, BYOL, MoCo or SimCLR for it"
             )
-        depth, width = len(encoder.blocks), encoder.after_norm.normalized_shape[0]
+        depth, width = len(encoder.blocks), encoder.block_width
         target_blocks = max(1, round(2 * depth / 3)) if target_blocks is None else target_blocks
         if not 1 <= target_blocks <= depth:
             raise ValueError(f"target_blocks must be from 1 to the encoder's depth {depth}, got {target_blocks}")
@@ -113,13 +113,13 @@ class MaskedPrediction(MomentumMethod):
     @torch.no_grad()
     def targets(self, views: MaskedClips, branch: Frames) -> list[Tensor]:
         """The teacher's frames of the whole view, shape (batch, frames', width)."""
-        encoder = cast(SpeechTransformer, self.teacher.encoder)
+        encoder = cast(BlockEncoder, self.teacher.encoder)
         outputs, lengths = encoder.block_outputs(views.log_mel, views.lengths)
         hidden, _ = encoder.block_outputs(self.mask_value.unsqueeze(1).expand_as(views.log_mel), views.lengths)
         valid = frame_mask(lengths, outputs[0].shape[1]).unsqueeze(2)
         upper = list(zip(outputs, hidden, strict=True))[-self.target_blocks :]
         mean = torch.stack([normalized_over_clip((seen - blank).float(), valid) for seen, blank in upper]).mean(dim=0)
-        return [mean_of_frames(mean, valid, self.stride // 2)[:, : branch.mask.shape[1]]]
+        return [mean_of_frames(mean, valid, round(encoder.block_rate / encoder.frame_rate))[:, : branch.mask.shape[1]]]
 
     def loss(self, branch: Frames, targets: list[Tensor]) -> Tensor:
         """Mean square error of the masked frames."""

@@ -2,7 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from encoders import SpeechTransformer, VisionEncoder
+from encoders import Conformer, SpeechTransformer, StreamingTransformer, VisionEncoder
+from ssql.augment import SpeechAugmentation
 from ssql.draw import draw_bit_width
 from ssql.methods import MaskedPrediction, SSQLOptions
 from ssql.methods.masked_prediction import MaskedClips, mean_of_frames, normalized_over_clip, random_spans
@@ -129,7 +130,7 @@ def test_normalization_and_pooling_leave_padded_frames_out():
 
 
 def test_impossible_settings_are_errors():
-    with pytest.raises(ValueError, match="masked prediction needs an encoder of frames.*a vision encoder"):
+    with pytest.raises(ValueError, match="masked prediction needs an encoder of frames in blocks .*, not vision"):
         MaskedPrediction(VisionEncoder("resnet10t", in_channels=1), torch.nn.Identity())
     encoder = SpeechTransformer(width=16, depth=2, heads=2)
     with pytest.raises(ValueError, match="target_blocks must be from 1 to the encoder's depth 2, got 3"):
@@ -146,3 +147,26 @@ def test_reversed_targets_come_from_a_quantized_teacher(build):
         model.after_step = lambda found, kind=kind: targets.update({kind: found[0]})
         assert torch.isfinite(one(model, clips(2, [20, 20])))
     assert not torch.allclose(targets["full_precision"], targets["quantized"], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        StreamingTransformer(width=16, depth=2, heads=2, pooling=2, chunk=8, left_chunks=2),
+        Conformer(width=16, depth=2, heads=2, kernel=5),
+        SpeechTransformer(width=16, depth=2, heads=2, n_mels=80, pooling=2, positions=200, log_mel="whisper"),
+    ],
+    ids=lambda encoder: encoder.name,
+)
+def test_every_encoder_in_blocks_is_taught(encoder):
+    torch.manual_seed(0)
+    model = MaskedPrediction(encoder, SpeechAugmentation(), ssql=True)
+    model.log = model.log_dict = lambda *_, **__: None
+    lengths = torch.tensor([16_000, 8_960, 12_320])
+    waveforms = torch.randn(3, 16_000) * 0.1 * (torch.arange(16_000) < lengths[:, None])
+    model.training_step({"inputs": waveforms, "lengths": lengths}, 0).backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in encoder.parameters())
+    outputs, frames = encoder.eval().block_outputs(*encoder.front_end(waveforms, lengths))
+    assert len(outputs) == 2
+    assert {output.shape[2] for output in outputs} == {16}
+    assert frames.tolist() == ([50, 28, 39] if encoder.block_rate == 50 else [25, 14, 20])
