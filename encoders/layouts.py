@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 # transformers' names of a block's parts.
 _TRANSFORMERS = {
@@ -33,6 +34,7 @@ class Layout:
         adaptor: pattern of what stands before the adaptor's keys; None without one.
         config: path of the encoder's section in config.json; its own top level when empty.
         sizes: our argument to the section's key.
+        fixed: values of the section's keys that this toolkit's encoder has built in.
     """
 
     prefix: str
@@ -42,6 +44,7 @@ class Layout:
     adaptor: str | None = None
     config: tuple[str, ...] = ()
     sizes: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def here(self, key: str) -> str | None:
         """The name here of a published key; None for one of another part of the model."""
@@ -81,6 +84,7 @@ LAYOUTS: dict[str, Layout] = {
             "positions": "n_audio_ctx",
             "adaptor_dim": "llm_dim",
         },
+        fixed={"kernel_size": 3, "adapter_stride": 2},
     ),
     "whisper": Layout(
         prefix=r"(model\.)?encoder\.",
@@ -88,6 +92,7 @@ LAYOUTS: dict[str, Layout] = {
         others=(r"(model\.)?decoder\.", r"proj_out\."),
         pooling=1,
         sizes=_TRANSFORMERS_SIZES,
+        fixed={"activation_function": "gelu", "scale_embedding": False},
     ),
     "openai_whisper": Layout(
         prefix=r"encoder\.",
@@ -109,5 +114,6 @@ LAYOUTS: dict[str, Layout] = {
         pooling=2,
         config=("audio_config",),
         sizes=_TRANSFORMERS_SIZES,
+        fixed={"activation_function": "gelu", "scale_embedding": False},
     ),
 }

@@ -169,6 +169,9 @@ def _stated(config: Path, layout: Layout) -> dict[str, int]:
             section = section[part]
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{config} has no section {'.'.join(layout.config) or 'at all'}: {error!r}") from error
+    for key, value in layout.fixed.items():
+        if section.get(key, value) != value:
+            raise ArtifactError(f"{config} says {key} {section[key]!r}: this toolkit's encoder has {value!r}")
     return {argument: section[key] for argument, key in layout.sizes.items() if key in section}
 
 

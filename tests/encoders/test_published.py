@@ -130,6 +130,9 @@ def test_wrong_layouts_files_and_configurations_say_so(tmp_path, weights):
     (folder / "config.json").write_text(json.dumps(published.published_config("whisper") | {"encoder_layers": 6}))
     with pytest.raises(ArtifactError, match="says depth 6, the weights have 4"):
         import_encoder(folder, "whisper")
+    (folder / "config.json").write_text(json.dumps(published.published_config("whisper") | {"scale_embedding": True}))
+    with pytest.raises(ArtifactError, match="says scale_embedding True: this toolkit's encoder has False"):
+        import_encoder(folder, "whisper")
     (folder / "model.safetensors").write_bytes(b"not a file")
     with pytest.raises(ArtifactError, match=r"model\.safetensors is not a safetensors file"):
         import_encoder(folder, "whisper")
