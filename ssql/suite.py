@@ -5,13 +5,13 @@
 | `words` | eSpeak NG, made on the spot | word, language, voice; word behind white noise and babble |
 | `prosody` | eSpeak NG, exact labels, unheard test voices | contour, gender, pitch, energy, rate |
 | `fsdd` | real digits, the folder `recordings` of FSDD | digit, speaker; digit behind white noise and babble |
-| `prompts` | real telephone prompts in five languages | language |
+| `prompts` | real telephone prompts in five languages, 1,300 clips of at most 3 s | language |
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ssql.data import AudioFolder, DataModule, Noisy, SpokenProsody, SpokenWords
+from ssql.data import AudioFolder, DataModule, Noisy, SpokenProsody, SpokenWords, Subset
 
 PARTS = ("words", "prosody", "fsdd", "prompts")
 # Where the real recordings are expected, and how they come there: experiments/speech/suite.md.
@@ -48,7 +48,7 @@ def speech_suite(
         elif part == "prosody":
             found[part] = SpokenProsody(seed=seed)
         else:
-            found[part] = _fsdd(folders[part], seed) if part == "fsdd" else _prompts(folders[part])
+            found[part] = _fsdd(folders[part], seed) if part == "fsdd" else _prompts(folders[part], seed)
     return found, skipped
 
 
@@ -57,6 +57,7 @@ def _fsdd(folder: str, seed: int) -> DataModule:
     return Noisy(AudioFolder(folder, labels=labels, test_pattern=r"_[0-4]\.wav$"), noisy_tasks=["digit"], seed=seed)
 
 
-def _prompts(folder: str) -> DataModule:
+def _prompts(folder: str, seed: int) -> DataModule:
     # A folder a language, en/7.wav or en_US_f_Allison/digits/7.wav; every tenth file is a test file, long ones are cut.
-    return AudioFolder(folder, labels=r"^(?P<language>[a-z]{2})[_/]", max_seconds=3.0)
+    data = AudioFolder(folder, labels=r"^(?P<language>[a-z]{2})[_/]", max_seconds=3.0)
+    return Subset(data, train_size=1000, test_size=300, seed=seed)

@@ -6,6 +6,7 @@ from ssql.data.module import DataModule
 from ssql.data.noise import Noisy
 from ssql.data.prosody import SpokenProsody
 from ssql.data.spoken_words import SpokenWords
+from ssql.data.subset import Subset
 from ssql.data.texts import Spelling
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "Spelling",
     "SpokenProsody",
     "SpokenWords",
+    "Subset",
 ]

@@ -1,0 +1,35 @@
+"""Fewer clips of other data, where all of them would take too long."""
+
+import torch
+from torch import Generator
+from torch.utils import data as torch_data
+from torch.utils.data import Dataset
+
+from ssql.data.batch import Batch
+from ssql.data.module import DataModule
+
+
+class Subset(DataModule):
+    """A random part of another data module's training and test items; its other splits are left out.
+
+    Args:
+        data: whose items they are.
+        train_size: training items; all of them where there are no more.
+        test_size: test items.
+        seed: of the choice.
+    """
+
+    def __init__(self, data: DataModule, train_size: int = 1000, test_size: int = 500, seed: int = 0) -> None:
+        super().__init__(data.batch_size, data.num_workers, data.seed)
+        self.modality = data.modality  # type: ignore[misc]
+        self.data, self.sizes, self.choice_seed = data, {"train": train_size, "test": test_size}, seed
+
+    def load(self) -> dict[str, Dataset[Batch]]:
+        """Choose the items of both splits."""
+        splits: dict[str, Dataset[Batch]] = {}
+        for split, size in self.sizes.items():
+            dataset = self.data.dataset(split)
+            order = torch.randperm(len(dataset), generator=Generator().manual_seed(self.choice_seed))  # type: ignore[arg-type]
+            splits[split] = torch_data.Subset(dataset, order[:size].sort().values.tolist())
+        self.classes, self.targets = self.data.classes, self.data.targets
+        return splits
