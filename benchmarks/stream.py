@@ -4,7 +4,7 @@ Run: .venv/bin/python benchmarks/stream.py        (an hour of audio; --minutes 5
 The encoder is 512 wide with 6 blocks of 8 heads, 25 Hz, chunks of 320 ms and 2.56 s of the past, untrained: time does
 not depend on weights. Seconds are those of the processor, so that a busy machine does not count; the log-mel is made
 piece by piece in torch and counted apart. Prints a Markdown table; its last line is
-`stream_int4_real_time_factor=<x> stream_int4_growth_mb=<x>`.
+`stream_int4_real_time_factor=<x> stream_int4_growth_mb=<x>` (of the last file).
 """
 
 import argparse
@@ -29,15 +29,17 @@ def main() -> None:
     """One row a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=int, default=60)
-    minutes = parser.parse_args().minutes
+    parser.add_argument("--files", nargs="+", choices=list(FILES), default=list(FILES))
+    arguments = parser.parse_args()
+    minutes = arguments.minutes
     torch.set_num_threads(1)
     encoder = quant.prepare(StreamingTransformer(width=512, depth=6, heads=8, pooling=2)).eval()
     quant.calibrate(encoder, [encoder.front_end(minute_of_audio(n)[:, :160_000])[0] for n in range(2)])
     print("| file | size, MB | real-time factor | a chunk, ms | memory after 1 min, MB | at the end, MB | features |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        for name, bit_width in FILES.items():
-            path = stream_to_onnx(encoder, Path(folder) / f"{name}.onnx", bit_width)
+        for name in arguments.files:
+            path = stream_to_onnx(encoder, Path(folder) / f"{name}.onnx", FILES[name])
             measured = measure(path, encoder, minutes)
             print(
                 f"| {name} | {path.stat().st_size / 1e6:.1f} | {measured['factor']:.4f} | {measured['chunk_ms']:.1f} | "
@@ -46,7 +48,7 @@ def main() -> None:
             )
     print(f"\nlog-mel in torch: real-time factor {measured['front_end']:.4f}; {minutes} minutes, one thread")
     growth = measured["late"] - measured["early"]
-    print(f"stream_int4_real_time_factor={measured['factor']:.4f} stream_int4_growth_mb={growth:.1f}")
+    print(f"stream_{name}_real_time_factor={measured['factor']:.4f} stream_{name}_growth_mb={growth:.1f}")
 
 
 def measure(path: Path, encoder: StreamingTransformer, minutes: int) -> dict[str, float]:
