@@ -1,4 +1,4 @@
-"""Where a file's features begin to depart from torch's: the inputs of its layers, one after the other."""
+"""Where a file's features depart from torch's: torch follows the file, layer by layer."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,6 +19,7 @@ from quant.bits import FLOAT_BITS
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 PRODUCTS = ("Conv", "Gemm", "MatMul")  # and MatMulNBits, ConvInteger, ...
+NEAR_AN_EDGE = 0.05  # of a step
 
 
 @dataclass
@@ -40,8 +41,12 @@ class Departure:
 
 def find_departure(
     proto: onnx.ModelProto, reference: Pipeline, run: BitWidth, inputs: tuple[Tensor, ...], smallest_cosine: float
-) -> Departure:
-    """Compare what each convolution and linear layer gets, on its grid, with what it gets in torch.
+) -> Departure | None:
+    """Compare what each convolution and linear layer gets, given that all layers before got what they get in the file.
+
+    A value near a rounding edge may fall to either side of it, whoever computes it, and at few bits one such value
+    moves all features. So torch goes on with the file's numbers, and a value that lies near an edge in torch and
+    one step away in the file is no departure.
 
     The graph runs with these tensors as outputs, so without ONNX Runtime's fusions around them.
 
@@ -51,41 +56,67 @@ def find_departure(
         run: bit-width.
         inputs: of the file, on which features depart.
         smallest_cosine: what counts as equal.
+
+    Returns:
+        None when only values near an edge differ.
     """
-    with _inputs_of_layers(reference.encoder, run) as expected:
-        run_in_torch(reference, run, inputs)
-    products = {layer: _product(proto.graph, f"encoder.{layer}.weight") for layer in expected}
-    tensors = {layer: node.input[0] for layer, node in products.items() if node is not None}
-    found = _tensors(proto, inputs, sorted(set(tensors.values())))
-    after = None
-    for layer, name in tensors.items():
-        if not _equal(found[name], expected[layer], smallest_cosine):
-            return Departure(after, layer)
-        after = layer
-    return Departure(after, None)
+    names = [name for name, module in reference.encoder.named_modules() if isinstance(module, LAYERS)]
+    products = {name: _product(proto.graph, f"encoder.{name}.weight") for name in names}
+    places = {name: node.input[0] for name, node in products.items() if node is not None}
+    features = proto.graph.output[0].name
+    tensors = _tensors(proto, inputs, sorted({*places.values(), features}))
+    given = {name: tensors[place] for name, place in places.items()}
+    with _following(reference.encoder, given, run, smallest_cosine) as equal:
+        expected = run_in_torch(reference, run, inputs)[0]
+    before = next((name for name, is_equal in equal.items() if not is_equal), None)
+    if before is None and _equal(tensors[features], expected, smallest_cosine):
+        return None
+    order = list(equal)
+    last = len(order) if before is None else order.index(before)
+    return Departure(order[last - 1] if last else None, before)
 
 
 @contextmanager
-def _inputs_of_layers(model: nn.Module, run: BitWidth) -> Iterator[dict[str, Tensor]]:
-    """Inside, what each layer multiplies with its weight is kept by name, in the order they run."""
-    kept: dict[str, Tensor] = {}
+def _following(
+    model: nn.Module, given: dict[str, Tensor], run: BitWidth, smallest_cosine: float
+) -> Iterator[dict[str, bool]]:
+    """Inside, layers get the given inputs; by name, in the order they run: whether torch's were the same."""
+    equal: dict[str, bool] = {}
 
-    def keep(name: str, layer: nn.Module, values: Tensor) -> None:
-        if isinstance(layer, QuantLayer) and (bits := layer.bits_at(run).activation) != FLOAT_BITS:
-            shift = layer.activation_shift
-            values = layer.on_grid(values if shift is None else values - shift, bits)
-        kept.setdefault(name, values)
+    def replace(name: str, layer: nn.Module, values: Tensor) -> Tensor | None:
+        found = given[name]
+        if found.numel() != values.numel():
+            equal[name] = False
+            return None
+        found = found.view_as(values)
+        if not isinstance(layer, QuantLayer) or layer.bits_at(run).activation == FLOAT_BITS:
+            equal[name] = _equal(found, values, smallest_cosine)
+            return found
+        shift = 0 if layer.activation_shift is None else layer.activation_shift
+        expected = _but_for_ties(layer, layer.bits_at(run).activation, values - shift, found)
+        equal[name] = _equal(found, expected, smallest_cosine)
+        return found + shift  # on the grid: the layer quantizes it to itself
 
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LAYERS)]
     hooks = [
-        layer.register_forward_pre_hook(lambda layer, given, name=name: keep(name, layer, given[0]))
-        for name, layer in layers
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda layer, args, name=name: replace(name, layer, args[0])
+        )
+        for name in given
     ]
     try:
-        yield kept
+        yield equal
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _but_for_ties(layer: QuantLayer, bits: int, values: Tensor, found: Tensor) -> Tensor:
+    """The values on their grid; those near an edge, where `found` is a step away, as found."""
+    scale, _ = layer.activation_qparams(bits)
+    quantized = layer.on_grid(values, bits)
+    steps = values / scale
+    near = (steps - steps.floor() - 0.5).abs() < NEAR_AN_EDGE
+    return torch.where(near & ((quantized - found).abs() < 1.5 * scale), found, quantized)
 
 
 def _product(graph: onnx.GraphProto, weight: str) -> onnx.NodeProto | None:
@@ -103,8 +134,6 @@ def _tensors(proto: onnx.ModelProto, inputs: tuple[Tensor, ...], names: Sequence
     """Tensors of a graph by name, the graph's own inputs among them."""
     given = {value.name: tensor for value, tensor in zip(proto.graph.input, inputs, strict=True)}
     names = [name for name in names if name not in given]
-    if not names:
-        return given
     probed = onnx.ModelProto()
     probed.CopyFrom(proto)
     del probed.graph.output[:]
@@ -116,7 +145,7 @@ def _tensors(proto: onnx.ModelProto, inputs: tuple[Tensor, ...], names: Sequence
 
 
 def _equal(found: Tensor, expected: Tensor, smallest_cosine: float) -> bool:
-    if found.numel() != expected.numel():
+    if found.shape != expected.shape:
         return False
     found, expected = found.double().flatten(), expected.double().flatten()
     return torch.equal(found, expected) or bool(F.cosine_similarity(found, expected, dim=0) >= smallest_cosine)
