@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import quant
@@ -188,17 +189,44 @@ def _embedding_of(encoder: Encoder) -> Callable[[Batch], Tensor]:
 def embed_split(
     encoder: Encoder, data: DataModule, split: str, bit_width: str
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Embeddings (clips, feature_dim) and labels (clips,) of a whole split at a bit-width."""
+    """Embeddings and labels (clips,) of a whole split at a bit-width.
+
+    Embeddings are (clips, feature_dim), or (clips, parts * feature_dim) where the data ask for several parts of a clip.
+    """
     device = next(encoder.parameters()).device
     encoder.eval()
     embeddings: list[Tensor] = []
     labels: dict[str, list[Tensor]] = {}
     with quant.at(encoder, bit_width, reuse_weights=True):
         for batch in data.evaluation_dataloader(split):
-            embeddings.append(encoder.embed_raw(*_inputs(batch, device)).float().cpu())
+            inputs, lengths = _inputs(batch, device)
+            if data.probed_parts == 1:
+                embedding = encoder.embed_raw(inputs, lengths)
+            else:
+                features, frames = encoder(*encoder.front_end(inputs, lengths))
+                embedding = part_means(features, frames, data.probed_parts)
+            embeddings.append(embedding.float().cpu())
             for task, values in batch["labels"].items():
                 labels.setdefault(task, []).append(values)
     return torch.cat(embeddings).numpy(), {task: torch.cat(values).numpy() for task, values in labels.items()}
+
+
+def part_means(features: Tensor, lengths: Tensor, parts: int) -> Tensor:
+    """Means of the frames of equal parts of each clip, side by side.
+
+    Args:
+        features: shape (batch, frames, feature_dim).
+        lengths: frames of each clip, shape (batch,).
+        parts: that each clip is cut into.
+
+    Returns:
+        shape (batch, parts * feature_dim).
+    """
+    position = torch.arange(features.shape[1], device=features.device)
+    part = (position * parts // lengths.clamp_min(1)[:, None]).clamp_max(parts)  # `parts` itself is padding
+    member = F.one_hot(part, parts + 1)[..., :parts].to(features.dtype)  # (batch, frames, parts)
+    sums = member.transpose(1, 2) @ features
+    return (sums / member.sum(dim=1).clamp_min(1)[..., None]).flatten(1)
 
 
 def _inputs(batch: dict[str, Any], device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -93,7 +93,7 @@ def suite(
     Args:
         encoders: name in the tables to encoder folder.
         output: folder for the results.
-        parts: to measure.
+        parts: to measure; none only writes the tables of `rows`.
         recordings: folders of real recordings, fsdd and prompts; a part whose folder is not there is left out.
         bit_widths: fp, w8a8, w4a8, ...
         calibration_batches: training batches of each part that set the activation ranges.
@@ -107,6 +107,8 @@ def suite(
     modules, skipped = speech_suite(parts, recordings, seed)
     for sentence in skipped:
         log.warning("%s", sentence)
+    if not modules and not rows:
+        raise ValueError(f"nothing to measure: {'; '.join(skipped) or 'choose parts'}")
     loaded = _loaded(encoders)
     for data in modules.values():
         data.setup()  # what cannot be read is said before anything is measured

@@ -3,7 +3,7 @@
 | part | data | tasks |
 | --- | --- | --- |
 | `words` | eSpeak NG, made on the spot | word, language, voice; word behind white noise and babble |
-| `prosody` | eSpeak NG, exact labels, unheard test voices | contour, gender, pitch, energy, rate |
+| `prosody` | eSpeak NG, exact labels, unheard voices, probed by thirds | contour, gender, pitch, energy, rate |
 | `fsdd` | real digits, the folder `recordings` of FSDD | digit, speaker; digit behind white noise and babble |
 | `prompts` | real telephone prompts in five languages, 1,300 clips of at most 3 s | language |
 """
@@ -32,10 +32,10 @@ def speech_suite(
         data modules, and a sentence for each part whose folder does not exist.
 
     Raises:
-        ValueError: an unknown part, or none.
+        ValueError: an unknown part.
     """
     unknown = sorted(set(parts) - set(PARTS)) + sorted(set(recordings) - set(RECORDINGS))
-    if unknown or not parts:
+    if unknown:
         raise ValueError(f"unknown parts {unknown}: the suite has {', '.join(PARTS)}")
     folders = {**RECORDINGS, **recordings}
     found: dict[str, DataModule] = {}

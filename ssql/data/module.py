@@ -26,6 +26,7 @@ class DataModule(lightning.LightningDataModule):
         modality: `audio` or `image`.
         classes: task name to class names in label order; empty for unlabelled data.
         targets: name of a number to predict, a task of regression, to its unit.
+        probed_parts: parts of a clip whose mean features a probe sees side by side; one mean knows no order in time.
     """
 
     modality: ClassVar[str]
@@ -35,6 +36,7 @@ class DataModule(lightning.LightningDataModule):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.classes: dict[str, list[str]] = {}
         self.targets: dict[str, str] = {}
+        self.probed_parts = 1
         self._splits: dict[str, Dataset[Batch]] = {}
 
     @abstractmethod

@@ -36,6 +36,7 @@ class Noisy(DataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(data.batch_size, data.num_workers, data.seed)
+        self.probed_parts = data.probed_parts
         if data.modality != "audio":
             raise ValueError(f"noise is for audio, the data is {data.modality}")
         unknown = sorted(set(noises) - set(get_args(Noise)))

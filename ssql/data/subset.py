@@ -21,6 +21,7 @@ class Subset(DataModule):
 
     def __init__(self, data: DataModule, train_size: int = 1000, test_size: int = 500, seed: int = 0) -> None:
         super().__init__(data.batch_size, data.num_workers, data.seed)
+        self.probed_parts = data.probed_parts
         self.modality = data.modality  # type: ignore[misc]
         self.data, self.sizes, self.choice_seed = data, {"train": train_size, "test": test_size}, seed
 

@@ -4,7 +4,7 @@ import torch
 import quant
 from encoders import SpeechTransformer, VisionEncoder
 from ssql.data import Digits, Noisy, SpokenProsody, SpokenWords
-from ssql.evaluate import Quantizer, calibrate_on, evaluate, sensitivities_on
+from ssql.evaluate import Quantizer, calibrate_on, embed_split, evaluate, part_means, sensitivities_on
 from ssql.report import sensitivity_table
 
 
@@ -80,6 +80,18 @@ def test_numbers_and_noisy_splits_have_rows_of_their_own():
     fp, int8 = (values["gender", bits, "knn"]["size_bytes"] for bits in ("fp", "w8a8"))
     assert fp == 4 * sum(p.numel() for p in encoder.parameters())
     assert 0.25 < int8 / fp < 0.5
+
+
+def test_parts_of_a_clip_are_pooled_apart_and_without_its_padding():
+    features = torch.tensor([[1.0, 1, 2, 2, 6, 6], [1, 2, 9, 99, 99, 99]])[..., None]
+    assert part_means(features, torch.tensor([6, 3]), 3).tolist() == [[1, 2, 6], [1, 2, 9]]
+    assert part_means(features, torch.tensor([6, 2]), 1).tolist() == [[3], [1.5]]
+    torch.manual_seed(0)
+    encoder = quant.prepare(SpeechTransformer(width=16, depth=1, heads=1))
+    data = SpokenProsody(train_size=1, test_size=3)
+    embeddings, labels = embed_split(encoder, data, "test", "fp")
+    assert embeddings.shape == (3, 3 * 16)
+    assert list(labels) == data.tasks
 
 
 def test_sensitivity_table_has_a_line_for_each_layer_and_what_was_chosen():

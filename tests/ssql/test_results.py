@@ -49,3 +49,8 @@ def test_the_suite_puts_recognition_prosody_and_other_rows_side_by_side(encoder,
     assert report.startswith("fsdd skipped: not here.")
     assert "| text | WER, % | a | 10.0 | 20.0 |" in report
     assert "| text | a | 100 | 89 |" in report
+
+
+def test_a_suite_of_nothing_is_an_error(encoder, tmp_path):
+    with pytest.raises(ValueError, match="nothing to measure: fsdd .* skipped: .*none does not exist"):
+        suite({"a": encoder}, str(tmp_path), parts=["fsdd"], recordings={"fsdd": str(tmp_path / "none")})
