@@ -60,11 +60,13 @@ def find_departure(
     Returns:
         None when only values near an edge differ.
     """
-    names = [name for name, module in reference.encoder.named_modules() if isinstance(module, LAYERS)]
-    products = {name: _product(proto.graph, f"encoder.{name}.weight") for name in names}
-    places = {name: node.input[0] for name, node in products.items() if node is not None}
-    features = proto.graph.output[0].name
-    tensors = _tensors(proto, inputs, sorted({*places.values(), features}))
+    probed = onnx.ModelProto()
+    probed.CopyFrom(proto)
+    layers = {name: module for name, module in reference.encoder.named_modules() if isinstance(module, LAYERS)}
+    products = {name: _product(probed.graph, f"encoder.{name}.weight") for name in layers}
+    places = {name: _place(probed.graph, node, layers[name]) for name, node in products.items() if node is not None}
+    features = probed.graph.output[0].name
+    tensors = _tensors(probed, inputs, sorted({*places.values(), features}))
     given = {name: tensors[place] for name, place in places.items()}
     with _following(reference.encoder, given, run, smallest_cosine) as equal:
         expected = run_in_torch(reference, run, inputs)[0]
@@ -130,12 +132,24 @@ def _product(graph: onnx.GraphProto, weight: str) -> onnx.NodeProto | None:
     return None
 
 
-def _tensors(proto: onnx.ModelProto, inputs: tuple[Tensor, ...], names: Sequence[str]) -> dict[str, Tensor]:
-    """Tensors of a graph by name, the graph's own inputs among them."""
-    given = {value.name: tensor for value, tensor in zip(proto.graph.input, inputs, strict=True)}
+def _place(graph: onnx.GraphProto, product: onnx.NodeProto, layer: nn.Module) -> str:
+    """What a layer gets. A convolution that became a MatMul gets its windows: what they were cut out of is added."""
+    if product.op_type == "Conv" or isinstance(layer, nn.Linear):
+        return str(product.input[0])
+    makers = {output: node for node in graph.node for output in node.output}
+    quantize = makers[product.input[0]]
+    while quantize.op_type != "QuantizeLinear":
+        quantize = makers[quantize.input[0]]
+    whole = f"{quantize.output[0]}.whole"
+    if whole not in makers:
+        graph.node.append(helper.make_node("DequantizeLinear", [quantize.output[0], *quantize.input[1:3]], [whole]))
+    return whole
+
+
+def _tensors(probed: onnx.ModelProto, inputs: tuple[Tensor, ...], names: Sequence[str]) -> dict[str, Tensor]:
+    """Tensors of a graph by name, the graph's own inputs among them; its outputs are lost."""
+    given = {value.name: tensor for value, tensor in zip(probed.graph.input, inputs, strict=True)}
     names = [name for name in names if name not in given]
-    probed = onnx.ModelProto()
-    probed.CopyFrom(proto)
     del probed.graph.output[:]
     probed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
     with tempfile.TemporaryDirectory() as folder:

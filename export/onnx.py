@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from encoders import Encoder, Head
 from export.accuracy import Labelled
 from export.files import staged, write_json
-from export.four_bits import store_four_bits
 from export.front_end import ExportedFrontEnd, shrink_tables
 from export.head import ExportedHead
 from export.metadata import OPSET, VerificationError, metadata
 from export.model import Pipeline
-from export.qdq import WEIGHT, to_qdq
+from export.packing import halve_floats, pack_weights
+from export.qdq import to_qdq
 from export.signature import SpeechInput, example_inputs, frozen_copy, input_form, signature
 from export.trace import trace
 from export.verify import verify
@@ -26,6 +26,7 @@ from quant.activation import RANGE_BUFFERS
 
 log = logging.getLogger(__name__)
 
+FLOAT16 = "fp16"
 LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf's limit, less room for the graph
 
 
@@ -39,7 +40,7 @@ def to_onnx(
     check: bool = True,
     waveforms: Sequence[Tensor] | None = None,
     labelled: Labelled | None = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     opset: int = OPSET,
 ) -> Path:
     """Export an encoder at a bit-width; integers and scales are those of `quant`.
@@ -49,13 +50,13 @@ def to_onnx(
     and `feature_lengths` (batch,) int64. Vision: input `images`, normalized pixels (batch, channels, height,
     width); output `features` (batch, feature_dim). A head adds `logits` (classification: (batch, classes); ctc:
     (batch, frames', 1 + tokens)) or `values` (regression: (batch, targets)). Batch and time are dynamic.
-    Weights of 4 bits and fewer are INT4 initializers behind a Cast to INT8, which ONNX Runtime folds when a
-    session starts: the size of 4 bits at the speed of 8.
+    Weights take as many bits of the file as they have; ONNX Runtime unpacks them to int8 when a session starts, and
+    multiplies at the speed of int8.
 
     Args:
         encoder: prepared and calibrated unless bit_width is `fp`; left untouched.
         path: the file to write; it appears whole and verified, or not at all.
-        bit_width: `fp`, `w8a8`, `w4a8`, ...
+        bit_width: `fp`, `fp16` (computed in float32 all the same), `w8a8`, `w4a8`, ...
         input: speech: `log_mel`, or `waveform` with the front end in the file; None: log_mel if the encoder takes it.
         head: stays in float.
         overwrite: replace an existing file.
@@ -63,7 +64,7 @@ def to_onnx(
             `<name>.verification.json`. A file that fails keeps the name `<name>.failed.onnx`.
         waveforms: speech clips (samples,) at 16,000 Hz to verify with; chirps in noise when None.
         labelled: test data of a classification head: its accuracy in the file must be that in torch.
-        image_size: height and width of a vision file's input in pixels; the model's own when None.
+        image_size: height and width of a vision file's input in pixels, one number or two; the model's own when None.
         opset: 21 or newer.
 
     Returns:
@@ -76,10 +77,13 @@ def to_onnx(
         quant.NotCalibratedError: a layer whose activation range was never observed.
         VerificationError: the file departs from torch.
     """
-    path, run = Path(path), parse_bit_width(bit_width)
+    path, halves = Path(path), bit_width == FLOAT16
+    run = FULL_PRECISION if halves else parse_bit_width(bit_width)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already: choose another name, or overwrite")
     proto = _build(encoder, run, input_form(encoder, input), head, image_size, opset)
+    if halves:
+        halve_floats(proto)
     report = path.with_suffix(".verification.json")
     with staged(path) as staging:
         onnx.save(proto, staging)
@@ -100,7 +104,7 @@ def to_onnx(
 
 
 def _build(
-    encoder: Encoder, run: BitWidth, form: str, head: Head | None, image_size: int | None, opset: int
+    encoder: Encoder, run: BitWidth, form: str, head: Head | None, image_size: int | tuple[int, int] | None, opset: int
 ) -> onnx.ModelProto:
     if opset < OPSET:
         raise ValueError(f"opset {opset} is too old: quantized graphs need {OPSET} or newer (INT4 weights)")
@@ -117,7 +121,7 @@ def _build(
     pipeline = Pipeline(model, front_end, None if head is None else ExportedHead(frozen_copy(head)))
     proto = trace(pipeline, signature(form, head), example_inputs(model, form, image_size), opset)
     shrink_tables(proto)
-    store_four_bits(proto, (f"encoder.{name}.{WEIGHT}" for name, layer in layers.items() if layer.bits.weight <= 4))
+    pack_weights(proto, layers)
     helper.set_model_props(proto, metadata(encoder, run, form, head))
     onnx.checker.check_model(proto)
     return proto

@@ -1,14 +1,16 @@
 """Export forms of the quantized layers: integers and scales in, ONNX quantization operators out."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
-from quant import BitWidth, QuantActivation, QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
-from quant.affine import dequantize, fake_quantize_activation
+from export.attention import RIGHT_SIDES, IntegerAttention, unfolded
+from quant import AttentionProducts, BitWidth, QuantActivation, QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
+from quant.affine import dequantize
 from quant.bits import FLOAT_BITS
 
 QUANTIZATION_OPSET = 21
@@ -26,34 +28,42 @@ class QdqActivation(nn.Module):
     Args:
         activation: calibrated.
         run: bit-width of the model's run; its own bits follow its policy.
+        signed: store integers 128 lower, as int8: the same grid. ONNX Runtime multiplies uint8 by int8 at twice the
+            speed of uint8 by uint8, and the right side of an attention product is an activation.
     """
 
-    def __init__(self, activation: QuantActivation, run: BitWidth) -> None:
+    def __init__(self, activation: QuantActivation, run: BitWidth, signed: bool = False) -> None:
         super().__init__()
         self.bits: BitWidth = activation.bits_at(run)
         self.in_use = self.bits.activation != FLOAT_BITS
+        self.dtype = torch.int8 if signed else torch.uint8
         if self.in_use:
             scale, zero_point = activation.activation_qparams(self.bits.activation)
             self.register_buffer(ACTIVATION_SCALE, scale)
-            self.register_buffer(ACTIVATION_ZERO_POINT, zero_point.to(torch.uint8))
+            self.register_buffer(ACTIVATION_ZERO_POINT, (zero_point - 128 * signed).to(self.dtype))
             self.activation_range = activation_range(scale, zero_point, self.bits.activation)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Any shape."""
+        """Values of any shape, on the grid."""
         if not self.in_use:
             return values
-        scale, zero_point = self.get_buffer(ACTIVATION_SCALE), self.get_buffer(ACTIVATION_ZERO_POINT)
-        if not torch.onnx.is_in_onnx_export():
-            return fake_quantize_activation(values, scale, zero_point.int(), self.bits.activation)
+        qparams = self.get_buffer(ACTIVATION_SCALE), self.get_buffer(ACTIVATION_ZERO_POINT)
+        return symbolic(
+            "::DequantizeLinear", (self.quantize(values), *qparams), dtype=torch.float32, shape=values.shape,
+            version=QUANTIZATION_OPSET,
+        )  # fmt: skip
+
+    def quantize(self, values: Tensor) -> Tensor:
+        """Values of any shape to integers."""
         if self.bits.activation < 8:
             # The operators know 8 bits; a narrower grid is the same grid, clipped before.
             values = values.clamp(*self.activation_range)
-        integers = symbolic(
-            "::QuantizeLinear", (values, scale, zero_point), dtype=torch.uint8, shape=values.shape,
-            version=QUANTIZATION_OPSET,
-        )  # fmt: skip
+        scale, zero_point = self.get_buffer(ACTIVATION_SCALE), self.get_buffer(ACTIVATION_ZERO_POINT)
+        if self.dtype == torch.int8:
+            # A plain scale would move up to the layer before, whose integer kernel gives no int8.
+            scale = unfolded(scale)
         return symbolic(
-            "::DequantizeLinear", (integers, scale, zero_point), dtype=torch.float32, shape=values.shape,
+            "::QuantizeLinear", (values, scale, zero_point), dtype=self.dtype, shape=values.shape,
             version=QUANTIZATION_OPSET,
         )  # fmt: skip
 
@@ -64,12 +74,19 @@ class QdqLayer(QdqActivation):
     ONNX Runtime fuses the three into integer kernels. Linear weights are stored transposed, (in, out), so
     that nothing stands between the integers and the MatMul.
 
+    | granularity | shape of the integers | shape of the scale | DequantizeLinear |
+    | --- | --- | --- | --- |
+    | per_channel, per_tensor | (in, out) | (out,) | axis 1 |
+    | | (out, in, ...) of a convolution | (out,) | axis 0 |
+    | per_group_<g> | (in, out) | (in / g, out) | axis 0, block_size g |
+    | | (out, in * ...) of a convolution | (out, in * ... / g) | axis 1, block_size g |
+
     Args:
         layer: calibrated quantized layer.
         run: bit-width of the model's run; the layer's own bits follow its policy.
 
     Raises:
-        ValueError: weights with more than one scale for an output channel, or a padding that ONNX does not have.
+        ValueError: weights in groups beside quantized activations, or a padding that ONNX does not have.
     """
 
     bias: Tensor | None
@@ -78,23 +95,30 @@ class QdqLayer(QdqActivation):
     def __init__(self, layer: QuantLayer, run: BitWidth) -> None:
         super().__init__(layer, run)
         self.product: Product = _product(layer)
+        self.weight_shape = layer.weight.shape
+        self.is_linear = isinstance(layer, QuantLinear)
         bias = layer.bias_at(run)
         self.register_buffer("bias", None if bias is None else bias.detach())
-        self.channel_axis = 1 if isinstance(layer, QuantLinear) else 0
         if self.bits.weight == FLOAT_BITS:
             weight = layer.weight.detach()
-            self.register_buffer("weight", weight.T.contiguous() if self.channel_axis else weight)
+            self.register_buffer("weight", weight.T.contiguous() if self.is_linear else weight)
             on_grid = weight
         else:
             integers, scale = layer.weight_integers(self.bits.weight)
-            if scale.shape[1] > 1:
+            on_grid = dequantize(integers.view(*scale.shape, -1), scale.unsqueeze(-1)).view_as(layer.weight)
+            self.axis: dict[str, Any] = {"axis": int(self.is_linear)}
+            if scale.shape[1] == 1:
+                scale = scale.flatten()
+            elif self.in_use:
                 raise ValueError(
-                    f"weights with granularity {layer.rule.granularity!r} cannot be exported yet: their integer "
-                    "products take one scale for each output channel; use per_channel or per_tensor"
+                    f"weights in groups ({layer.rule.granularity}) have no integer products: export them with "
+                    f"activations in float (w{self.bits.weight}a{FLOAT_BITS}), or use per_channel or per_tensor"
                 )
-            self.register_buffer(WEIGHT, integers.T.contiguous() if self.channel_axis else integers)
-            self.register_buffer(WEIGHT_SCALE, scale.flatten())
-            on_grid = dequantize(integers, scale.view(-1, *[1] * (integers.dim() - 1)))
+            else:
+                integers = integers.flatten(1)
+                self.axis = {"axis": int(not self.is_linear), "block_size": integers.shape[1] // scale.shape[1]}
+            self.register_buffer(WEIGHT, integers.T.contiguous() if self.is_linear else integers)
+            self.register_buffer(WEIGHT_SCALE, scale.T.contiguous() if scale.dim() == 2 and self.is_linear else scale)
         self.register_buffer(ACTIVATION_SHIFT, layer.activation_shift if self.in_use else None)
         if self.activation_shift is not None:
             shifted = on_grid @ self.activation_shift
@@ -110,14 +134,11 @@ class QdqLayer(QdqActivation):
         if self.bits.weight == FLOAT_BITS:
             return self.get_buffer("weight")
         integers, scale = self.get_buffer(WEIGHT), self.get_buffer(WEIGHT_SCALE)
-        if not torch.onnx.is_in_onnx_export():
-            shape = [1] * integers.dim()
-            shape[self.channel_axis] = -1
-            return dequantize(integers, scale.view(shape))
-        return symbolic(
-            "::DequantizeLinear", (integers, scale), {"axis": self.channel_axis},
-            dtype=torch.float32, shape=integers.shape, version=QUANTIZATION_OPSET,
+        weight = symbolic(
+            "::DequantizeLinear", (integers, scale), self.axis, dtype=torch.float32, shape=integers.shape,
+            version=QUANTIZATION_OPSET,
         )  # fmt: skip
+        return weight if self.is_linear else weight.view(self.weight_shape)
 
 
 def to_qdq(model: nn.Module, run: BitWidth) -> dict[str, QdqLayer]:
@@ -125,11 +146,18 @@ def to_qdq(model: nn.Module, run: BitWidth) -> dict[str, QdqLayer]:
     layers = {}
     for name, module in list(model.named_modules()):
         if isinstance(module, QuantActivation):
-            form = QdqLayer(module, run) if isinstance(module, QuantLayer) else QdqActivation(module, run)
             parent, _, child = name.rpartition(".")
+            if isinstance(module, QuantLayer):
+                form: QdqActivation = QdqLayer(module, run)
+            else:  # only attention has such tensors
+                form = QdqActivation(module, run, signed=child in RIGHT_SIDES)
             setattr(model.get_submodule(parent), child, form)
             if isinstance(form, QdqLayer):
                 layers[name] = form
+    for name, module in list(model.named_modules()):
+        if isinstance(module, AttentionProducts) and getattr(module.query, "in_use", False):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, IntegerAttention(module))
     return layers
 
 

@@ -65,13 +65,13 @@ def signature(form: str, head: Head | None = None) -> Signature:
     return Signature(inputs, outputs)
 
 
-def example_inputs(encoder: Encoder, form: str, image_size: int | None = None) -> tuple[Tensor, ...]:
+def example_inputs(encoder: Encoder, form: str, image_size: int | tuple[int, int] | None = None) -> tuple[Tensor, ...]:
     """Small inputs for tracing. Batch 2: the tracer takes an axis of 0 or 1 for a constant.
 
     Args:
         encoder: speech or vision.
         form: `log_mel`, `waveform` or `images`.
-        image_size: height and width in pixels; the model's own when None.
+        image_size: height and width in pixels, one number or two; the model's own when None.
 
     Returns:
         log_mel (2, n_mels, 64) or waveform (2, 8000), and lengths (2,); or images (2, channels, height, width).
@@ -80,7 +80,8 @@ def example_inputs(encoder: Encoder, form: str, image_size: int | None = None) -
         return torch.randn(2, 8000), torch.tensor([8000, 6000])
     if form == "log_mel":
         return torch.randn(2, int(encoder.arguments["n_mels"]), 64), torch.tensor([64, 48])
-    height, width = (image_size, image_size) if image_size else _image_size(encoder)
+    size = image_size or _image_size(encoder)
+    height, width = (size, size) if isinstance(size, int) else size
     return (torch.randn(2, encoder.arguments["in_channels"], height, width),)
 
 

@@ -7,7 +7,8 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from export.qdq import WEIGHT, activation_range
+from export.packing import stored_weight, weight_name
+from export.qdq import activation_range
 from quant import BitWidth, QuantActivation, QuantLayer
 from quant.bits import FLOAT_BITS
 
@@ -45,8 +46,9 @@ def _pairs(graph: "_Graph", name: str, layer: QuantLayer, bits: BitWidth) -> Ite
     else:
         product, found_integers, found_scale = graph.weight(name)
         integers, scale = layer.weight_integers(bits.weight)
-        yield found_integers, _array(integers.T if integers.dim() == 2 else integers)
-        yield found_scale, _array(scale.flatten())
+        # Flat, because a kernel in groups is stored as (out, in * ...).
+        yield found_integers.flatten(), _array(_in_file_order(integers, product)).flatten()
+        yield found_scale, _array(_in_file_order(scale, product) if scale.shape[1] > 1 else scale.flatten())
     if bits.activation == FLOAT_BITS:
         yield np.array(graph.is_quantized(product.input[0])), np.array(False)
         return
@@ -59,6 +61,11 @@ def _pairs(graph: "_Graph", name: str, layer: QuantLayer, bits: BitWidth) -> Ite
     if bits.activation < 8:
         ends = activation_range(scale, zero_point, bits.activation)
         yield clip, np.array(ends, dtype=np.float32).astype(np.float64)
+
+
+def _in_file_order(values: torch.Tensor, product: onnx.NodeProto) -> torch.Tensor:
+    """(out, in, ...) as a file has it: (... * in, out) where a MatMul takes it."""
+    return values.movedim(1, -1).flatten(1).T if product.op_type == "MatMul" else values
 
 
 def _array(values: torch.Tensor) -> np.ndarray:
@@ -83,14 +90,27 @@ class _Graph:
     def quantizes(self, scale: np.ndarray, zero_point: np.ndarray) -> bool:
         """Whether any tensor is quantized with these numbers: the exporter gives tensors no name to find them by."""
         pairs = [node.input[1:3] for node in self.makers.values() if node.op_type == "QuantizeLinear"]
-        return any(self.value(a) == scale and self.value(b) == zero_point for a, b in pairs)
+        return any(self.scale(a) == scale and self.zero_point(b) == zero_point for a, b in pairs)
+
+    def scale(self, name: str) -> np.ndarray:
+        """As stored, also where a DequantizeLinear of 1 hides it from the runtime."""
+        return self.value(name if name in self.stored else self.makers[name].input[1])
+
+    def zero_point(self, name: str) -> np.ndarray:
+        """As of unsigned integers: a signed grid is the same grid, 128 lower."""
+        return self.value(name) + 128 * (self.stored[name].data_type == onnx.TensorProto.INT8)
 
     def weight(self, layer: str) -> tuple[onnx.NodeProto, np.ndarray, np.ndarray]:
         """The product a layer's weight goes into, the weight's integers and its scale."""
-        name = f"encoder.{layer}.{WEIGHT}"
-        dequantize = self.takers[name, 0]
-        stored_as = name if name in self.stored else self.makers[name].input[0]
-        return self.takers[dequantize.output[0], 1], self.value(stored_as), self.value(dequantize.input[1])
+        dequantize = self.takers[weight_name(layer), 0]
+        if dequantize.op_type == "Cast":  # Cast and Mul are a DequantizeLinear that the runtime folds
+            dequantize = self.takers[dequantize.output[0], 0]
+        output, scale = dequantize.output[0], dequantize.input[1]
+        if (output, 0) in self.takers:  # the kernel of a convolution in groups gets its shape back
+            output = self.takers[output, 0].output[0]
+        while scale not in self.stored:  # gets a shape, or the factor of a batch normalization
+            scale = self.makers[scale].input[0]
+        return self.takers[output, 1], stored_weight(self.stored, layer).astype(np.float64), self.value(scale)
 
     def shift(self, product: onnx.NodeProto) -> np.ndarray:
         """What is taken off a product's input, (in,), before it is clipped and quantized."""
@@ -103,6 +123,8 @@ class _Graph:
         """Scale, zero point and clipping range (2,) of a product's input. The exporter shares equal ones."""
         dequantize = self.makers[product.input[0]]
         quantize = self.makers[dequantize.input[0]]
+        while quantize.op_type != "QuantizeLinear":  # a convolution's windows are cut out of its integers
+            quantize = self.makers[quantize.input[0]]
         if dequantize.input[1:3] != quantize.input[1:3]:
             raise KeyError(f"{product.name} dequantizes with other numbers than it quantizes with")
         clip = self.makers.get(quantize.input[0])

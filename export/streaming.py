@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from encoders import StreamingTransformer
 from encoders.streaming import State
 from export.files import staged
-from export.four_bits import store_four_bits
 from export.metadata import OPSET, VerificationError, check_metadata, load_file, metadata
 from export.model import Pipeline, run_in_torch
 from export.onnx import check_finite
-from export.qdq import WEIGHT, to_qdq
+from export.packing import pack_weights
+from export.qdq import to_qdq
 from export.runtime import open_session
 from export.signature import Axes, Signature, frozen_copy, synthetic_clips
 from export.stored import first_difference
@@ -206,7 +206,7 @@ def _build(encoder: StreamingTransformer, run: BitWidth) -> onnx.ModelProto:
     lengths = torch.tensor([model.chunk_mels, model.chunk_mels - 1])
     examples = (log_mel, lengths, *model.start(2)[: len(state)])
     proto = trace(Step(model), names, examples, OPSET)
-    store_four_bits(proto, (f"encoder.{name}.{WEIGHT}" for name, layer in layers.items() if layer.bits.weight <= 4))
+    pack_weights(proto, layers)
     values = metadata(encoder, run, FORM) | {"chunk_mels": str(model.chunk_mels), "state": json.dumps(list(state))}
     helper.set_model_props(proto, values)
     onnx.checker.check_model(proto)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from export.attention import TRANSLATIONS
+from export.batch_norm import fold_batch_norms
+from export.convolution import lower_convolutions
 from export.metadata import OPSET
 from export.signature import Signature
 from export.unsupported import unsupported
@@ -40,6 +42,8 @@ def trace(model: nn.Module, names: Signature, examples: tuple[Tensor, ...], opse
         except torch.onnx.OnnxExporterError as error:
             raise unsupported(error, model, examples, shapes) from error
     assert program is not None
+    fold_batch_norms(program.model.graph)
+    lower_convolutions(program.model.graph)
     proto: onnx.ModelProto = program.model_proto
     _name_axes(proto, names)
     _strip(proto)

@@ -11,7 +11,7 @@ from onnx import TensorProto
 import export
 import quant
 from encoders import SpeechTransformer, VisionEncoder
-from export.four_bits import store_four_bits
+from export.packing import pack_weights
 
 BIT_WIDTHS = ["fp", "w8a8", "w4a8", "w4a4", "w2a8"]
 
@@ -58,17 +58,27 @@ def unpack_int4(tensor: onnx.TensorProto) -> np.ndarray:
     return np.where(pairs > 7, pairs - 16, pairs).reshape(tensor.dims)
 
 
+def unpack_planes(tensor: onnx.TensorProto, shape: tuple[int, ...]) -> np.ndarray:
+    planes = onnx.numpy_helper.to_array(tensor)
+    bits = np.unpackbits(planes, axis=2, bitorder="little").reshape(len(planes), -1).astype(np.int64)
+    return (sum(2**k * plane for k, plane in enumerate(bits)) - 2 ** (len(planes) - 1)).reshape(shape)
+
+
 @pytest.mark.parametrize(("bit_width", "bits"), [("w8a8", 8), ("w4a8", 4), ("w2a8", 2)])
 def test_integers_in_the_file_equal_quants(speech, files, bit_width, bits):
     stored = {tensor.name: tensor for tensor in onnx.load(files[bit_width]).graph.initializer}
     checked = 0
     for name, layer in list(quant.quant_layers(speech).items())[1:]:
         integers, scale = quant.quantize_weight(layer.weight, bits)
-        expected = integers.numpy().T if integers.dim() == 2 else integers.numpy()
+        # (out, in) to (in, out); a kernel (out, in, 3) to (3 in, out).
+        expected = integers.numpy().T if integers.dim() == 2 else integers.numpy().transpose(2, 1, 0).reshape(-1, 64)
         key = f"encoder.{name}.weight_integers"
-        if bits <= 4:
+        if bits == 4:
             assert stored[key + ".int4"].data_type == TensorProto.INT4
             found = unpack_int4(stored[key + ".int4"])
+        elif bits == 2:
+            assert stored[key + ".planes"].dims == [2, integers.numel() // 8, 1]
+            found = unpack_planes(stored[key + ".planes"], expected.shape)
         else:
             found = onnx.numpy_helper.to_array(stored[key])
         assert np.array_equal(found, expected)
@@ -88,20 +98,22 @@ def test_padding_is_invisible_in_the_file(speech, files):
     assert np.allclose(together[0, : alone.shape[1]], alone[0], atol=1e-5)
 
 
-def test_int4_file_is_small(tmp_path):
+def test_files_are_as_small_as_their_bits(tmp_path):
     torch.manual_seed(0)
     encoder = quant.prepare(SpeechTransformer())
     quant.calibrate(encoder, [torch.randn(1, 80, 60)])
-    full, int4 = (
+    full, *others = (
         export.to_onnx(encoder, tmp_path / f"{bit_width}.onnx", bit_width, check=False).stat().st_size
-        for bit_width in ("fp", "w4a8")
+        for bit_width in ("fp", "fp16", "w8a8", "w4a8", "w3a8", "w2a8")
     )
-    assert int4 <= 0.145 * full
+    assert all(size <= part * full for size, part in zip(others, (0.51, 0.27, 0.145, 0.115, 0.085), strict=True))
 
 
 @pytest.mark.parametrize("bit_width", BIT_WIDTHS[1:])
-def test_every_linear_layer_multiplies_integers(files, bit_width):
-    assert export.integer_operators(files[bit_width])["MatMulIntegerToFloat"] == 2 * 6
+def test_all_layers_but_the_first_multiply_integers(files, bit_width):
+    operators = export.integer_operators(files[bit_width])
+    assert operators["MatMulIntegerToFloat"] == 2 * 6 + 1  # and conv2
+    assert operators["Conv"] == 1  # conv1, whose input the policy leaves in float
 
 
 @pytest.mark.parametrize("bit_width", BIT_WIDTHS)
@@ -136,15 +148,15 @@ def test_a_file_that_fails_verification_takes_no_name(speech, tmp_path, monkeypa
     target = tmp_path / "encoder.onnx"
     target.write_bytes(b"a good file")
 
-    def one_wrong_integer(proto, names):
+    def one_wrong_integer(proto, layers):
         key = "encoder.blocks.1.attn.out.weight_integers"
         tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == key)
         integers = onnx.numpy_helper.to_array(tensor).copy()
         integers[3, 3] ^= 1
         tensor.CopyFrom(onnx.numpy_helper.from_array(integers, key))
-        store_four_bits(proto, names)
+        pack_weights(proto, layers)
 
-    monkeypatch.setattr("export.onnx.store_four_bits", one_wrong_integer)
+    monkeypatch.setattr("export.onnx.pack_weights", one_wrong_integer)
     with pytest.raises(export.VerificationError, match=r"was not written, .*difference in layer blocks\.1\.attn\.out"):
         export.to_onnx(speech, target, "w4a8", overwrite=True)
     assert target.read_bytes() == b"a good file"

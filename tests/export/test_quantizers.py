@@ -3,6 +3,7 @@ import copy
 import onnx
 import pytest
 import torch
+from onnx import TensorProto
 
 import export
 import quant
@@ -24,7 +25,7 @@ def test_clipped_ranges_weights_shifts_and_attention_are_those_of_the_file(tmp_p
     policy = quant.Policy(weight_range="mse", attention=True, shift=True, layers={"*.mlp.2": "/per_tensor"})
     encoder = speech(policy)
     path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w4a4")
-    assert export.integer_operators(path)["MatMulIntegerToFloat"] == 6 + 2
+    assert export.integer_operators(path)["MatMulIntegerToFloat"] == 1 + 6 + 2
     for name in ("blocks.0.mlp.2", "blocks.0.attn.products.key"):
         changed = copy.deepcopy(encoder)
         changed.get_submodule(name).activation_max[2] *= 1.1
@@ -45,7 +46,34 @@ def test_learned_steps_are_those_of_the_file(tmp_path):
     assert first_difference(onnx.load(path), quant.quant_activations(encoder), W4A8) == "blocks.0.mlp.0"
 
 
-def test_groups_are_refused_by_name(tmp_path):
+def test_groups_beside_integer_activations_are_refused_by_name(tmp_path):
     encoder = speech(quant.Policy(granularity="per_group_32", layers={"conv2": "/per_channel"}))
-    with pytest.raises(ValueError, match=r"granularity 'per_group_32' cannot be exported yet.*use per_channel"):
+    with pytest.raises(ValueError, match=r"in groups \(per_group_32\) have no integer products.*\(w4a32\)"):
         export.to_onnx(encoder, tmp_path / "encoder.onnx", "w4a8")
+
+
+@pytest.mark.parametrize("bit_width", ["w4a32", "w8a32", "w2a32"])
+def test_groups_beside_float_activations_become_the_runtimes_weight_only_products(tmp_path, bit_width):
+    encoder = speech(quant.Policy(granularity="per_group_32"))
+    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", bit_width)
+    proto = onnx.load(path)
+    assert {opset.domain for opset in proto.opset_import} == {""}  # a standard file
+    assert export.integer_operators(path)["MatMulNBits"] == 6
+    with torch.no_grad():
+        encoder.blocks[0].attn.out.weight[0, -1] *= 3
+    difference = first_difference(proto, quant.quant_activations(encoder), quant.parse_bit_width(bit_width))
+    assert difference == "blocks.0.attn.out"
+
+
+def test_attention_multiplies_unsigned_by_signed_integers(tmp_path):
+    encoder = speech(quant.Policy(attention=True))
+    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w8a8")
+    operators = export.integer_operators(path)
+    assert operators["MatMulIntegerToFloat"] == 1 + 6 + 2
+    assert not {"MatMul", "FusedMatMul", "QLinearMatMul"} & set(operators)
+    proto = onnx.load(path)
+    stored = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    products = [node for node in proto.graph.node if node.op_type == "MatMulInteger"]
+    assert [[stored[name] for name in node.input[2:]] for node in products] == [
+        [TensorProto.UINT8, TensorProto.INT8]
+    ] * 2
