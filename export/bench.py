@@ -1,5 +1,8 @@
-"""Size, cold start, latency and real-time factor of ONNX files, interleaved in one process."""
+"""Size, cold start, memory, latency and real-time factor of ONNX files, side by side."""
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,74 +12,83 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from encoders.log_mel import HOP, SAMPLE_RATE
+from export import fresh_process
+from export.fresh_process import feed, session_options
 from export.runtime import open_session
 
 COLD_STARTS = 3
+# A session's threads spin for a while after a run, on the cores that the next session needs.
+REST = 0.02
 
 
 def measure_files(
-    paths: Sequence[str | Path], seconds: Sequence[float] = (1.0, 10.0), threads: int = 0, repeats: int = 15
+    paths: Sequence[str | Path],
+    seconds: Sequence[float] = (1.0, 10.0),
+    threads: Sequence[int] = (0,),
+    repeats: int = 15,
 ) -> list[dict[str, Any]]:
     """Measure encoders side by side: the files take turns, so that a drifting machine is fair to all.
 
     Args:
-        paths: files written by `to_onnx`, of one modality; ratios are against the first.
+        paths: files written by `to_onnx`, of one kind of input; ratios are against the first.
         seconds: clip lengths in seconds (speech); image encoders run one image.
-        threads: of ONNX Runtime; 0 takes its default.
+        threads: of ONNX Runtime, one measurement each; 0 takes its default.
         repeats: timed runs of each file.
 
     Returns:
-        a row for each clip length and file: file, size_bytes, size_ratio, cold_start_ms (session creation,
-        median), seconds, latency_ms (median), spread_ms (10th to 90th percentile), speedup, real_time_factor.
+        a row for each number of threads, clip length and file: file, size_bytes, size_ratio, cold_start_ms (session
+        creation in a process of its own, median), peak_memory_bytes (that process's), threads, seconds, latency_ms
+        (median), spread_ms (10th to 90th percentile), fastest_ms, speedup (of the fastest runs: other processes only
+        ever add time), real_time_factor.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no file at all, files of speech and vision together, or no repeats.
+        ValueError: no file at all, files with different inputs, or no repeats.
         VerificationError: ONNX Runtime cannot read or run a file.
     """
     if not paths or repeats < 1:
         raise ValueError(f"measuring needs at least one file and one repeat, got {len(paths)} files, {repeats} repeats")
-    sessions, cold_starts = _start(paths, threads)
-    first_inputs = {session.get_inputs()[0].name for session in sessions}
-    if len(first_inputs) > 1:
-        raise ValueError(f"files to compare must take the same input, got {' and '.join(sorted(first_inputs))}")
-    sizes = [Path(path).stat().st_size for path in paths]
     rows = []
-    for duration in seconds if first_inputs != {"images"} else (0.0,):
-        timings = _take_turns(sessions, [_feed(session, duration) for session in sessions], repeats)
-        for path, size, cold, times in zip(paths, sizes, cold_starts, timings, strict=True):
-            low, high = np.percentile(times, [10, 90])
-            rows.append(
-                {
-                    "file": Path(path).name,
-                    "size_bytes": size,
-                    "size_ratio": size / sizes[0],
-                    "cold_start_ms": cold,
-                    "seconds": duration,
-                    "latency_ms": median(times),
-                    "spread_ms": float(high - low),
-                    "speedup": median(timings[0]) / median(times),
-                    "real_time_factor": median(times) / 1000 / duration if duration else None,
-                }
-            )
+    for count in threads:
+        sessions = [open_session(path, session_options(count)) for path in paths]
+        sizes = [Path(path).stat().st_size for path in paths]
+        first_inputs = {session.get_inputs()[0].name for session in sessions}
+        if len(first_inputs) > 1:
+            raise ValueError(f"files to compare must take the same input, got {' and '.join(sorted(first_inputs))}")
+        for duration in seconds if first_inputs != {"images"} else (0.0,):
+            alone = [_in_fresh_process(path, duration, count) for path in paths]
+            timings = _take_turns(sessions, [feed(session, duration) for session in sessions], repeats)
+            for path, size, process, times in zip(paths, sizes, alone, timings, strict=True):
+                low, high = np.percentile(times, [10, 90])
+                rows.append(
+                    {
+                        "file": Path(path).name,
+                        "size_bytes": size,
+                        "size_ratio": size / sizes[0],
+                        **process,
+                        "threads": count,
+                        "seconds": duration,
+                        "latency_ms": median(times),
+                        "spread_ms": float(high - low),
+                        "fastest_ms": min(times),
+                        "speedup": min(timings[0]) / min(times),
+                        "real_time_factor": median(times) / 1000 / duration if duration else None,
+                    }
+                )
     return rows
 
 
-def _start(paths: Sequence[str | Path], threads: int) -> tuple[list[onnxruntime.InferenceSession], list[float]]:
-    """A session of each file, and its median start in ms."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    starts: list[list[float]] = [[] for _ in paths]
-    sessions: list[onnxruntime.InferenceSession] = []
-    for _ in range(COLD_STARTS):
-        sessions = []
-        for path, times in zip(paths, starts, strict=True):
-            started = time.perf_counter()
-            sessions.append(open_session(path, options))
-            times.append(1000 * (time.perf_counter() - started))
-    return sessions, [median(times) for times in starts]
+def _in_fresh_process(path: str | Path, seconds: float, threads: int) -> dict[str, Any]:
+    """Median start in ms, and peak memory in bytes."""
+    command = [sys.executable, "-P", fresh_process.__file__, str(path), str(seconds), str(threads)]
+    runs = [
+        json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        for _ in range(COLD_STARTS)
+    ]
+    return {
+        "cold_start_ms": median(run["cold_start_ms"] for run in runs),
+        "peak_memory_bytes": runs[0]["peak_memory_bytes"],
+    }
 
 
 def _take_turns(
@@ -85,24 +97,10 @@ def _take_turns(
     """Milliseconds of each run of each session."""
     timings: list[list[float]] = [[] for _ in sessions]
     for _ in range(repeats):
-        for session, feed, times in zip(sessions, feeds, timings, strict=True):
-            # Untimed: it allocates, fills the caches, and outlasts the spinning threads of the session before.
-            session.run(None, feed)
+        for session, inputs, times in zip(sessions, feeds, timings, strict=True):
+            time.sleep(REST)
+            session.run(None, inputs)  # allocates, fills the caches
             started = time.perf_counter()
-            session.run(None, feed)
+            session.run(None, inputs)
             times.append(1000 * (time.perf_counter() - started))
     return timings
-
-
-def _feed(session: onnxruntime.InferenceSession, seconds: float) -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(0)
-    first = session.get_inputs()[0]
-    if first.name == "waveform":
-        samples = int(seconds * SAMPLE_RATE)
-        waveform = 0.1 * generator.standard_normal((1, samples), dtype=np.float32)
-        return {"waveform": waveform, "lengths": np.array([samples], dtype=np.int64)}
-    if first.name == "log_mel":
-        frames = int(seconds * SAMPLE_RATE / HOP)
-        log_mel = generator.standard_normal((1, first.shape[1], frames), dtype=np.float32)
-        return {"log_mel": log_mel, "lengths": np.array([frames], dtype=np.int64)}
-    return {first.name: generator.standard_normal((1, *first.shape[1:]), dtype=np.float32)}

@@ -1,6 +1,7 @@
 """The `ssql` command: what each of its words does, and where."""
 
 import importlib
+import json
 import sys
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ USAGE = """usage: ssql COMMAND [options]
   export     write ONNX files:          ssql export --encoder runs/mine/encoder --output runs/mine --bit_width w4a8
   stream     a streaming encoder:       ssql stream --encoder runs/mine/encoder --output runs/mine --bit_width w4a8
   verify     ONNX file against torch:   ssql verify --file F.onnx --encoder runs/mine/encoder
-  bench      latency of ONNX files:     ssql bench --files '[a.onnx, b.onnx]'
+  bench      latency of ONNX files:     ssql bench a.onnx b.onnx
   demo       files in a web page:       ssql demo --files runs/mine
 
 ssql COMMAND --help says more; --print_config writes a command's whole configuration.
@@ -49,6 +50,8 @@ def main() -> None:
     name, *args = sys.argv[1:]
     if name not in COMMANDS:
         sys.exit(f"ssql: unknown command {name!r}\n{USAGE}")
+    if name == "bench":
+        args = _files_first(args)
     sys.argv = [f"ssql {name}", *args]
     try:
         _command(name)(args)
@@ -56,6 +59,12 @@ def main() -> None:
         if "--debug" in args:
             raise
         sys.exit(f"ssql {name}: error: {_sentence(error)}")
+
+
+def _files_first(args: list[str]) -> list[str]:
+    """`a.onnx b.onnx --threads 2` as `--files '["a.onnx", "b.onnx"]' --threads 2`."""
+    count = next((place for place, word in enumerate(args) if word.startswith("-")), len(args))
+    return [f"--files={json.dumps(args[:count])}", *args[count:]] if count else args
 
 
 def _sentence(error: Exception) -> str:

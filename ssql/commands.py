@@ -10,12 +10,18 @@ from encoders import Head, StreamingTransformer, load_encoder, load_head
 from quant import parse_bit_width
 from ssql.data import DataModule
 from ssql.evaluate import calibrate_on, correct_bias_on, prepare_anew, sensitivities_on
-from ssql.output import refuse_existing, save_json
+from ssql.figures import latency_figure
+from ssql.output import refuse_existing, save_json, save_plot
 from ssql.probe_head import labelled_test, probe_head
-from ssql.report import latency_table, sensitivity_table
+from ssql.report import latency_tables, sensitivity_table
 from ssql.rows import load_rows, results_by_bits
 
-FILE_NAMES = {"fp": "encoder-fp32.onnx", "w8a8": "encoder-int8.onnx", "w4a8": "encoder-int4.onnx"}
+FILE_NAMES = {
+    "fp": "encoder-fp32.onnx",
+    "fp16": "encoder-fp16.onnx",
+    "w8a8": "encoder-int8.onnx",
+    "w4a8": "encoder-int4.onnx",
+}
 
 
 def calibrate(
@@ -86,7 +92,8 @@ def export(
         encoder: encoder folder.
         output: folder for encoder-fp32.onnx (fp), encoder-int8.onnx (w8a8), encoder-int4.onnx (w4a8),
             encoder-<bit-width>.onnx for others.
-        bit_width: one, or a list.
+        bit_width: one, or a list: fp, fp16 (float32 stored in 16 bits), w8a8, w4a8, w2a8, ...; w7a8 where a
+            processor without VNNI would saturate the sums of w8a8; w4a32 where there are no integer kernels.
         input: waveform puts the front end into the files; log_mel by default, where the encoder takes that.
         data: labelled data for a head and its accuracy.
         task: the label to predict.
@@ -98,20 +105,20 @@ def export(
     if (data is None) != (task is None):
         raise ValueError("data and task go together: --data SpokenWords --task word")
     bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
-    paths = {b: Path(output) / FILE_NAMES.get(b, f"encoder-{parse_bit_width(b)}.onnx") for b in bit_widths}
+    paths = {b: Path(output) / (FILE_NAMES.get(b) or f"encoder-{parse_bit_width(b)}.onnx") for b in bit_widths}
     refuse_existing(paths.values(), overwrite)
     known = results_by_bits(load_rows(Path(accuracy))) if accuracy else {}
     loaded, own_head = load_encoder(encoder), load_head(encoder)
     heads = {b: own_head for b in bit_widths}
     if data is not None and task is not None and (own_head is None or own_head.label != task):
-        heads = {b: probe_head(loaded, data, task, b) for b in bit_widths}
+        heads = {b: probe_head(loaded, data, task, "fp" if b == "fp16" else b) for b in bit_widths}
     kept = onnx_export.entries_to_keep(Path(output), loaded, input, heads[bit_widths[0]], overwrite)
     for b, path in paths.items():
         labelled = _labelled(data, heads[b])
         onnx_export.to_onnx(loaded, path, b, input, heads[b], overwrite, labelled=labelled)
     latencies = onnx_export.measure_files(list(paths.values()))
     save_json(latencies, Path(output) / "latency.json")
-    Console().print(latency_table(latencies))
+    Console().print(*latency_tables(latencies))
     card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
     for entry in card["files"]:
         entry["accuracy"] |= known.get(entry["bit_width"], {})
@@ -174,21 +181,29 @@ def verify(
         raise onnx_export.VerificationError(f"{path} does not agree with torch: {result}")
 
 
-def bench(files: list[str], seconds: list[float] = [1.0, 10.0], threads: int = 0, output: str | None = None) -> None:  # noqa: B006
-    """Size, cold start, latency and real-time factor of ONNX files, side by side in ONNX Runtime.
+def bench(
+    files: list[str],
+    seconds: list[float] = [1.0, 10.0],  # noqa: B006
+    threads: list[int] = [1, 2],  # noqa: B006
+    repeats: int = 15,
+    output: str | None = None,
+) -> None:
+    """Size, cold start, memory, latency and real-time factor of ONNX files, side by side in ONNX Runtime.
 
-    Example: ssql bench --files '[runs/a/encoder-fp32.onnx, runs/a/encoder-int8.onnx]'
+    Example: ssql bench runs/a/encoder-fp32.onnx runs/a/encoder-int8.onnx --output runs/a/latency
 
     Args:
         files: ONNX files that `ssql export` wrote; ratios are against the first.
         seconds: clip lengths in seconds.
-        threads: of ONNX Runtime; 0 takes its default.
-        output: JSON file for the rows.
+        threads: of ONNX Runtime, one measurement each; 0 takes its default.
+        repeats: timed runs of each file.
+        output: <output>.json gets the rows, <output>.png the plot.
     """
-    rows = onnx_export.measure_files([Path(file) for file in files], seconds=tuple(seconds), threads=threads)
+    rows = onnx_export.measure_files([Path(file) for file in files], seconds, threads, repeats)
     if output:
-        save_json(rows, Path(output))
-    Console().print(latency_table(rows))
+        save_json(rows, Path(f"{output}.json"))
+        save_plot(latency_figure(rows), Path(f"{output}.png"))
+    Console().print(*latency_tables(rows))
 
 
 def _labelled(data: DataModule | None, head: Head | None) -> onnx_export.Labelled | None:

@@ -110,6 +110,24 @@ def retained_figure(rows: Sequence[Row]) -> "Figure":
     return figure
 
 
+def latency_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Rows of `export.measure_files`: latency of each file, a panel for each clip length and number of threads."""
+    panels = list(dict.fromkeys((row["seconds"], row["threads"]) for row in rows))
+    figure, axes = _panels(len(panels), 4.8, 3.2)
+    for axis, (seconds, threads) in zip(axes, panels, strict=True):
+        shown = [row for row in rows if (row["seconds"], row["threads"]) == (seconds, threads)][::-1]
+        names = [f"{row['file'].removesuffix('.onnx')}, {row['size_bytes'] / 1e6:.1f} MB" for row in shown]
+        axis.barh(names, [row["latency_ms"] for row in shown], color="C0", alpha=0.4, label="median")
+        axis.barh(names, [row["fastest_ms"] for row in shown], color="C0", label="fastest")
+        for row, name in zip(shown, names, strict=True):
+            axis.annotate(f" {row['speedup']:.2f}×", (row["latency_ms"], name), va="center")
+        what = f"{seconds:g} s clip" if seconds else "one image"
+        axis.set(title=f"{what}, {threads or 'default'} thread{'s' * (threads != 1)}", xlabel="ms")
+        axis.margins(x=0.3)
+    axes[0].legend(loc="lower right")
+    return figure
+
+
 def histogram_figure(histograms: Mapping[str, Histogram]) -> "Figure":
     """A panel for each tensor: counts on a log scale, and the middle 99.8 % between lines."""
     figure, axes = _panels(len(histograms), 3.2, 2.1)

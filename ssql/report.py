@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from rich.table import Table
+from rich import box
+from rich.table import Column, Table
 
 from quant import Policy, Sensitivity
 from ssql.rows import FP_HEADS, HEADLINES, Row, metric_name, pivot, retained_rows
@@ -66,22 +67,30 @@ def _table(rows: Sequence[Row], metrics: str | Sequence[str], intervals: bool) -
     ]
 
 
-def latency_table(rows: Sequence[Row]) -> Table:
-    """Rows of `export.measure_files`: a line for each file and clip length."""
-    table = Table("file", "MB", "size", "start ms", "clip s", "latency ms", "speed-up", "real-time factor")
-    table.title = "ONNX Runtime on this machine; size and speed-up against the first file"
+def latency_tables(rows: Sequence[Row]) -> tuple[Table, Table]:
+    """Rows of `export.measure_files`: a line for each file, and one for each number of threads and clip length."""
+    files = Table(Column("file", no_wrap=True), "MB", "size", "start ms", "memory MB", box=box.SIMPLE)
+    files.title = "Size, also against the first file; start and memory of a process that runs the longest clip"
+    for row in {row["file"]: row for row in rows}.values():
+        memory = f"{row['peak_memory_bytes'] / 1e6:.0f}" if row["peak_memory_bytes"] else "-"
+        size = f"{row['size_bytes'] / 1e6:.2f}", f"{row['size_ratio']:.3f}"
+        files.add_row(row["file"].removesuffix(".onnx"), *size, f"{row['cold_start_ms']:.0f}", memory)
+    latencies = Table(
+        Column("file", no_wrap=True), "threads", "clip s", "ms", "spread", "fastest", "speed-up", "RTF", box=box.SIMPLE
+    )
+    latencies.title = "Latency: median, 10th to 90th percentile; speed-up of the fastest runs; real-time factor"
     for row in rows:
-        table.add_row(
+        latencies.add_row(
             row["file"].removesuffix(".onnx"),
-            f"{row['size_bytes'] / 1e6:.2f}",
-            f"{row['size_ratio']:.3f}",
-            f"{row['cold_start_ms']:.0f}",
+            str(row["threads"] or "default"),
             f"{row['seconds']:g}",
-            f"{row['latency_ms']:.2f} ± {row['spread_ms'] / 2:.2f}",
+            f"{row['latency_ms']:.2f}",
+            f"{row['spread_ms']:.2f}",
+            f"{row['fastest_ms']:.2f}",
             f"{row['speedup']:.2f}",
-            f"{row['real_time_factor']:.5f}" if row["real_time_factor"] else "-",
+            f"{row['real_time_factor']:.4f}" if row["real_time_factor"] else "-",
         )
-    return table
+    return files, latencies
 
 
 def sensitivity_table(rows: Sequence[Sensitivity], policy: Policy) -> Table:
