@@ -104,7 +104,7 @@ def retained_figure(rows: Sequence[Row]) -> "Figure":
             if line.method == method:
                 shares[tasks.index(line.task)] = [np.nan if cell is None else cell.mean for cell in line.cells]
         numbers = [["-" if np.isnan(share) else f"{share:.0f}" for share in line] for line in shares]
-        _cells(axis, np.nan_to_num(shares).clip(0, 100), numbers, tasks, bit_widths, ends=(0, 100))
+        _cells(axis, shares.clip(0, 100), numbers, tasks, bit_widths, ends=(0, 100))
         axis.set_title(method)
     figure.suptitle("retained of full precision, %")
     return figure
@@ -206,14 +206,15 @@ def _cells(
     heads: Sequence[str],
     ends: tuple[float, float] | None = None,
 ) -> None:
-    """Coloured cells with numbers, (names, heads); `ends` are the levels of the darkest and the lightest colour."""
+    """Cells with numbers, (names, heads), coloured but where NaN; `ends` are the levels of the darkest and lightest."""
     darkest, lightest = ends or (levels.min(), levels.max())
     columns, rows = np.arange(len(heads) + 1) - 0.5, np.arange(len(names) + 1) - 0.5
     # A mesh and not an image, which SVG would hold as a bitmap.
     axis.pcolormesh(columns, rows, levels, cmap="viridis", vmin=darkest, vmax=lightest)
     for (line, column), level in np.ndenumerate(levels):
-        # Dark numbers on light cells and the other way round.
+        # Dark numbers on light cells and the other way round; black becomes the page's own colour.
         colour = "#111111" if level > darkest + 0.6 * (lightest - darkest) else "#f8f8f8"
+        colour = "#000000" if np.isnan(level) else colour
         axis.text(column, line, numbers[line][column], ha="center", va="center", fontsize=8, color=colour)
     axis.set_xticks(range(len(heads)), heads)
     axis.set_yticks(range(len(names)), names)

@@ -12,3 +12,5 @@ ssql suite --config experiments/speech/suite.yaml --output $runs --encoders "{
 
 # All of it as one page, and the page as docs/report.png.
 ssql report --runs "[$runs, $runs/ssql, $runs/simsiam]" --data SpokenWords --output $runs/report.html
+chromium --headless --disable-gpu --hide-scrollbars --window-size=1280,1420 \
+  --screenshot=docs/report.png "file://$PWD/$runs/report.html"

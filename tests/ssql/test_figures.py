@@ -50,6 +50,9 @@ def test_accuracy_stands_against_megabytes():
 def test_retained_and_sensitivity_are_cells_with_numbers():
     axis = retained_figure(retained_rows(ROWS)).axes[0]
     assert [text.get_text() for text in axis.texts] == ["100", "90"]
+    other = row("SimSiam", "fp", 91.0, task="digit", retained=1.0, retained_low=1.0, retained_high=1.0)
+    unknown = [axis.texts for axis in retained_figure(retained_rows([*ROWS, other])).axes][1]
+    assert [(text.get_text(), text.get_color()) for text in unknown[:2]] == [("-", "#000000")] * 2
     rows = [quant.Sensitivity(layer, bits, error, 10.0) for layer, bits, error in (("a", 2, 0.5), ("a", 4, 0.0))]
     assert [text.get_text() for text in sensitivity_figure(rows).axes[0].texts] == ["50", "0"]
 
