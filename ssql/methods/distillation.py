@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from encoders.encoder import Encoder
 from encoders.frames import FrameEncoder, frame_mask
 from ssql.methods.method import Method, SSQLOptions, View
-from ssql.objectives import relative_distance
 
 
 class Rows(NamedTuple):
@@ -25,7 +24,8 @@ class Distillation(Method):
 
     For an encoder whose features something trained already reads, such as a speech model's adaptor: with SSQL both
     branches, in full precision and at the random bit-width, are drawn to the teacher's features of the same view, by
-    their squared distance in units of the teacher's variance over the batch (0 is equal, 1 is any other frame).
+    the squared distance of each feature in units of its variance over the batch (0 is equal, 1 is any other frame):
+    a reader may look at features that hardly vary.
     There is nothing self-supervised in it: start from imported or pretrained weights (`encoders.init_from`).
 
     Args:
@@ -75,8 +75,8 @@ class Distillation(Method):
         return [rows(self.teacher.encoder, views)]
 
     def loss(self, branch: Rows, targets: list[Tensor]) -> Tensor:
-        """Squared distance to the teacher's features over their variance."""
-        return relative_distance(branch.predictions, targets[0])
+        """Squared distance to the teacher's features, each over its variance."""
+        return standardized_distance(branch.predictions, targets[0])
 
     def embeddings(self, branch: Rows) -> Tensor:
         """The features."""
@@ -97,6 +97,24 @@ class FrozenEncoder(nn.Module):
     def train(self, mode: bool = True) -> "FrozenEncoder":
         """Stays in evaluation mode."""
         return super().train(False)
+
+
+def standardized_distance(features: Tensor, reference: Tensor) -> Tensor:
+    """Mean square distance of features to a reference, each feature over its own variance across the rows.
+
+    A feature that hardly varies counts as if it had a hundredth of the mean variance.
+
+    Args:
+        features: shape (count, dim).
+        reference: shape (count, dim); no gradient flows into it.
+
+    Returns:
+        shape ().
+    """
+    reference = reference.detach().float()
+    variance = reference.var(dim=0, correction=0)
+    variance = variance.clamp_min(float(torch.finfo(torch.float32).tiny)).maximum(variance.mean() / 100)
+    return ((features.float() - reference).square() / variance).mean()
 
 
 def rows(encoder: Encoder, view: View) -> Tensor:
