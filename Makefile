@@ -23,7 +23,7 @@ quickstart: $(INSTALLED)
 NODE_20 := $(shell node --eval 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null && echo yes)
 
 test: lint $(if $(NODE_20),web)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # The page of `ssql demo`.
 PAGE := ssql/page/index.html

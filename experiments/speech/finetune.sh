@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fine-tuning at w4a4 from SSQL, from SimSiam and from scratch, the same budget: every number of finetune.md.
-# Needs `ssql` on the PATH and data/fsdd/recordings; encoders that fsdd.sh has left in runs/fsdd are taken as they are.
+# Needs `ssql` on the PATH and data/fsdd/recordings; LABELS may be set; encoders that fsdd.sh has left in runs/fsdd are taken as they are.
 set -euo pipefail
 pretrain="ssql pretrain --config experiments/speech/transformer_ssql_fsdd.yaml"
 finetune="ssql finetune --config experiments/speech/finetune_digit_w4a4_fsdd.yaml --model.precision.policy.shift true"
@@ -14,7 +14,7 @@ for seed in 0 1 2; do
   [ -d $fsdd/shift-$seed/encoder ] || $pretrain $seeds --output $fsdd/shift-$seed --model.policy.shift true
   [ -d $fsdd/simsiam-$seed/encoder ] ||
     $pretrain $seeds --output $fsdd/simsiam-$seed --model.ssql false --trainer.max_epochs 16
-  for labels in 100 2700; do
+  for labels in ${LABELS:-100 2700}; do
     # About 500 steps for each number of labels: the same steps, and one validation of ten in that time.
     case $labels in
       100) epochs=100 every=10 batch=16 ;;

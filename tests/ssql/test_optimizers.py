@@ -29,7 +29,7 @@ checkpoint_steps: 2
 calibration_batches: 1
 """
 NAMES = [
-    "AdamW",
+    "torch.optim.AdamW",
     "torch.optim.SGD",
     "timm.optim.Lars",
     "bitsandbytes.optim.AdamW8bit",
