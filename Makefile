@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test lint web bench bench-step install clean
+.PHONY: quickstart test lint web bench bench-step bench-export install clean
 
 # Both encoders get the same compute: an SSQL step costs two SimSiam steps, so SimSiam trains twice the epochs.
 QUICKSTART := runs/quickstart
@@ -39,10 +39,13 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bench-step
+bench: bench-step bench-export
 
 bench-step: $(INSTALLED)
 	$(BIN)/python benchmarks/step.py
+
+bench-export: $(INSTALLED)
+	$(BIN)/python benchmarks/exported.py
 
 install: $(INSTALLED)
 

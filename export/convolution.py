@@ -1,11 +1,13 @@
 """Quantized convolutions in the form that ONNX Runtime runs fastest."""
 
+import math
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
 from export.graph import array_of, producer_of, replace_value
 
-END = np.iinfo(np.int64).max
 LARGEST_BIAS = 2**30
 
 
@@ -15,8 +17,8 @@ def lower_convolutions(graph: ir.Graph) -> None:
     | input | output | form |
     | --- | --- | --- |
     | quantized | quantized next, a ReLU between at most | as it is: the runtime fuses it to QLinearConv |
-    | quantized | float: a GELU, a residual sum | Slices, Concat, MatMul of integers |
-    | float | any | weights back to float when a session starts |
+    | quantized | float: a GELU, a residual sum | Gather of windows, MatMul of integers |
+    | float | any | weights turned back to float once, when a session starts |
 
     The runtime has no other integer convolution that is fast: where no QuantizeLinear follows it computes in float,
     from weights that it dequantizes at every run. Integers and scales are the same in all forms; a MatMul's weights
@@ -24,26 +26,42 @@ def lower_convolutions(graph: ir.Graph) -> None:
     they cancel. Convolutions in groups stay as they are.
     """
     for node in list(graph):
-        weight = producer_of(node, 1, "DequantizeLinear") if node.op_type == "Conv" else None
-        if weight is None or len(weight.outputs[0].uses()) != 1:
+        if node.op_type != "Conv":
             continue
-        values = producer_of(node, 0, "DequantizeLinear")
-        if values is None:
-            _dequantize_at_start(graph, node, weight)
-        elif node.attributes.get_int("group", 1) == 1 and not _fuses(node, values, weight):
+        values, weight = (producer_of(node, place, "DequantizeLinear") for place in (0, 1))
+        reshaped = producer_of(node, 1, "Reshape")  # of a kernel in groups
+        if values is None and (weight or reshaped):
+            _dequantize_at_start(graph, node, weight, reshaped)
+        elif values is not None and weight is not None and _multiplies(node, values, weight):
             _multiply(graph, node, values, weight)
     graph.sort()
 
 
-def _dequantize_at_start(graph: ir.Graph, node: ir.Node, weight: ir.Node) -> None:
+def _dequantize_at_start(graph: ir.Graph, node: ir.Node, weight: ir.Node | None, reshaped: ir.Node | None) -> None:
     """The runtime folds a Cast and a Mul of constants, but not a DequantizeLinear."""
+    dequantize = weight or producer_of(reshaped, 0, "DequantizeLinear")  # type: ignore[arg-type]
+    if dequantize is None:
+        return
     tape = ir.tape.Tape(graph)
-    integers, scale = weight.inputs[:2]
-    assert integers is not None and integers.shape is not None
-    shape = ir.tensor(np.array([-1, *[1] * (len(integers.shape) - 1)]), name=f"{integers.name}.by_channel")
-    floats = tape.op("Cast", [integers], {"to": ir.DataType.FLOAT})
-    node.replace_input_with(1, tape.op("Mul", [floats, tape.op("Reshape", [scale, tape.initializer(shape)])]))
-    graph.remove(weight, safe=True)
+    integers, scale = dequantize.inputs[:2]
+    assert integers is not None
+    shape = array_of(integers).shape if reshaped is None else array_of(reshaped.inputs[1])
+
+    def reshape(value: ir.Value | None, name: str, *sizes: int) -> ir.Value:
+        target = ir.tensor(np.array(sizes, np.int64), name=f"{integers.name}.{name}")
+        return tape.op("Reshape", [value, tape.initializer(target)])
+
+    rows = reshape(tape.op("Cast", [integers], {"to": ir.DataType.FLOAT}), "in_rows", array_of(scale).size, -1)
+    scaled = tape.op("Mul", [rows, reshape(scale, "by_row", -1, 1)])
+    node.replace_input_with(1, reshape(scaled, "kernel", *shape))
+    for unused in filter(None, (reshaped, dequantize)):
+        if not unused.outputs[0].uses():
+            graph.remove(unused, safe=True)
+
+
+def _multiplies(node: ir.Node, values: ir.Node, weight: ir.Node) -> bool:
+    shared = len(weight.outputs[0].uses()) > 1
+    return not shared and node.attributes.get_int("group", 1) == 1 and not _fuses(node, values, weight)
 
 
 def _fuses(node: ir.Node, values: ir.Node, weight: ir.Node) -> bool:
@@ -70,7 +88,7 @@ def _multiply(graph: ir.Graph, node: ir.Node, values: ir.Node, weight: ir.Node) 
     rank = kernel.ndim
     integers, scale, zero_point = values.inputs
     last = tape.op("Transpose", [integers], {"perm": [0, *range(2, rank), 1]})
-    columns = tape.op("DequantizeLinear", [_windows(tape, node, last, zero_point, kernel.shape[2:]), scale, zero_point])
+    columns = tape.op("DequantizeLinear", [_windows(tape, node, last, zero_point, kernel.shape), scale, zero_point])
 
     matrix = kernel.transpose(*range(2, rank), 1, 0).reshape(-1, len(kernel))
     stored.const_value, stored.shape = ir.tensor(matrix, name=stored.name), ir.Shape(matrix.shape)
@@ -88,12 +106,13 @@ def _multiply(graph: ir.Graph, node: ir.Node, values: ir.Node, weight: ir.Node) 
 
 
 def _windows(
-    tape: ir.tape.Tape, node: ir.Node, integers: ir.Value, zero_point: ir.Value | None, sizes: tuple[int, ...]
+    tape: ir.tape.Tape, node: ir.Node, integers: ir.Value, zero_point: ir.Value | None, kernel: tuple[int, ...]
 ) -> ir.Value:
     """What each window of a convolution sees: (batch, ..., in) to (batch, ..., kernel * in)."""
+    channels, sizes = kernel[1], kernel[2:]
     spatial = len(sizes)
 
-    def constant(name: str, *numbers: int) -> ir.Value:
+    def constant(name: str, numbers: Any) -> ir.Value:
         return tape.initializer(ir.tensor(np.array(numbers, np.int64), name=f"{node.name}.{name}"))
 
     pads = node.attributes.get_ints("pads", [0] * 2 * spatial)
@@ -101,18 +120,23 @@ def _windows(
     dilations = node.attributes.get_ints("dilations", [1] * spatial)
     if any(pads):
         both_ends = [0, *pads[:spatial], 0, 0, *pads[spatial:], 0]
-        integers = tape.op("Pad", [integers, constant("pads", *both_ends), zero_point])
-    # The last axis first: what the next one slices are whole rows of windows.
-    for number in reversed(range(spatial)):
-        size, stride, dilation = sizes[number], strides[number], dilations[number]
-        if size == stride == 1:
-            continue
-        axis, step = constant(f"axis_{number}", number + 1), constant(f"step_{number}", stride)
-        slices = []
-        for place in range(size):
-            start = constant(f"start_{number}_{place}", dilation * place)
-            # Up to where the last window has this element.
-            end = constant(f"end_{number}_{place}", dilation * (place + 1 - size) or END)
-            slices.append(tape.op("Slice", [integers, start, end, axis, step]))
-        integers = tape.op("Concat", slices, {"axis": spatial + 1}) if size > 1 else slices[0]
-    return integers
+        integers = tape.op("Pad", [integers, constant("pads", both_ends), zero_point])
+    if set(sizes) == set(strides) == {1}:
+        return integers
+    index: ir.Value | None = None
+    for axis, (size, stride, dilation) in enumerate(zip(sizes, strides, dilations, strict=True)):
+        fixed = node.inputs[0].shape[axis + 2] if node.inputs[0].shape is not None else None  # type: ignore[union-attr]
+        if isinstance(fixed, int):  # the runtime computes the rest once
+            length = constant(f"length_{axis}", fixed + pads[axis] + pads[spatial + axis])
+        else:
+            length = tape.op("Squeeze", [tape.op("Shape", [integers], {"start": axis + 1, "end": axis + 2})])
+        last = tape.op("Sub", [length, constant(f"span_{axis}", dilation * (size - 1))])
+        starts = tape.op("Range", [constant(f"zero_{axis}", 0), last, constant(f"stride_{axis}", stride)])
+        # Along this axis, of every window and of every place in it: an axis each, beside those of the other axes.
+        others = constant(f"others_{axis}", [n for n in range(2 * spatial) if n != axis])
+        window = np.expand_dims(dilation * np.arange(size), [n for n in range(2 * spatial) if n != spatial + axis])
+        places = tape.op("Add", [tape.op("Unsqueeze", [starts, others]), constant(f"window_{axis}", window)])
+        index = places if index is None else tape.op("Add", [tape.op("Mul", [index, length]), places])
+    flat = tape.op("Reshape", [integers, constant("flat", [0, -1, channels])])
+    windows = tape.op("Gather", [flat, index], {"axis": 1})
+    return tape.op("Reshape", [windows, constant("window", [0] * (1 + spatial) + [channels * math.prod(sizes)])])

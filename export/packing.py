@@ -4,19 +4,22 @@
 | --- | --- | --- |
 | 8 | int8 | none |
 | 4 | INT4 | Cast |
-| 2, 3, 5, 6, 7 | one bit plane for each bit, in uint8 | shifts, ands, ors: `_unpacked` |
+| 2, 3, 5, 6, 7 | fields of 4, 2 and 1 bits, as many to a byte as fit: `FIELDS` | Gather from a table of all bytes |
 
 A DequantizeLinear could read INT4 itself, but ONNX Runtime then multiplies in float, 7 times slower. Where activations
 are float anyway it does: that is what the runtime fuses to `MatMulNBits`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from export.qdq import WEIGHT, QdqLayer
+
+# Widths of the fields that make up an integer, its lowest bits first.
+FIELDS = {2: (2,), 3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 
 
 def pack_weights(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer]) -> None:
@@ -45,8 +48,11 @@ def pack_weights(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer]) -> None
             if typed != name:
                 nodes.append(helper.make_node("Cast", [typed], [name], f"{name}.cast", to=TensorProto.INT8))
         elif integers.size % 8 == 0:
-            stored[name].CopyFrom(numpy_helper.from_array(bit_planes(integers, bits), f"{name}.planes"))
-            proto.graph.initializer.append(numpy_helper.from_array(np.array(integers.shape), f"{name}.shape"))
+            fields = pack_fields(integers, bits)
+            tensors = [numpy_helper.from_array(field, f"{name}.field_{place}") for place, field in enumerate(fields)]
+            stored[name].CopyFrom(tensors[0])
+            shape = numpy_helper.from_array(np.array(integers.shape), f"{name}.shape")
+            proto.graph.initializer.extend([*tensors[1:], shape])
             nodes += _unpacked(proto, name, bits)
     for node in reversed(nodes):
         proto.graph.node.insert(0, node)
@@ -57,20 +63,21 @@ def weight_name(layer: str) -> str:
     return f"encoder.{layer}.{WEIGHT}"
 
 
-def stored_weight(stored: Mapping[str, TensorProto], layer: str) -> np.ndarray:
+def stored_weight(stored: Mapping[str, TensorProto], layer: str, bits: int) -> np.ndarray:
     """A layer's integers, int8, as `pack_weights` left them.
 
     Args:
         stored: initializers by name.
         layer: its name in the encoder.
+        bits: of the integers.
 
     Raises:
         KeyError: the graph does not have them.
     """
     name = weight_name(layer)
-    if f"{name}.planes" in stored:
-        shape = numpy_helper.to_array(stored[f"{name}.shape"])
-        return from_bit_planes(numpy_helper.to_array(stored[f"{name}.planes"])).reshape(shape)
+    if f"{name}.shape" in stored:
+        fields = [numpy_helper.to_array(stored[f"{name}.field_{place}"]) for place in range(len(FIELDS[bits]))]
+        return unpack_fields(fields, bits).reshape(numpy_helper.to_array(stored[f"{name}.shape"]))
     tensor = stored[f"{name}.int4" if f"{name}.int4" in stored else name]
     return numpy_helper.to_array(tensor).astype(np.int8)
 
@@ -90,53 +97,67 @@ def pack_four_bits(integers: np.ndarray) -> np.ndarray:
     return packed
 
 
-def bit_planes(integers: np.ndarray, bits: int) -> np.ndarray:
-    """Bit k of every integer plus 2^(bits - 1) in plane k, eight integers a byte, the first in the lowest bit.
+def pack_fields(integers: np.ndarray, bits: int) -> list[np.ndarray]:
+    """The fields of every integer plus 2^(bits - 1); in each array 8 / width to a byte, the first in the lowest bits.
 
     Args:
         integers: any shape, from -2^(bits - 1) to 2^(bits - 1) - 1; a multiple of 8 of them.
-        bits: 1 to 7.
+        bits: a key of `FIELDS`.
 
     Returns:
-        uint8, shape (bits, size / 8, 1).
+        uint8, shape (size * width / 8,), for each width.
     """
     lifted = (integers.flatten() + 2 ** (bits - 1)).astype(np.uint8)
-    planes = [np.packbits((lifted >> bit) & 1, bitorder="little") for bit in range(bits)]
-    return np.stack(planes)[..., None]
+    fields = []
+    for width in FIELDS[bits]:
+        parts = (lifted & (2**width - 1)).reshape(-1, 8 // width)
+        fields.append((parts << _places(width)).sum(axis=1, dtype=np.uint8))
+        lifted >>= width
+    return fields
 
 
-def from_bit_planes(planes: np.ndarray) -> np.ndarray:
-    """The way back: (bits, size / 8, 1) to int8, shape (size,)."""
-    ones = np.unpackbits(planes[..., 0], axis=1, bitorder="little")
-    lifted = (ones << np.arange(len(planes), dtype=np.uint8)[:, None]).sum(axis=0)
-    return (lifted.astype(np.int16) - 2 ** (len(planes) - 1)).astype(np.int8)
+def unpack_fields(fields: Sequence[np.ndarray], bits: int) -> np.ndarray:
+    """The way back: int8, shape (size,)."""
+    parts = [table[field].flatten() for table, field in zip(_tables(bits), fields, strict=True)]
+    return np.stack(parts).sum(axis=0, dtype=np.int8)
+
+
+def _tables(bits: int) -> list[np.ndarray]:
+    """What each byte of a field stands for, int8, shape (256, 8 / width); their sum is the integer."""
+    tables, shift = [], 0
+    for width in FIELDS[bits]:
+        parts = (np.arange(256)[:, None] >> _places(width)) & (2**width - 1)
+        tables.append((parts << shift).astype(np.int16))
+        shift += width
+    tables[-1] -= 2 ** (bits - 1)
+    return [table.astype(np.int8) for table in tables]
+
+
+def _places(width: int) -> np.ndarray:
+    """Where the fields of a byte begin, in bits."""
+    return np.arange(0, 8, width, dtype=np.uint8)
 
 
 def _unpacked(proto: onnx.ModelProto, name: str, bits: int) -> list[onnx.NodeProto]:
-    """`from_bit_planes` in operators of opset 21."""
-    positions = np.arange(8, dtype=np.uint8)
-    constants = {
-        "bits.positions": positions,  # of the integers in a byte
-        "bits.one": np.array(1, np.uint8),
-        f"bits.places_{bits}": positions[:bits].reshape(-1, 1, 1),
-        f"bits.half_{bits}": np.array(2 ** (bits - 1), np.int8),
-    }
+    """`unpack_fields` in operators."""
     known = {tensor.name for tensor in proto.graph.initializer}
-    proto.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in constants.items() if k not in known)
-    step = [f"{name}.{what}" for what in ("shifted", "ones", "placed")]
-    planes = [f"{name}.plane_{bit}" for bit in range(bits)]
-    sums = [planes[0], *(f"{name}.sum_{bit}" for bit in range(1, bits))]
-    make = helper.make_node
-    return [
-        make("BitShift", [f"{name}.planes", "bits.positions"], [step[0]], direction="RIGHT"),
-        make("BitwiseAnd", [step[0], "bits.one"], [step[1]]),
-        make("BitShift", [step[1], f"bits.places_{bits}"], [step[2]], direction="LEFT"),
-        make("Split", [step[2]], planes, axis=0, num_outputs=bits),
-        *(make("BitwiseOr", [sums[bit - 1], planes[bit]], [sums[bit]]) for bit in range(1, bits)),
-        make("Reshape", [sums[-1], f"{name}.shape"], [f"{name}.lifted"]),
-        make("Cast", [f"{name}.lifted"], [f"{name}.lifted_int8"], to=TensorProto.INT8),
-        make("Sub", [f"{name}.lifted_int8", f"bits.half_{bits}"], [name]),
-    ]
+    nodes, parts = [], []
+    for place, table in enumerate(_tables(bits)):
+        field, table_name = f"{name}.field_{place}", f"bits_{bits}.table_{place}"
+        if table_name not in known:
+            proto.graph.initializer.append(numpy_helper.from_array(table, table_name))
+        part = f"{name}.part_{place}"
+        nodes += [
+            helper.make_node("Cast", [field], [f"{field}.index"], to=TensorProto.INT32),
+            helper.make_node("Gather", [table_name, f"{field}.index"], [f"{field}.looked_up"]),
+            helper.make_node("Reshape", [f"{field}.looked_up", f"{name}.shape"], [part]),
+        ]
+        parts.append(part)
+    for place, part in enumerate(parts[1:], start=1):
+        nodes.append(helper.make_node("Add", [parts[0], part], [f"{name}.sum_{place}"]))
+        parts[0] = f"{name}.sum_{place}"
+    nodes[-1].output[0] = name
+    return nodes
 
 
 def halve_floats(proto: onnx.ModelProto) -> None:

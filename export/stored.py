@@ -44,7 +44,7 @@ def _pairs(graph: "_Graph", name: str, layer: QuantLayer, bits: BitWidth) -> Ite
         # The exporter may fold a normalization into a float weight: its values are the features' business.
         product = graph.takers[f"encoder.{name}.weight", 1]
     else:
-        product, found_integers, found_scale = graph.weight(name)
+        product, found_integers, found_scale = graph.weight(name, bits.weight)
         integers, scale = layer.weight_integers(bits.weight)
         # Flat, because a kernel in groups is stored as (out, in * ...).
         yield found_integers.flatten(), _array(_in_file_order(integers, product)).flatten()
@@ -100,17 +100,17 @@ class _Graph:
         """As of unsigned integers: a signed grid is the same grid, 128 lower."""
         return self.value(name) + 128 * (self.stored[name].data_type == onnx.TensorProto.INT8)
 
-    def weight(self, layer: str) -> tuple[onnx.NodeProto, np.ndarray, np.ndarray]:
+    def weight(self, layer: str, bits: int) -> tuple[onnx.NodeProto, np.ndarray, np.ndarray]:
         """The product a layer's weight goes into, the weight's integers and its scale."""
-        dequantize = self.takers[weight_name(layer), 0]
-        if dequantize.op_type == "Cast":  # Cast and Mul are a DequantizeLinear that the runtime folds
-            dequantize = self.takers[dequantize.output[0], 0]
-        output, scale = dequantize.output[0], dequantize.input[1]
-        if (output, 0) in self.takers:  # the kernel of a convolution in groups gets its shape back
-            output = self.takers[output, 0].output[0]
+        product, scale = self.takers[weight_name(layer), 0], ""
+        while product.op_type in ("DequantizeLinear", "Cast", "Mul", "Reshape"):
+            if product.op_type in ("DequantizeLinear", "Mul"):
+                scale = product.input[1]
+            output = product.output[0]
+            product = self.takers[output, 1] if (output, 1) in self.takers else self.takers[output, 0]
         while scale not in self.stored:  # gets a shape, or the factor of a batch normalization
             scale = self.makers[scale].input[0]
-        return self.takers[output, 1], stored_weight(self.stored, layer).astype(np.float64), self.value(scale)
+        return product, stored_weight(self.stored, layer, bits).astype(np.float64), self.value(scale)
 
     def shift(self, product: onnx.NodeProto) -> np.ndarray:
         """What is taken off a product's input, (in,), before it is clipped and quantized."""

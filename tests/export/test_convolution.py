@@ -97,6 +97,6 @@ def test_groups_and_float_inputs_stay_convolutions(tmp_path):
     model = exported(model, torch.randn(2, 6, 40), tmp_path / "x.onnx", quant.Policy())
     operators = export.integer_operators(tmp_path / "x.onnx")
     assert operators["Conv"] == 2
-    # The first layer's weight is float from the start of the session on, the second's at every run.
+    # The first layer's weight is float from the start of the session on; the second's, and its input, at every run.
     assert operators["DequantizeLinear"] == 2
     assert_equal(model, torch.randn(3, 6, 33), tmp_path / "x.onnx")

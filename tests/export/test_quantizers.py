@@ -58,7 +58,9 @@ def test_groups_beside_float_activations_become_the_runtimes_weight_only_product
     path = export.to_onnx(encoder, tmp_path / "encoder.onnx", bit_width)
     proto = onnx.load(path)
     assert {opset.domain for opset in proto.opset_import} == {""}  # a standard file
-    assert export.integer_operators(path)["MatMulNBits"] == 6
+    operators = export.integer_operators(path)
+    assert operators["MatMulNBits"] == 6
+    assert "DequantizeLinear" not in operators  # nothing is dequantized at every run
     with torch.no_grad():
         encoder.blocks[0].attn.out.weight[0, -1] *= 3
     difference = first_difference(proto, quant.quant_activations(encoder), quant.parse_bit_width(bit_width))
