@@ -124,7 +124,7 @@ def latency_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
         what = f"{seconds:g} s clip" if seconds else "one image"
         axis.set(title=f"{what}, {threads or 'default'} thread{'s' * (threads != 1)}", xlabel="ms")
         axis.margins(x=0.3)
-    axes[0].legend(loc="lower right")
+    _legend(figure, axes, ["fastest", "median"])
     return figure
 
 

@@ -122,3 +122,23 @@ def test_words_that_do_not_go_together_are_refused(saved, ssql, tmp_path):
     with pytest.raises(SystemExit, match="belongs to something else, such as an encoder"):
         ssql("export", "--encoder", saved, "--output", saved, "--bit_width", "w8a8")
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_bench_takes_files_and_leaves_rows_and_a_plot(exported, ssql, tmp_path, capsys):
+    files = [exported / "encoder-fp32.onnx", exported / "encoder-int8.onnx"]
+    ssql("bench", *files, "--seconds", "[0.5]", "--repeats", "2", "--output", tmp_path / "latency")
+    rows = json.loads((tmp_path / "latency.json").read_text())
+    assert [(row["file"], row["threads"]) for row in rows] == [(file.name, t) for t in (1, 2) for file in files]
+    assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert printed.count("encoder-int8") == 1 + 2  # a line of the files, two of the latencies
+    with pytest.raises(SystemExit, match="nowhere.onnx does not exist"):
+        ssql("bench", "nowhere.onnx")
+
+
+def test_float16_files_are_exported_beside_the_others(saved, ssql, tmp_path):
+    ssql("export", "--encoder", saved, "--output", tmp_path, "--bit_width", "[fp, fp16]")
+    full, half = ((tmp_path / f"encoder-{name}.onnx").stat().st_size for name in ("fp32", "fp16"))
+    assert half < full
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert [entry["file"] for entry in config["files"]] == ["encoder-fp32.onnx", "encoder-fp16.onnx"]
