@@ -20,7 +20,7 @@ quickstart: $(INSTALLED)
 	@echo "Encoder, ONNX files, table and plot: $(QUICKSTART)/ (encoder/, encoder-*.onnx, accuracy.json, accuracy.png)"
 
 # Without Node.js 20 the page's tests are skipped, and say so.
-NODE_20 := $(shell node --eval 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null && echo yes)
+NODE_20 := $(shell node --eval 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && echo yes)
 
 test: lint $(if $(NODE_20),web)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
