@@ -68,6 +68,14 @@ _TRANSFORMERS_SIZES = {
     "positions": "max_source_positions",
 }
 
+_OPENAI_SIZES = {
+    "n_mels": "n_mels",
+    "width": "n_audio_state",
+    "depth": "n_audio_layer",
+    "heads": "n_audio_head",
+    "positions": "n_audio_ctx",
+}
+
 LAYOUTS: dict[str, Layout] = {
     "step_audio_2": Layout(
         prefix=r"encoder\.",
@@ -76,14 +84,7 @@ LAYOUTS: dict[str, Layout] = {
         pooling=2,
         adaptor=r"adapter\.",
         config=("audio_encoder_config",),
-        sizes={
-            "n_mels": "n_mels",
-            "width": "n_audio_state",
-            "depth": "n_audio_layer",
-            "heads": "n_audio_head",
-            "positions": "n_audio_ctx",
-            "adaptor_dim": "llm_dim",
-        },
+        sizes=_OPENAI_SIZES | {"adaptor_dim": "llm_dim"},
         fixed={"kernel_size": 3, "adapter_stride": 2},
     ),
     "whisper": Layout(
@@ -99,13 +100,7 @@ LAYOUTS: dict[str, Layout] = {
         names={"ln_post": "after_norm", "positional_embedding": "positional_embedding.weight"},
         others=(r"decoder\.",),
         pooling=1,
-        sizes={
-            "n_mels": "n_mels",
-            "width": "n_audio_state",
-            "depth": "n_audio_layer",
-            "heads": "n_audio_head",
-            "positions": "n_audio_ctx",
-        },
+        sizes=_OPENAI_SIZES,
     ),
     "qwen2_audio": Layout(
         prefix=r"(model\.)?audio_tower\.",

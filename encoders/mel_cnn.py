@@ -11,6 +11,7 @@ from encoders.encoder import register_encoder
 from encoders.frames import FrameEncoder, checked_log_mel, frame_mask
 from encoders.log_mel import HOP, SAMPLE_RATE, LogMel
 from encoders.real_frames import mask_time, only_real_frames
+from encoders.vision import check_timm_model
 
 
 @register_encoder("mel_cnn")
@@ -41,9 +42,7 @@ class MelCNN(FrameEncoder):
         model_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not timm.is_model(model_name):
-            close = timm.list_models(f"*{model_name.split('_')[0]}*")[:5]
-            raise ValueError(f"timm has no model {model_name!r}; close names: {', '.join(close) or 'none'}")
+        check_timm_model(model_name)
         if time_stride not in (1, 2, 4, 8, 16, 32):
             raise ValueError(f"time_stride must be 1, 2, 4, 8, 16 or 32, got {time_stride}")
         self.arguments = {

@@ -36,9 +36,7 @@ class VisionEncoder(Encoder):
         model_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not timm.is_model(model_name):
-            close = timm.list_models(f"*{model_name.split('_')[0]}*")[:5]
-            raise ValueError(f"timm has no model {model_name!r}; close names: {', '.join(close) or 'none'}")
+        check_timm_model(model_name)
         self.arguments = {
             "model_name": model_name,
             "in_channels": in_channels,
@@ -80,6 +78,13 @@ class PixelNormalization(nn.Module):
     def forward(self, images: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Images (batch, channels, height, width) in [0, 1]; lengths are passed on."""
         return (images - self.mean) / self.std, lengths
+
+
+def check_timm_model(name: str) -> None:
+    """Raise ValueError, with close names, where timm has no such model."""
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        raise ValueError(f"timm has no model {name!r}; close names: {', '.join(close) or 'none'}")
 
 
 def _shrink_stem(model: nn.Module, model_name: str, in_channels: int) -> None:
