@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import onnx
 from onnx import helper
@@ -17,7 +18,7 @@ from export.head import ExportedHead
 from export.metadata import OPSET, VerificationError, metadata
 from export.model import Pipeline
 from export.packing import halve_floats, pack_weights
-from export.qdq import to_qdq
+from export.qdq import QdqLayer, to_qdq
 from export.signature import SpeechInput, example_inputs, frozen_copy, input_form, signature
 from export.trace import trace
 from export.verify import verify
@@ -27,6 +28,8 @@ from quant.activation import RANGE_BUFFERS
 log = logging.getLogger(__name__)
 
 FLOAT16 = "fp16"
+EncoderType = TypeVar("EncoderType", bound=Encoder)
+
 LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf's limit, less room for the graph
 
 
@@ -108,14 +111,9 @@ def _build(
 ) -> onnx.ModelProto:
     if opset < OPSET:
         raise ValueError(f"opset {opset} is too old: quantized graphs need {OPSET} or newer (INT4 weights)")
-    check_finite(encoder)
+    model, layers = export_form(encoder, run)
     if head is not None:
-        check_finite(head, "head.")
-    model = frozen_copy(encoder)
-    if run != FULL_PRECISION:
-        with at(model, run):  # checks that the model is prepared and calibrated
-            pass
-    layers = to_qdq(model, run)
+        _check_finite(head, "head.")
     _check_size(model, run)
     front_end = ExportedFrontEnd(model.front_end) if form == "waveform" else None
     pipeline = Pipeline(model, front_end, None if head is None else ExportedHead(frozen_copy(head)))
@@ -127,7 +125,22 @@ def _build(
     return proto
 
 
-def check_finite(module: nn.Module, prefix: str = "") -> None:
+def export_form(encoder: EncoderType, run: BitWidth) -> tuple[EncoderType, dict[str, QdqLayer]]:
+    """A copy of an encoder with everything quantized in its export form, and those with a weight by name.
+
+    Raises:
+        ValueError: a weight that is NaN or infinite, or an encoder that is not prepared.
+        quant.NotCalibratedError: a layer whose activation range was never observed.
+    """
+    _check_finite(encoder)
+    model = frozen_copy(encoder)
+    if run != FULL_PRECISION:
+        with at(model, run):  # checks that the model is prepared and calibrated
+            pass
+    return model, to_qdq(model, run)
+
+
+def _check_finite(module: nn.Module, prefix: str = "") -> None:
     """Raise ValueError where a weight is NaN or infinite."""
     for name, value in module.state_dict().items():
         # Ranges are infinite until observed; `quant.at` has its own error for that.

@@ -17,15 +17,14 @@ from encoders.streaming import State
 from export.files import staged
 from export.metadata import OPSET, VerificationError, check_metadata, load_file, metadata
 from export.model import Pipeline, run_in_torch
-from export.onnx import check_finite
+from export.onnx import export_form
 from export.packing import pack_weights
-from export.qdq import to_qdq
 from export.runtime import open_session
 from export.signature import Axes, Signature, frozen_copy, synthetic_clips
 from export.stored import first_difference
 from export.trace import trace
 from export.verify import Verification
-from quant import FULL_PRECISION, BitWidth, at, parse_bit_width, quant_activations
+from quant import FULL_PRECISION, BitWidth, parse_bit_width, quant_activations
 
 FORM = "stream"
 STATE: Axes = {
@@ -190,12 +189,7 @@ class Step(nn.Module):
 
 
 def _build(encoder: StreamingTransformer, run: BitWidth) -> onnx.ModelProto:
-    check_finite(encoder)
-    model = frozen_copy(encoder)
-    if run != FULL_PRECISION:
-        with at(model, run):  # checks that the model is prepared and calibrated
-            pass
-    layers = to_qdq(model, run)
+    model, layers = export_form(encoder, run)
     state = {name: axes for name, axes in STATE.items() if name != "adaptor" or model.adaptor is not None}
     names = Signature(
         {"log_mel": ("batch", None, None), "lengths": ("batch",)} | state,
