@@ -10,6 +10,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from ssql.activation_checkpointing import checkpoint_activations
 from ssql.data import DataModule
 
 
@@ -67,6 +68,10 @@ class RunCLI(LightningCLI):
         parser.add_argument("--resume", type=bool, default=False, help="go on from the run's last checkpoint")
         parser.add_argument("--overwrite", type=bool, default=False, help="delete an earlier run in the folder")
         parser.add_argument("--checkpoint_steps", type=int, default=200, help="steps from checkpoint to checkpoint")
+        parser.add_argument(
+            "--activation_checkpointing", type=bool, default=False,
+            help="less memory: blocks of the encoder are computed again in the backward pass, with the same numbers",
+        )  # fmt: skip
 
     def callbacks(self) -> list[Callback]:
         """Callbacks of the command; the model and the data module are there already."""
@@ -75,6 +80,12 @@ class RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Look at the output folder before anything is built."""
         _prepare_output(self.output, self.config.resume, self.config.overwrite, self.owned)
+
+    def instantiate_classes(self) -> None:
+        """The model, its encoder checkpointed where that is asked for, data and trainer."""
+        super().instantiate_classes()
+        if self.config.activation_checkpointing:
+            checkpoint_activations(self.model.encoder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Loggers and checkpoints go to the output folder unless the configuration has its own."""

@@ -320,16 +320,18 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def frozen_statistics(model: nn.Module, active: bool = True) -> Iterator[None]:
-    """Inside, batch norms in training mode leave their running statistics alone."""
+    """Inside, batch norms in training mode neither move their running statistics nor count the batch."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if active else []
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    spare = next((torch.zeros_like(count) for _, count in before if count is not None), None)
+    # Not track_running_stats: a recomputed pass must hand autograd the same tensors, the running statistics too.
+    for norm, (_, count) in zip(norms, before, strict=True):
+        norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else spare
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _detached(targets: list[Tensor]) -> list[Tensor]:
