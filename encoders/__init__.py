@@ -1,6 +1,7 @@
 """Speech and vision encoders, and the folder they are saved in."""
 
 from encoders.artifact import init_from, load_encoder, save_encoder
+from encoders.audio import read_blocks
 from encoders.conformer import Conformer
 from encoders.encoder import ENCODERS, Encoder, register_encoder
 from encoders.folder import ArtifactError
@@ -15,6 +16,7 @@ from encoders.stream import Stream
 from encoders.streaming import StreamingTransformer
 from encoders.vision import VisionEncoder
 from encoders.wav2vec2 import HuBERT, Wav2Vec2, WavLM
+from encoders.windows import Piece, WindowEncoder, encode_windows, window_encoder
 
 __all__ = [
     "ENCODERS",
@@ -27,6 +29,7 @@ __all__ = [
     "Imported",
     "LogMel",
     "MelCNN",
+    "Piece",
     "SpeechTransformer",
     "Stream",
     "StreamingTransformer",
@@ -34,12 +37,16 @@ __all__ = [
     "Wav2Vec2",
     "WavLM",
     "WhisperLogMel",
+    "WindowEncoder",
+    "encode_windows",
     "import_encoder",
     "init_from",
     "load_encoder",
     "load_head",
+    "read_blocks",
     "register_encoder",
     "save_encoder",
     "save_head",
     "step_audio_2",
+    "window_encoder",
 ]

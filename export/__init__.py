@@ -10,6 +10,7 @@ from export.runtime import integer_operators
 from export.signature import SpeechInput
 from export.streaming import FileStream, stream_to_onnx, verify_stream
 from export.verify import Verification, verify
+from export.window_file import file_window_encoder
 
 __all__ = [
     "Accuracy",
@@ -20,6 +21,7 @@ __all__ = [
     "VerificationError",
     "describe",
     "entries_to_keep",
+    "file_window_encoder",
     "integer_operators",
     "load_file",
     "measure_files",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import torch
 import torch.nn.functional as F
 from onnx import helper
@@ -40,7 +41,11 @@ class Departure:
 
 
 def find_departure(
-    proto: onnx.ModelProto, reference: Pipeline, run: BitWidth, inputs: tuple[Tensor, ...], smallest_cosine: float
+    proto: onnx.ModelProto,
+    reference: Pipeline,
+    run: BitWidth,
+    clips: Sequence[tuple[Tensor, ...]],
+    smallest_cosine: float,
 ) -> Departure | None:
     """Compare what each convolution and linear layer gets, given that all layers before got what they get in the file.
 
@@ -54,11 +59,11 @@ def find_departure(
         proto: a file written by `to_onnx`.
         reference: what the file holds, in torch.
         run: bit-width.
-        inputs: of the file, on which features depart.
+        clips: inputs of the file on which features depart.
         smallest_cosine: what counts as equal.
 
     Returns:
-        None when only values near an edge differ.
+        of the first clip that has one; None when only values near an edge differ.
     """
     probed = onnx.ModelProto()
     probed.CopyFrom(proto)
@@ -66,16 +71,20 @@ def find_departure(
     products = {name: _product(probed.graph, f"encoder.{name}.weight") for name in layers}
     places = {name: _place(probed.graph, node, layers[name]) for name, node in products.items() if node is not None}
     features = probed.graph.output[0].name
-    tensors = _tensors(probed, inputs, sorted({*places.values(), features}))
-    given = {name: tensors[place] for name, place in places.items()}
-    with _following(reference.encoder, given, run, smallest_cosine) as equal:
-        expected = run_in_torch(reference, run, inputs)[0]
-    before = next((name for name, is_equal in equal.items() if not is_equal), None)
-    if before is None and _equal(tensors[features], expected, smallest_cosine):
-        return None
-    order = list(equal)
-    last = len(order) if before is None else order.index(before)
-    return Departure(order[last - 1] if last else None, before)
+    names = sorted({*places.values(), features})
+    with _probing(probed, names) as session:
+        for inputs in clips:
+            tensors = _tensors(session, inputs)
+            given = {name: tensors[place] for name, place in places.items()}
+            with _following(reference.encoder, given, run, smallest_cosine) as equal:
+                expected = run_in_torch(reference, run, inputs)[0]
+            before = next((name for name, is_equal in equal.items() if not is_equal), None)
+            if before is None and _equal(tensors[features], expected, smallest_cosine):
+                continue
+            order = list(equal)
+            last = len(order) if before is None else order.index(before)
+            return Departure(order[last - 1] if last else None, before)
+    return None
 
 
 @contextmanager
@@ -146,16 +155,23 @@ def _place(graph: onnx.GraphProto, product: onnx.NodeProto, layer: nn.Module) ->
     return whole
 
 
-def _tensors(probed: onnx.ModelProto, inputs: tuple[Tensor, ...], names: Sequence[str]) -> dict[str, Tensor]:
-    """Tensors of a graph by name, the graph's own inputs among them; its outputs are lost."""
-    given = {value.name: tensor for value, tensor in zip(probed.graph.input, inputs, strict=True)}
-    names = [name for name in names if name not in given]
+@contextmanager
+def _probing(probed: onnx.ModelProto, names: Sequence[str]) -> Iterator[onnxruntime.InferenceSession]:
+    """A session of a graph whose outputs are these tensors, but for its own inputs; its outputs are lost."""
+    inputs = {value.name for value in probed.graph.input}
     del probed.graph.output[:]
-    probed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    probed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in inputs)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probed.onnx"
         onnx.save(probed, path)
-        return given | dict(zip(names, run_file(open_session(path), inputs), strict=True))
+        yield open_session(path)
+
+
+def _tensors(session: onnxruntime.InferenceSession, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """A session's inputs and outputs by name."""
+    given = {spec.name: tensor for spec, tensor in zip(session.get_inputs(), inputs, strict=True)}
+    names = [spec.name for spec in session.get_outputs()]
+    return given | dict(zip(names, run_file(session, inputs), strict=True))
 
 
 def _equal(found: Tensor, expected: Tensor, smallest_cosine: float) -> bool:

@@ -99,13 +99,16 @@ class QdqLayer(QdqActivation):
         self.is_linear = isinstance(layer, QuantLinear)
         bias = layer.bias_at(run)
         self.register_buffer("bias", None if bias is None else bias.detach())
+        self.register_buffer(ACTIVATION_SHIFT, layer.activation_shift if self.in_use else None)
         if self.bits.weight == FLOAT_BITS:
             weight = layer.weight.detach()
             self.register_buffer("weight", weight.T.contiguous() if self.is_linear else weight)
             on_grid = weight
         else:
             integers, scale = layer.weight_integers(self.bits.weight)
-            on_grid = dequantize(integers.view(*scale.shape, -1), scale.unsqueeze(-1)).view_as(layer.weight)
+            on_grid = None
+            if self.activation_shift is not None:
+                on_grid = dequantize(integers.view(*scale.shape, -1), scale.unsqueeze(-1)).view_as(layer.weight)
             self.axis: dict[str, Any] = {"axis": int(self.is_linear)}
             if scale.shape[1] == 1:
                 scale = scale.flatten()
@@ -119,8 +122,7 @@ class QdqLayer(QdqActivation):
                 self.axis = {"axis": int(not self.is_linear), "block_size": integers.shape[1] // scale.shape[1]}
             self.register_buffer(WEIGHT, integers.T.contiguous() if self.is_linear else integers)
             self.register_buffer(WEIGHT_SCALE, scale.T.contiguous() if scale.dim() == 2 and self.is_linear else scale)
-        self.register_buffer(ACTIVATION_SHIFT, layer.activation_shift if self.in_use else None)
-        if self.activation_shift is not None:
+        if self.activation_shift is not None and on_grid is not None:
             shifted = on_grid @ self.activation_shift
             self.bias = shifted if self.bias is None else self.bias + shifted
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from encoders import Encoder, Head, LogMel
+from encoders import Encoder, Head, LogMel, Tokenizer
 from encoders.log_mel import SAMPLE_RATE
 from export.head import output_name
+from export.tokenizer import OUTPUTS
 
 SpeechInput = Literal["log_mel", "waveform"]
 Module = TypeVar("Module", bound=nn.Module)
@@ -50,7 +51,7 @@ def input_form(encoder: Encoder, asked: SpeechInput | None) -> str:
     return form
 
 
-def signature(form: str, head: Head | None = None) -> Signature:
+def signature(form: str, head: Head | None = None, tokenizer: Tokenizer | None = None) -> Signature:
     """The signature of files whose first input is `log_mel`, `waveform` or `images`."""
     if form == "images":
         inputs: Axes = {"images": ("batch", None, None, None)}
@@ -62,6 +63,9 @@ def signature(form: str, head: Head | None = None) -> Signature:
     if head is not None:
         axes: tuple[str | None, ...] = ("batch", "feature_frames", None) if head.task == "ctc" else ("batch", None)
         outputs[output_name(head)] = axes
+    if tokenizer is not None:
+        for name in OUTPUTS:
+            outputs[name] = ("batch",) if name.endswith("lengths") else ("batch", name.replace("tokens", "frames"))
     return Signature(inputs, outputs)
 
 
@@ -128,8 +132,14 @@ def synthetic_clips(seconds: Sequence[float] = (0.3, 1.0, 2.5, 7.0)) -> list[Ten
 
 
 def frozen_copy(module: Module) -> Module:
-    """A float32 copy on the CPU in evaluation mode, so that the module itself is left untouched."""
-    return copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
+    """A float32 copy on the CPU in evaluation mode, so that the module itself is left untouched.
+
+    Weights that are float32 on the CPU already are shared, not copied: nothing in here writes to them.
+    """
+    weights = {
+        id(weight): nn.Parameter(weight.detach().cpu().float(), requires_grad=False) for weight in module.parameters()
+    }
+    return copy.deepcopy(module, weights).cpu().float().eval().requires_grad_(False)
 
 
 def _image_size(encoder: Encoder) -> tuple[int, int]:

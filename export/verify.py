@@ -148,8 +148,7 @@ def verify(
             for clip, cosine in enumerate(comparison.cosines)
             if not cosine >= SMALLEST_COSINE
         ]
-        departures = (find_departure(proto, reference, run, clip, SMALLEST_COSINE) for clip in departing)
-        departure = next((found for found in departures if found is not None), None)
+        departure = find_departure(proto, reference, run, departing, SMALLEST_COSINE)
         result.ties_only, result.departure = departure is None, str(departure or "") or None
     if labelled is not None:
         head = own_head or head

@@ -18,6 +18,7 @@ USAGE = """usage: ssql COMMAND [options]
   export     write ONNX files:          ssql export --encoder runs/mine/encoder --output runs/mine --bit_width w4a8
   stream     a streaming encoder:       ssql stream --encoder runs/mine/encoder --output runs/mine --bit_width w4a8
   verify     ONNX file against torch:   ssql verify --file F.onnx --encoder runs/mine/encoder
+  features   of long audio files:       ssql features talk.wav --encoder runs/mine/encoder --output runs/features
   bench      latency of ONNX files:     ssql bench a.onnx b.onnx
   demo       files in a web page:       ssql demo --files runs/mine
 
@@ -37,6 +38,7 @@ COMMANDS = {
     "export": ("ssql.commands", "export"),
     "stream": ("ssql.commands", "stream"),
     "verify": ("ssql.commands", "verify"),
+    "features": ("ssql.commands", "features"),
     "bench": ("ssql.commands", "bench"),
     "demo": ("ssql.demo", "demo"),
 }
@@ -50,7 +52,7 @@ def main() -> None:
     name, *args = sys.argv[1:]
     if name not in COMMANDS:
         sys.exit(f"ssql: unknown command {name!r}\n{USAGE}")
-    if name == "bench":
+    if name in ("bench", "features"):
         args = _files_first(args)
     sys.argv = [f"ssql {name}", *args]
     try:

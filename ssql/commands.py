@@ -1,15 +1,17 @@
 """The commands that make and try files, each a typed function that jsonargparse turns into a command line."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
 
 import export as onnx_export
 import quant
-from encoders import Head, StreamingTransformer, load_encoder, load_head
+from encoders import FrameEncoder, Head, StreamingTransformer, load_encoder, load_head, window_encoder
 from quant import parse_bit_width
 from ssql.data import DataModule
 from ssql.evaluate import calibrate_on, correct_bias_on, prepare_anew, sensitivities_on
+from ssql.features import feature_paths, write_features
 from ssql.figures import latency_figure
 from ssql.output import refuse_existing, save_json, save_plot
 from ssql.probe_head import labelled_test, probe_head
@@ -147,6 +149,57 @@ def stream(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overw
         name = FILE_NAMES.get(b, f"encoder-{parse_bit_width(b)}.onnx").replace("encoder", "stream")
         path = onnx_export.stream_to_onnx(loaded, Path(output) / name, b, overwrite)
         Console().print(f"{path}: {onnx_export.verify_stream(path, loaded, b)}")
+
+
+def features(
+    files: list[str],
+    encoder: str,
+    output: str,
+    bit_width: str | None = None,
+    window: float | None = None,
+    overlap: float = 4.0,
+    batch_size: int = 1,
+    overwrite: bool = False,
+) -> None:
+    """Features of audio files of any length, by windows that overlap; memory does not grow with the length.
+
+    Leaves safetensors files: features, float32 (frames, width), times, float32 (frames,) in seconds, and in the
+    header's metadata frame_rate_hz, bit_width, window_s, overlap_s and largest_seam, the largest relative difference of
+    two windows' features where they are joined.
+
+    Example: ssql features talk.wav --encoder runs/a/encoder --bit_width w4a8 --output runs/talk.safetensors
+    Example: ssql features a.wav b.flac --encoder runs/a/encoder-int4.onnx --output runs/features
+
+    Args:
+        files: audio files of any sample rate; channel 0 is taken.
+        encoder: encoder folder, or a file that ssql export wrote (.onnx).
+        output: folder for <name>.safetensors of each audio file; or, for one audio file, its own <name>.safetensors.
+        bit_width: of an encoder folder: fp by default. An .onnx file has its own.
+        window: length in seconds; 30 by default, or what the encoder takes at most. Step-Audio 2 has 25.
+        overlap: of a window with the next in seconds; each gives its middle, half the overlap off on either side.
+        batch_size: windows encoded at once.
+        overwrite: replace existing files.
+    """
+    paths = feature_paths(files, output)
+    refuse_existing(paths.values(), overwrite)
+    at_bit_width: AbstractContextManager[None] = nullcontext()
+    if encoder.endswith(".onnx"):
+        in_windows, about = onnx_export.file_window_encoder(encoder)
+        run = parse_bit_width(about["bit_width"])
+        if bit_width is not None and parse_bit_width(bit_width) != run:
+            raise ValueError(f"{encoder} runs at {run}: leave --bit_width out, or export the encoder at {bit_width}")
+    else:
+        loaded, run = load_encoder(encoder), parse_bit_width(bit_width or "fp")
+        if not isinstance(loaded, FrameEncoder):
+            raise ValueError(f"{encoder} holds a {loaded.name} encoder: only speech encoders have features of frames")
+        in_windows = window_encoder(loaded)
+        if run != quant.FULL_PRECISION:
+            at_bit_width = quant.at(loaded, run, reuse_weights=True)
+    with at_bit_width:
+        for recording, path in paths.items():
+            about = {"encoder": encoder, "bit_width": str(run), "audio": recording.name}
+            written = write_features(in_windows, recording, path, about, window, overlap, batch_size)
+            Console().print(str(written))
 
 
 def verify(

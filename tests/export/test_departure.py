@@ -37,14 +37,14 @@ def change(proto: onnx.ModelProto, name: str) -> None:
 
 def test_a_good_file_departs_nowhere_at_any_bit_width(encoder, exported):
     proto, run = exported
-    assert find_departure(proto, Pipeline(encoder), run, INPUTS, 0.9999) is None
+    assert find_departure(proto, Pipeline(encoder), run, [INPUTS], 0.9999) is None
 
 
 def test_the_first_of_two_wrong_layers_is_named(encoder, exported):
     proto, run = exported
     change(proto, "encoder.blocks.0.mlp.0.bias")
     change(proto, "encoder.blocks.1.attn.out.bias")
-    departure = find_departure(proto, Pipeline(encoder), run, INPUTS, 0.9999)
+    departure = find_departure(proto, Pipeline(encoder), run, [INPUTS], 0.9999)
     assert (departure.after, departure.before) == ("blocks.0.mlp.0", "blocks.0.mlp.2")
     assert str(departure) == "features depart after layer blocks.0.mlp.0 and before layer blocks.0.mlp.2"
 

@@ -1,0 +1,131 @@
+"""Features of recordings of any length, from windows of an encoder into files."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from rich.progress import Progress
+
+from encoders import WindowEncoder, encode_windows, read_blocks
+from encoders.log_mel import SAMPLE_RATE
+from encoders.windows import plan
+from ssql.feature_file import feature_file
+
+SUFFIX = ".safetensors"
+
+
+@dataclass
+class Written:
+    """What one recording became.
+
+    Attributes:
+        path: of the features.
+        frames: features.
+        audio_seconds: of the recording.
+        seconds: it took.
+        seams: differences of two windows' features where they meet: see `encoders.Piece`.
+    """
+
+    path: Path
+    frames: int
+    audio_seconds: float
+    seconds: float
+    seams: list[float]
+
+    def __str__(self) -> str:
+        speed = self.audio_seconds / self.seconds
+        meet = f"windows differ by {max(self.seams):.2g} at most where they meet" if self.seams else "one window"
+        return f"{self.path}: {self.frames} features of {self.audio_seconds:.2f} s, {speed:.0f} times real time, {meet}"
+
+
+def feature_paths(files: Sequence[str], output: str) -> dict[Path, Path]:
+    """Where the features of each recording go: `<output>/<name>.safetensors`, or, of one recording, `output` itself.
+
+    Raises:
+        ValueError: no file at all, or two that would share a name.
+    """
+    recordings = [Path(file) for file in files]
+    if not recordings:
+        raise ValueError("no audio file: write --files talk.wav")
+    if output.endswith(SUFFIX):
+        if len(recordings) > 1:
+            raise ValueError(f"{len(recordings)} audio files do not go into one file: give a folder as --output")
+        return {recordings[0]: Path(output)}
+    paths: dict[Path, Path] = {}
+    for recording in recordings:
+        path = Path(output) / f"{recording.stem}{SUFFIX}"
+        if path in paths.values():
+            raise ValueError(f"{recording} and another audio file would both go to {path}: give them apart")
+        paths[recording] = path
+    return paths
+
+
+def write_features(
+    encoder: WindowEncoder,
+    recording: Path,
+    path: Path,
+    metadata: dict[str, str],
+    window: float | None,
+    overlap: float,
+    batch_size: int,
+) -> Written:
+    """Features of one recording in a file, whole or not at all, with a progress bar.
+
+    Args:
+        encoder: windows go through it.
+        recording: audio file.
+        path: of the features.
+        metadata: of the file's header, to which rates, windows and seams are added.
+        window: as in `encoders.encode_windows`, as the others.
+        overlap: of a window with the next, in seconds.
+        batch_size: windows encoded at once.
+
+    Raises:
+        ValueError: audio that cannot be read or is too short, or windows that the encoder cannot take.
+    """
+    started = time.perf_counter()
+    windows = plan(encoder, window, overlap)
+    metadata = metadata | {
+        "frame_rate_hz": f"{encoder.frame_rate:g}",
+        "window_s": f"{windows.length / SAMPLE_RATE:g}",
+        "overlap_s": f"{(windows.length - windows.hop) / SAMPLE_RATE:g}",
+    }
+    seams: list[float] = []
+    with (
+        feature_file(path, encoder.feature_dim, encoder.frame_rate, metadata) as file,
+        Progress(transient=True) as progress,
+    ):
+        counter = _Counter(read_blocks(recording))
+        task = progress.add_task(recording.name, total=_seconds(recording))
+        for piece in encode_windows(encoder, counter, window, overlap, batch_size):
+            file.append(piece.features)
+            seams += [] if piece.seam is None else [piece.seam]
+            progress.update(task, completed=file.frames / encoder.frame_rate)
+        if not file.frames:
+            raise ValueError(f"{recording} of {1000 * counter.seconds:.0f} ms is too short for one feature")
+        if seams:
+            metadata["largest_seam"] = f"{max(seams):.3g}"
+    return Written(path, file.frames, counter.seconds, time.perf_counter() - started, seams)
+
+
+class _Counter:
+    """Blocks of samples that pass, and how many seconds have passed."""
+
+    def __init__(self, blocks: Iterable[np.ndarray]) -> None:
+        self.blocks, self.seconds = blocks, 0.0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for block in self.blocks:
+            self.seconds += len(block) / SAMPLE_RATE
+            yield block
+
+
+def _seconds(recording: Path) -> float | None:
+    """As the file's header has it, for the progress bar alone."""
+    try:
+        return float(soundfile.info(recording).duration)
+    except (soundfile.SoundFileError, OSError):
+        return None

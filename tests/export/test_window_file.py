@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+
+import export
+import quant
+from encoders import SpeechTransformer, StreamingTransformer, VisionEncoder, encode_windows, window_encoder
+from export import VerificationError, file_window_encoder, to_onnx
+
+SAMPLES = (np.random.default_rng(0).standard_normal(90_123) * 0.1).astype(np.float32)
+SIZES = {"width": 32, "depth": 1, "heads": 2}
+
+
+def joined(pieces) -> np.ndarray:
+    return np.concatenate([piece.features for piece in pieces])
+
+
+@pytest.mark.parametrize(("form", "log_mel"), [("log_mel", "whisper"), ("waveform", "whisper"), ("waveform", "causal")])
+def test_windows_through_a_file_are_those_through_torch(tmp_path, form, log_mel):
+    torch.manual_seed(0)
+    encoder = SpeechTransformer(**SIZES, pooling=2, positions=1500, log_mel=log_mel).eval()
+    quant.prepare(encoder)
+    quant.calibrate(encoder, [encoder.front_end(torch.from_numpy(SAMPLES)[None])], lambda batch: encoder(*batch))
+    path = to_onnx(encoder, tmp_path / "encoder.onnx", "w8a8", input=form, check=False)
+    in_file, about = file_window_encoder(path)
+    in_torch = window_encoder(encoder)
+    assert (about["bit_width"], in_file.frame_rate, in_file.feature_dim) == ("w8a8", 25, 32)
+    found = joined(encode_windows(in_file, [SAMPLES], window=2.5, overlap=1, batch_size=2))
+    with quant.at(encoder, "w8a8"):
+        expected = joined(encode_windows(in_torch, [SAMPLES], window=2.5, overlap=1))
+    assert found.shape == expected.shape
+    cosines = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
+    assert cosines.min() > 0.999
+
+    # The longest window runs; in a file Whisper's two frames of lookahead need positions as well.
+    longest = {"causal": 30, "whisper": 29.98}[log_mel]
+    assert in_file.longest == longest * 16_000
+    minute = np.tile(SAMPLES, 11)
+    mels = len(minute) // 160 if log_mel == "causal" else -(-len(minute) // 160)
+    assert len(joined(encode_windows(in_file, [minute]))) == (mels + 1) // 2 // 2
+    with pytest.raises(ValueError, match=f"window of 31 s is longer than the encoder takes: at most {longest} s"):
+        encode_windows(in_file, [minute], window=31)
+
+
+def test_files_without_whole_clips_are_refused(tmp_path):
+    stream = export.stream_to_onnx(StreamingTransformer(**SIZES).eval(), tmp_path / "stream.onnx", check=False)
+    with pytest.raises(VerificationError, match=r"stream\.onnx takes stream: long audio needs a speech file"):
+        file_window_encoder(stream)
+    images = to_onnx(VisionEncoder("resnet10t", in_channels=1).eval(), tmp_path / "images.onnx", check=False)
+    with pytest.raises(VerificationError, match=r"images\.onnx takes images"):
+        file_window_encoder(images)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.onnx does not exist"):
+        file_window_encoder(tmp_path / "nowhere.onnx")
+
+
+def test_chunks_of_a_streaming_encoder_stay_where_they_are(tmp_path):
+    torch.manual_seed(0)
+    encoder = StreamingTransformer(**SIZES, chunk=8, left_chunks=2).eval()
+    in_file, _ = file_window_encoder(to_onnx(encoder, tmp_path / "encoder.onnx", check=False))
+    assert in_file.step == 8 * 320
+    with torch.no_grad():
+        expected = encoder(*encoder.front_end(torch.from_numpy(SAMPLES)[None]))[0][0].numpy()
+    found = joined(encode_windows(in_file, [SAMPLES], window=2, overlap=1.2))
+    assert np.allclose(found, expected, atol=1e-4 * np.abs(expected).max())
