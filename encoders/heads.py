@@ -22,6 +22,8 @@ from encoders.folder import (
 HeadTask = Literal["classification", "ctc", "regression"]
 HEAD_TASKS: tuple[HeadTask, ...] = get_args(HeadTask)
 FORMAT_VERSION = 1
+# Of CTC's logits, the one that is no token.
+BLANK = 0
 
 
 class Head(nn.Module):
@@ -80,6 +82,23 @@ class Head(nn.Module):
             return outputs
         return outputs * self.std + self.mean
 
+    def answers(self, outputs: Tensor, lengths: Tensor | None = None) -> list[str]:
+        """What the head says of each clip or image: its class's name, or its text by greedy decoding.
+
+        Args:
+            outputs: logits as `forward` gives them.
+            lengths: frames of each clip, shape (batch,); for ctc.
+
+        Raises:
+            ValueError: a regression, whose values are its answers.
+        """
+        if self.task == "regression":
+            raise ValueError("a regression head answers with numbers, not with names")
+        if self.task == "classification":
+            return [self.classes[index] for index in outputs.argmax(dim=1).tolist()]
+        assert lengths is not None
+        return greedy_texts(outputs, lengths, self.classes)
+
     def to_dict(self) -> dict[str, Any]:
         """The constructor's arguments, plain values."""
         return {
@@ -89,6 +108,19 @@ class Head(nn.Module):
             "units": self.units,
             "label": self.label,
         }
+
+
+def greedy_texts(logits: Tensor, lengths: Tensor, tokens: Sequence[str]) -> list[str]:
+    """The likeliest token of each frame, repeats merged, blanks dropped.
+
+    Args:
+        logits: shape (batch, frames, 1 + tokens), blank 0.
+        lengths: frames of each clip, shape (batch,).
+        tokens: without the blank.
+    """
+    best = logits.argmax(dim=-1).cpu()
+    paths = [path[:length].unique_consecutive().tolist() for path, length in zip(best, lengths.tolist(), strict=True)]
+    return ["".join(tokens[index - 1] for index in path if index != BLANK) for path in paths]
 
 
 def save_head(head: Head, folder: str | Path) -> None:

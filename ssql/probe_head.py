@@ -14,6 +14,7 @@ from encoders.encoder import Encoder
 from ssql.data import DataModule
 from ssql.evaluate import embed_split, prepare_anew
 from ssql.probes import fit_heads
+from ssql.tasks import task_of
 
 
 def probe_head(encoder: Encoder, data: DataModule, task: str, bit_width: str) -> Head:
@@ -63,17 +64,22 @@ def head_of(probe: Pipeline, names: Sequence[str], label: str, units: Sequence[s
     return head.eval()
 
 
-def labelled_test(data: DataModule, head: Head) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-    """Test batches: inputs, lengths, and labels as indices into the head's classes (-1: not among them).
+def labelled_test(data: DataModule, head: Head) -> Iterator[tuple[Tensor, Tensor | None, list[str]]]:
+    """Test batches: inputs, lengths, and the right class or text of each clip.
 
     Raises:
         ValueError: the data does not have the head's label.
     """
-    check_task(data, head.label)
-    places = {name: index for index, name in enumerate(head.classes)}
-    indices = torch.tensor([places.get(name, -1) for name in data.classes[head.label]])
     batches = data.evaluation_dataloader("test")
-    return ((batch["inputs"], batch["lengths"], indices[batch["labels"][head.label]]) for batch in batches)
+    if head.task == "ctc":
+        task_of(data, head.label)  # says what the data has where it has no texts
+        return ((batch["inputs"], batch["lengths"], batch["texts"]) for batch in batches)
+    check_task(data, head.label)
+    names = data.classes[head.label]
+    return (
+        (batch["inputs"], batch["lengths"], [names[label] for label in batch["labels"][head.label].tolist()])
+        for batch in batches
+    )
 
 
 def check_task(data: DataModule, task: str) -> None:

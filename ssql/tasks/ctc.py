@@ -10,12 +10,11 @@ from torchmetrics import MetricCollection
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
 from encoders import Encoder
+from encoders.heads import BLANK, greedy_texts
 from encoders.log_mel import SAMPLE_RATE
 from ssql.data import DataModule
 from ssql.data.batch import Batch
 from ssql.tasks.task import Score, Task
-
-BLANK = 0
 
 
 class CTC(Task):
@@ -90,19 +89,6 @@ class CTC(Task):
         """WER and CER in percent."""
         values = metrics.compute()
         return [Score(self.label, name, 100 * float(values[name]), "%") for name in ("wer", "cer")]
-
-
-def greedy_texts(logits: Tensor, lengths: Tensor, tokens: Sequence[str]) -> list[str]:
-    """The likeliest token of each frame, repeats merged, blanks dropped.
-
-    Args:
-        logits: shape (batch, frames, 1 + tokens), blank 0.
-        lengths: frames of each clip, shape (batch,).
-        tokens: without the blank.
-    """
-    best = logits.argmax(dim=-1).cpu()
-    paths = [path[:length].unique_consecutive().tolist() for path, length in zip(best, lengths.tolist(), strict=True)]
-    return ["".join(tokens[index - 1] for index in path if index != BLANK) for path in paths]
 
 
 def frames_needed(text: str) -> int:

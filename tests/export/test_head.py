@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -8,6 +10,9 @@ from onnx import numpy_helper
 import export
 import quant
 from encoders import Head, SpeechTransformer, VisionEncoder
+from export.accuracy import compare_accuracy
+from export.model import Pipeline
+from export.runtime import open_session
 
 HEADS = {
     "classification": Head("classification", 32, ["yes", "no", "perhaps"], label="answer"),
@@ -97,21 +102,50 @@ def test_images_have_heads_too(tmp_path):
     assert torch.allclose(outputs_of(path, {"images": images})["logits"], expected, atol=1e-4)
 
 
-def test_accuracy_in_the_file_is_torchs_or_verification_fails(encoder, tmp_path):
+def test_answers_in_the_file_are_torchs_or_verification_fails(encoder, tmp_path):
     head = HEADS["classification"].eval()
     waveforms, lengths = 0.1 * torch.randn(20, 8_000), torch.full((20,), 8_000)
     with torch.no_grad(), quant.at(encoder, "w8a8"):
-        labels = head(encoder.embed_raw(waveforms, lengths)).argmax(1)
-    labels[:5] = (labels[:5] + 1) % 3
+        right = head(encoder.embed_raw(waveforms, lengths)).argmax(1)
+    right[:5] = (right[:5] + 1) % 3
+    labels = [head.classes[index] for index in right]
     path = tmp_path / "encoder.onnx"
     export.to_onnx(encoder, path, "w8a8", head=head, labelled=[(waveforms, lengths, labels)])
     result = export.verify(path, encoder, labelled=[(waveforms, lengths, labels)])
-    assert (result.accuracy.torch, result.accuracy.onnx, result.accuracy.clips) == (75, 75, 20)
+    assert result.accuracy == export.Accuracy(head.label, torch=75, onnx=75, agreement=100, clips=20)
     bare = export.to_onnx(encoder, tmp_path / "bare.onnx", "w8a8")
     assert export.verify(bare, encoder, head=head, labelled=[(waveforms, lengths, labels)]).accuracy.onnx == 75
     with pytest.raises(ValueError, match=r"bare\.onnx has no head"):
         export.verify(bare, encoder, labelled=[(waveforms, lengths, labels)])
-    result.accuracy.onnx -= 1
+    result.accuracy.agreement = 99.4
     assert not result.passed
-    with pytest.raises(ValueError, match="not of ctc"):
+    with pytest.raises(ValueError, match="a ctc head for a file without one has no accuracy of clips"):
         export.verify(bare, encoder, head=HEADS["ctc"], labelled=[(waveforms, lengths, labels)])
+
+
+def test_other_answers_than_torchs_are_counted(encoder, tmp_path):
+    head = HEADS["classification"].eval()
+    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w8a8", head=head)
+    waveforms, lengths = 0.1 * torch.randn(20, 8_000), torch.full((20,), 8_000)
+    session = open_session(path)
+    honest = session.run
+    session.run = lambda names, feeds: [*(outputs := honest(names, feeds))[:-1], -outputs[-1]]
+    with torch.no_grad(), quant.at(encoder, "w8a8"):
+        labels = head.answers(head(encoder.embed_raw(waveforms, lengths)))
+    reference, run = Pipeline(encoder, head=head), quant.parse_bit_width("w8a8")
+    found = compare_accuracy(session, reference, head, run, "log_mel", [(waveforms, lengths, labels)])
+    assert (found.torch, found.onnx, found.agreement, found.agrees) == (100, 0, 0, False)
+
+
+def test_texts_in_the_file_are_torchs(encoder, tmp_path):
+    head = copy.deepcopy(HEADS["ctc"]).eval()
+    head.linear.bias.data[0] = -10  # a head that learned nothing says blanks
+    waveforms, lengths = 0.1 * torch.randn(4, 8_000), torch.full((4,), 8_000)
+    with torch.no_grad(), quant.at(encoder, "w8a8"):
+        features, frames = encoder(*encoder.front_end(waveforms, lengths))
+        labels = head.answers(head(features), frames)
+    assert any(labels)
+    labels[0] += "!"
+    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w8a8", head=head)
+    accuracy = export.verify(path, encoder, labelled=[(waveforms, lengths, labels)]).accuracy
+    assert (accuracy.torch, accuracy.onnx, accuracy.agreement) == (75, 75, 100)

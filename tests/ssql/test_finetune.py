@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 
+import onnxruntime
 import pytest
 import safetensors.torch
 import torch
 
+import export
 import quant
 from encoders import SpeechTransformer, VisionEncoder, load_encoder, load_head
 from ssql.cli import main
@@ -19,7 +21,6 @@ from ssql.data.espeak import synthesize
 from ssql.data.held_out import HeldOut
 from ssql.finetune import finetune
 from ssql.finetuning import Finetuning
-from ssql.tasks.ctc import greedy_texts
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of Lightning; runs have them on stderr
 
@@ -295,9 +296,31 @@ def test_ctc_learns_four_clips_by_heart(tmp_path, monkeypatch):
     batch = next(iter(data.evaluation_dataloader("train")))
     with torch.no_grad(), quant.at(encoder, "w8a8"):
         features, lengths = encoder(*encoder.front_end(batch["inputs"], batch["lengths"]))
-        assert greedy_texts(head(features), lengths, head.classes) == batch["texts"]
+        assert head.answers(head(features), lengths) == batch["texts"]
     rows = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [row["metric"] for row in rows] == ["wer", "cer"]
+
+
+EXPORTED = [("shift", "w4a4"), ("lsq", "w4a4"), ("nf4", "w8a8")]
+
+
+@pytest.mark.parametrize(("mode", "bit_width"), EXPORTED)
+def test_an_exported_model_says_what_it_says_in_torch(run, tmp_path, mode, bit_width):
+    model = run("run", *MODES[mode], "--trainer.max_epochs", "6", "--model.optimizer.lr", "0.01")
+    encoder, head = load_encoder(model), load_head(model)
+    path = export.to_onnx(encoder, tmp_path / "model.onnx", bit_width, head=head)
+    session = onnxruntime.InferenceSession(path)
+    data = SpokenWords(languages=["en-us"], train_size=1, test_size=400, batch_size=100)
+    same, said = [], set()
+    for batch in data.evaluation_dataloader("test"):
+        log_mel, lengths = encoder.front_end(batch["inputs"], batch["lengths"])
+        (logits,) = session.run(["logits"], {"log_mel": log_mel.numpy(), "lengths": lengths.numpy()})
+        with torch.no_grad(), quant.at(encoder, bit_width):
+            expected = head(encoder.embed(log_mel, lengths)).argmax(dim=1).numpy()
+        same += (logits.argmax(axis=1) == expected).tolist()
+        said |= set(expected.tolist())
+    assert len(said) > 3
+    assert sum(same) / len(same) >= 0.995
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import quant
-from encoders import SpeechTransformer
+from encoders import Head, SpeechTransformer
 from ssql.data import Digits, SpokenProsody, SpokenWords
 from ssql.evaluate import embed_split
 from ssql.probe_head import head_of, labelled_test, probe_head
@@ -71,16 +71,15 @@ def test_a_probe_of_an_encoder_is_fitted_at_the_bit_width(encoder, words):
     assert not torch.equal(other.linear.weight, head.linear.weight)
 
 
-def test_test_batches_carry_indices_into_the_heads_classes(encoder, words):
-    head = probe_head(encoder, words, "word", "fp")
-    head.classes = head.classes[::-1][:-1]
-    (inputs, lengths, labels), *rest = labelled_test(words, head)
-    names = [
-        words.classes["word"][label] for label in next(iter(words.evaluation_dataloader("test")))["labels"]["word"]
-    ]
-    assert [head.classes[label] if label >= 0 else "de/null" for label in labels] == names
-    assert (labels == -1).any()
+def test_test_batches_carry_the_names_of_what_is_right(encoder, words):
+    (inputs, lengths, names), *rest = labelled_test(words, Head("classification", 4, ["de/null"], label="word"))
+    batch = next(iter(words.evaluation_dataloader("test")))
+    assert names == [words.classes["word"][label] for label in batch["labels"]["word"]]
     assert (len(inputs), len(lengths), rest) == (20, 20, [])
+    ((_, _, texts),) = labelled_test(words, Head("ctc", 4, ["a"], label="text"))
+    assert texts == batch["texts"]
+    with pytest.raises(ValueError, match="unknown task 'text'; the data has: class"):
+        labelled_test(Digits(), Head("ctc", 4, ["a"], label="text"))
 
 
 def test_what_cannot_be_probed_is_said(encoder, words):

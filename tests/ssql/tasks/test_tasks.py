@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from encoders import Head, SpeechTransformer
+from encoders.heads import greedy_texts
 from ssql.data import DataModule
 from ssql.data.batch import LabelledTensors
 from ssql.tasks import CTC, Classification, Regression, task_of
-from ssql.tasks.ctc import frames_needed, greedy_texts
+from ssql.tasks.ctc import frames_needed
 
 
 class Clips(DataModule):
