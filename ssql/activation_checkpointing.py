@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from quant.moment import Moment
-from ssql.methods.method import frozen_statistics
+from ssql.batch_norm import frozen_statistics
 
 
 def checkpoint_activations(encoder: nn.Module) -> None:

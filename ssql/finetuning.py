@@ -15,11 +15,12 @@ from torchmetrics import MetricCollection
 import quant
 from encoders import Encoder, Head, load_encoder, load_head
 from ssql.adapters import Adapters, add_adapters, is_base, merge_adapters
+from ssql.batch_norm import frozen_statistics
 from ssql.data import DataModule
 from ssql.data.batch import Batch
 from ssql.draw import draw_bit_width
 from ssql.evaluate import calibrate_on, prepare_anew
-from ssql.methods.method import View, frozen_statistics, seeded
+from ssql.methods.method import View, seeded
 from ssql.precision import Precision, start_at, start_frozen
 from ssql.schedule import total_steps, warmup_cosine
 from ssql.tasks import Score, Task, task_of

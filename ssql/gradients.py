@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 def differentiated_now(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -20,9 +21,23 @@ def differentiated_now(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tens
     """
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     with torch.autocast(loss.device.type, enabled=False):
-        gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+        gradients = _gradients(loss, wanted)
     result: Tensor = _Precomputed.apply(loss.detach(), gradients, *wanted)
     return result
+
+
+def _gradients(loss: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor | None, ...]:
+    if not any(isinstance(parameter, DTensor) for parameter in parameters):
+        return torch.autograd.grad(loss, parameters, allow_unused=True)
+    # The graph knows gathered weights; FSDP hands their gradients to the shards in a backward pass alone.
+    before = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = tuple(parameter.grad for parameter in parameters)
+    for parameter, gradient in zip(parameters, before, strict=True):
+        parameter.grad = gradient
+    return gradients
 
 
 class _Precomputed(torch.autograd.Function):

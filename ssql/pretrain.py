@@ -12,6 +12,7 @@ from ssql.evaluate import calibrate_on, correct_bias_on
 from ssql.memory import keep_freed_memory
 from ssql.methods import Method
 from ssql.run import RunCLI
+from ssql.sharding import gathered_encoder
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def pretrain(args: ArgsType = None) -> Path:
     if cli.model.health.suspicious_steps:
         log.warning("a collapse is suspected at the end of the run: look at feature_std in %s", output / "logs")
     # Back from the CPU, where Lightning leaves it: ranges are joined over ranks on the device of their backend.
-    encoder = cli.model.encoder.to(cli.trainer.strategy.root_device)
+    encoder = gathered_encoder(cli.model.encoder).to(cli.trainer.strategy.root_device)
     calibrate_on(encoder, cli.datamodule, cli.config.calibration_batches, cli.config.calibration_observer)
     for bit_width in cli.config.bias_correction:
         correct_bias_on(encoder, cli.datamodule, cli.config.calibration_batches, bit_width)

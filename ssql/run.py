@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ssql.activation_checkpointing import checkpoint_activations
+from ssql.batch_norm import SyncBatchNorms
 from ssql.data import DataModule
 
 
@@ -91,6 +92,9 @@ class RunCLI(LightningCLI):
         """Loggers and checkpoints go to the output folder unless the configuration has its own."""
         # Where the configuration is kept when there is no logger.
         kwargs["default_root_dir"] = self.config_init.trainer.default_root_dir or self.output
+        if self.config_init.trainer.sync_batchnorm:
+            plugins = self.config_init.trainer.plugins or []
+            kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), SyncBatchNorms()]
         if self.config_init.trainer.logger in (None, True):
             csv = CSVLogger(self.output, name="logs")
             kwargs["logger"] = [csv, TensorBoardLogger(self.output, name="logs", version=csv.version)]

@@ -90,7 +90,7 @@ class MaskedPrediction(MomentumMethod):
             raise ValueError(f"mask_share must be above 0 and at most 1, got {mask_share}")
         super().__init__(encoder, augmentation, ssql, nn.Identity(), momentum, optimizer=optimizer, **common)
         self.predictor = nn.Linear(encoder.feature_dim, width)
-        self.mask_value = nn.Parameter(torch.zeros(encoder.arguments["n_mels"]))
+        self.hide = Hidden(encoder.arguments["n_mels"])
         self.target_blocks, self.mask_share = target_blocks, mask_share
         self.span = max(1, round(mask_seconds * encoder.frame_rate))
         self.stride = round(SAMPLE_RATE / HOP / encoder.frame_rate)
@@ -105,8 +105,7 @@ class MaskedPrediction(MomentumMethod):
         """The student's features of the masked view, and its predictions."""
         hidden = views.mask.repeat_interleave(self.stride, dim=1)
         hidden = F.pad(hidden, (0, views.log_mel.shape[2] - hidden.shape[1])).unsqueeze(1)
-        masked = torch.where(hidden, self.mask_value.unsqueeze(1).to(views.log_mel.dtype), views.log_mel)
-        features, _ = self.encoder(masked, views.lengths)
+        features, _ = self.encoder(self.hide(views.log_mel, hidden), views.lengths)
         mask = F.pad(views.mask, (0, features.shape[1] - views.mask.shape[1]))
         return Frames(features, self.predictor(features), mask)
 
@@ -115,7 +114,8 @@ class MaskedPrediction(MomentumMethod):
         """The teacher's frames of the whole view, shape (batch, frames', width)."""
         encoder = cast(BlockEncoder, self.teacher.encoder)
         outputs, lengths = encoder.block_outputs(views.log_mel, views.lengths)
-        hidden, _ = encoder.block_outputs(self.mask_value.unsqueeze(1).expand_as(views.log_mel), views.lengths)
+        nothing = self.hide(views.log_mel, torch.ones_like(views.log_mel, dtype=torch.bool))
+        hidden, _ = encoder.block_outputs(nothing, views.lengths)
         valid = frame_mask(lengths, outputs[0].shape[1]).unsqueeze(2)
         upper = list(zip(outputs, hidden, strict=True))[-self.target_blocks :]
         mean = torch.stack([normalized_over_clip((seen - blank).float(), valid) for seen, blank in upper]).mean(dim=0)
@@ -132,6 +132,22 @@ class MaskedPrediction(MomentumMethod):
     def features(self, branch: Frames) -> Tensor:
         """Features of the masked frames: the others include padding."""
         return branch.features[branch.mask]
+
+
+class Hidden(nn.Module):
+    """Log-mels with a learned value for each mel band where they are hidden.
+
+    Args:
+        n_mels: mel bands.
+    """
+
+    def __init__(self, n_mels: int) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(n_mels))
+
+    def forward(self, log_mel: Tensor, hidden: Tensor) -> Tensor:
+        """Both shape (batch, n_mels, frames); `hidden` is bool and may be broadcast."""
+        return torch.where(hidden, self.value.unsqueeze(1).to(log_mel.dtype), log_mel)
 
 
 def random_spans(frames: Tensor, share: float, span: int) -> Tensor:

@@ -10,18 +10,21 @@ import torch
 import torch.nn.functional as F
 from lightning import Trainer
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 import quant
 from encoders.encoder import Encoder
+from ssql.batch_norm import check_synchronized, frozen_statistics, layer_sync
 from ssql.draw import draw_bit_width
 from ssql.gradients import differentiated_now
 from ssql.methods.health import Health
 from ssql.methods.ranks import mean_over_ranks
 from ssql.objectives import feature_std, relative_distance
 from ssql.schedule import total_steps, warmup_cosine
+from ssql.sharding import shard
 
 View = tuple[Tensor, Tensor | None]
 
@@ -229,6 +232,12 @@ class Method(lightning.LightningModule):
                 f"{type(data).__name__} gives {modality}, but the {self.encoder.name} encoder takes "
                 f"{self.encoder.modality}: choose another encoder or other data"
             )
+        check_synchronized(trainer, self)
+        if isinstance(trainer.strategy, FSDPStrategy):
+            raise ValueError(
+                "strategy fsdp flattens the weights of a whole step into one: use ModelParallelStrategy (FSDP2) with "
+                "data_parallel_size the number of processes and tensor_parallel_size 1"
+            )
         if self.ssql is None or not self.ssql.sequential:
             return
         if trainer.precision in ("16-mixed", 16):
@@ -236,11 +245,26 @@ class Method(lightning.LightningModule):
                 "precision 16-mixed scales the loss only after ssql.sequential has differentiated half of it: "
                 "use bf16-mixed, or ssql.sequential false"
             )
-        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy | ModelParallelStrategy):
             raise ValueError(
                 f"ssql.sequential differentiates inside the step, which {type(trainer.strategy).__name__} does not "
-                "allow: use strategy ddp, or ssql.sequential false"
+                "allow: use strategy ddp or ModelParallelStrategy, or ssql.sequential false"
             )
+
+    def configure_model(self) -> None:
+        """Shard the weights where the strategy is FSDP's."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not isinstance(self.encoder, FSDPModule):
+            mesh = self.device_mesh
+            assert mesh is not None
+            if mesh["tensor_parallel"].size() > 1:
+                raise ValueError(
+                    f"layers are not split over processes: with {mesh.size()} of them ModelParallelStrategy needs "
+                    f"data_parallel_size {mesh.size()} and tensor_parallel_size 1"
+                )
+            sync = layer_sync(self.trainer)
+            if sync is not None:  # other strategies do it themselves
+                sync.apply(self)
+            shard(self, mesh["data_parallel"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with a linear warm-up and a cosine to zero over the whole run."""
@@ -316,22 +340,6 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
-
-
-@contextmanager
-def frozen_statistics(model: nn.Module, active: bool = True) -> Iterator[None]:
-    """Inside, batch norms in training mode neither move their running statistics nor count the batch."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if active else []
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    spare = next((torch.zeros_like(count) for _, count in before if count is not None), None)
-    # Not track_running_stats: a recomputed pass must hand autograd the same tensors, the running statistics too.
-    for norm, (_, count) in zip(norms, before, strict=True):
-        norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else spare
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _detached(targets: list[Tensor]) -> list[Tensor]:

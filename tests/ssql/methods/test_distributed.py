@@ -53,7 +53,7 @@ def ranks(tmp_path_factory):
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", two_processes.RUNS)
+@pytest.mark.parametrize("name", [*two_processes.RUNS, *two_processes.SHARDED])
 def test_ranks_draw_the_same_bits_and_keep_the_same_weights(ranks, name):
     first, second = (rank[name] for rank in ranks)
     assert first["bits"] == second["bits"]
@@ -62,7 +62,12 @@ def test_ranks_draw_the_same_bits_and_keep_the_same_weights(ranks, name):
     assert all(torch.equal(first["state"][key], second["state"][key]) for key in trained)
 
 
-@pytest.mark.parametrize("name", ["simclr", "simclr_plain", "moco", "masked", "accumulated"])
+# Not with batch norm, whose statistics are each process's, nor distances in units of a process's variance.
+SAME = ["simclr", "simclr_plain", "moco", "masked", "accumulated"]
+SAME += [name for name in two_processes.SHARDED if name not in ("sharded_bf16", "sharded_distillation")]
+
+
+@pytest.mark.parametrize("name", SAME)
 @pytest.mark.filterwarnings("ignore:.*(num_workers|devices|GPU).*", "ignore:.*treespec.*")
 def test_two_processes_are_one_with_the_same_global_batch(ranks, name):
     alone = two_processes.train(name, 1)

@@ -35,7 +35,7 @@ def test_step_equals_a_naive_masked_prediction(build, naive, assert_same_gradien
     masked = views.log_mel.clone()
     for clip in range(2):
         for frame in views.mask[clip].nonzero().flatten().tolist():
-            masked[clip, :, 2 * frame : 2 * frame + 2] = model.mask_value.unsqueeze(1)
+            masked[clip, :, 2 * frame : 2 * frame + 2] = model.hide.value.unsqueeze(1)
     # Two blocks: the upper one (two thirds, rounded) is the target.
     seen, blank = (
         model.teacher.encoder.block_outputs(log_mel)[0][1].detach() for log_mel in (views.log_mel, 0 * views.log_mel)
@@ -63,7 +63,7 @@ def test_a_clip_has_the_same_loss_whatever_it_is_batched_with(shape):
     torch.manual_seed(0)
     model = MaskedPrediction(SpeechTransformer(width=16, depth=2, heads=2, **shape), torch.nn.Identity(), ssql=False)
     with torch.no_grad():
-        model.mask_value += torch.randn(80)
+        model.hide.value += torch.randn(80)
     views = clips(3, [50, 23, 37], model.stride)
     together = model.loss(model.branch(views), model.targets(views, model.branch(views)))
     alone = []

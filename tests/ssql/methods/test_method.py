@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning import Trainer
+from lightning.pytorch.strategies import FSDPStrategy
 
 import quant
 from ssql.methods import BYOL, MoCo, SimCLR, SimSiam, SSQLOptions
@@ -133,8 +134,10 @@ def test_data_of_another_modality_and_impossible_trainers_are_errors(build):
     with pytest.raises(ValueError, match="Images gives image, but the speech_transformer encoder takes audio"):
         build(SimSiam).check_run(trainer, images)
     build(SimSiam).check_run(trainer, None)
-    with pytest.raises(ValueError, match="does not allow: use strategy ddp"):
+    with pytest.raises(ValueError, match="does not allow: use strategy ddp or ModelParallelStrategy"):
         build(SimSiam).check_run(type("T", (), {"precision": "32-true", "strategy": object()})(), None)
+    with pytest.raises(ValueError, match="strategy fsdp flattens .*: use ModelParallelStrategy"):
+        build(SimSiam, ssql=False).check_run(type("T", (), {"strategy": FSDPStrategy()})(), None)
     scaled = type("T", (), {"precision": "16-mixed", "strategy": trainer.strategy})()
     with pytest.raises(ValueError, match="precision 16-mixed scales the loss only after"):
         build(SimSiam).check_run(scaled, None)

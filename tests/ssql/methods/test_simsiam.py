@@ -1,12 +1,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 import quant
 from ssql.draw import draw_bit_width
 from ssql.methods import NonFiniteLossError, SimSiam, SSQLOptions
-from ssql.methods.method import frozen_statistics, join
+from ssql.methods.method import join
 from ssql.objectives import feature_std, symmetric_negative_cosine
 
 
@@ -71,18 +70,6 @@ def test_quantized_pass_leaves_batch_norm_statistics_alone_unless_asked(build, s
         model.training_step({"inputs": None, "lengths": None}, 0)
         means.append(model.projector[1].running_mean)
     assert torch.equal(*means) == (statistics == "full_precision")
-
-
-def test_frozen_statistics_neither_move_nor_count_and_go_on_afterwards():
-    norm, inputs = nn.BatchNorm1d(4), torch.randn(8, 4) + 3
-    with frozen_statistics(norm):
-        frozen = norm(inputs)
-    assert torch.equal(norm.running_mean, torch.zeros(4))
-    assert norm.num_batches_tracked == 0
-    assert norm.momentum == 0.1
-    assert torch.equal(norm(inputs), frozen)
-    assert torch.allclose(norm.running_mean, 0.1 * inputs.mean(dim=0))
-    assert norm.num_batches_tracked == 1
 
 
 def test_nan_loss_names_the_step_and_the_losses(build):
