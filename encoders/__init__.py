@@ -7,6 +7,7 @@ from encoders.encoder import ENCODERS, Encoder, register_encoder
 from encoders.folder import ArtifactError
 from encoders.frames import FrameEncoder
 from encoders.heads import Head, load_head, save_head
+from encoders.interleaving import deinterleave, interleave
 from encoders.log_mel import LogMel, WhisperLogMel
 from encoders.mel_cnn import MelCNN
 from encoders.published import Imported, import_encoder
@@ -14,6 +15,7 @@ from encoders.speech_transformer import SpeechTransformer
 from encoders.step_audio import step_audio_2
 from encoders.stream import Stream
 from encoders.streaming import StreamingTransformer
+from encoders.tokenizer import Tokenizer, Tokens, load_tokenizer, save_tokenizer
 from encoders.vision import VisionEncoder
 from encoders.wav2vec2 import HuBERT, Wav2Vec2, WavLM
 from encoders.windows import Piece, WindowEncoder, encode_windows, window_encoder
@@ -33,20 +35,26 @@ __all__ = [
     "SpeechTransformer",
     "Stream",
     "StreamingTransformer",
+    "Tokenizer",
+    "Tokens",
     "VisionEncoder",
     "Wav2Vec2",
     "WavLM",
     "WhisperLogMel",
     "WindowEncoder",
     "encode_windows",
+    "deinterleave",
     "import_encoder",
     "init_from",
+    "interleave",
     "load_encoder",
     "load_head",
+    "load_tokenizer",
     "read_blocks",
     "register_encoder",
     "save_encoder",
     "save_head",
+    "save_tokenizer",
     "step_audio_2",
     "window_encoder",
 ]

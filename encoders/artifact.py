@@ -17,6 +17,7 @@ from encoders.folder import (
     write_json,
 )
 from encoders.heads import Head, save_head
+from encoders.tokenizer import Tokenizer, save_tokenizer
 from quant import Policy, QuantLayer, corrected_bit_widths, parse_bit_width, prepare, unprepare
 from quant.activation import RANGE_BUFFERS
 from quant.bias_correction import add_corrections
@@ -27,16 +28,24 @@ FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 
 
-def save_encoder(encoder: Encoder, folder: str | Path, overwrite: bool = False, head: Head | None = None) -> None:
-    """Write an encoder, prepared or not, with policy, ranges, learned steps, bias corrections, and a task head.
+def save_encoder(
+    encoder: Encoder,
+    folder: str | Path,
+    overwrite: bool = False,
+    head: Head | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> None:
+    """Write an encoder, prepared or not, with policy, ranges, learned steps, bias corrections; head and tokenizer.
 
     The folder appears whole or not at all: files are written beside it and renamed.
 
     Raises:
         FileExistsError: the folder exists and overwrite is False.
-        ValueError: a weight is NaN or infinite.
+        ValueError: a weight is NaN or infinite, or the tokenizer is another encoder's.
     """
     folder = Path(folder)
+    if tokenizer is not None:
+        tokenizer.check_encoder(encoder)
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder} exists already: choose another folder, or overwrite")
     config = {"format_version": FORMAT_VERSION, "encoder": encoder.name, "arguments": encoder.arguments}
@@ -56,6 +65,8 @@ def save_encoder(encoder: Encoder, folder: str | Path, overwrite: bool = False, 
         save_weights(encoder, staging / WEIGHTS, may_be_infinite=RANGE_BUFFERS)
         if head is not None:
             save_head(head, staging)
+        if tokenizer is not None:
+            save_tokenizer(tokenizer, staging)
         replace_folder(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

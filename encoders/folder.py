@@ -1,4 +1,4 @@
-"""The files of a saved encoder or head: found, read with errors that name them, and written whole or not at all."""
+"""The files of a saved encoder, head or tokenizer: found, read with errors that name them, written whole or not."""
 
 import json
 import os
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HEAD_CONFIG, HEAD_WEIGHTS = "head.json", "head.safetensors"
+TOKENIZER_CONFIG, TOKENIZER_WEIGHTS = "tokenizer.json", "tokenizer.safetensors"
+FILES = [CONFIG, WEIGHTS, HEAD_CONFIG, HEAD_WEIGHTS, TOKENIZER_CONFIG, TOKENIZER_WEIGHTS]
 
 
 class ArtifactError(ValueError):
@@ -30,7 +32,7 @@ def local_folder(folder: str | Path) -> Path:
         return Path(folder)
     if isinstance(folder, str) and folder.count("/") == 1 and not folder.startswith((".", "/", "~")):
         try:
-            return Path(snapshot_download(folder, allow_patterns=[CONFIG, WEIGHTS, HEAD_CONFIG, HEAD_WEIGHTS]))
+            return Path(snapshot_download(folder, allow_patterns=FILES))
         except Exception as error:
             raise ArtifactError(f"no encoder at {folder!r}: no such folder, and not on the hub ({error})") from error
     raise ArtifactError(f"no encoder at {folder}: no such folder")

@@ -7,12 +7,13 @@ from typing import Any
 
 import onnx
 
-from encoders import Encoder, Head
+from encoders import Encoder, Head, Tokenizer
 from encoders.log_mel import HOP, SAMPLE_RATE
 from export.files import write_json, write_text
 from export.head import stored_head
 from export.metadata import load_file, weights_sha256
 from export.signature import SpeechInput, input_form
+from export.tokenizer import stored_tokenizer
 
 CONFIG, README = "config.json", "README.md"
 FORMAT_VERSION = 1
@@ -33,11 +34,11 @@ def describe(
 
     Returns:
         sample_rate_hz, input (waveform, log_mel, images), inputs and outputs (name to shape, dtype, unit),
-        frame_rate_hz, feature_dim, head (null, or task, classes, units, label), files (file, bit_width,
-        size_bytes), licence, trained_on, encoder, format_version.
+        frame_rate_hz, feature_dim, head (null, or task, classes, units, label), tokenizer (null, or its sizes), files
+        (file, bit_width, size_bytes), licence, trained_on, encoder, format_version.
     """
     proto, found = load_file(paths[0])
-    head = stored_head(proto)
+    head, tokenizer = stored_head(proto), stored_tokenizer(proto)
     units = _units(found, head)
     audio = encoder.modality == "audio"
     return {
@@ -50,6 +51,7 @@ def describe(
         "frame_rate_hz": float(found["frame_rate_hz"]) if audio else None,
         "feature_dim": encoder.feature_dim,
         "head": head.to_dict() if head else None,
+        "tokenizer": tokenizer.to_dict() if tokenizer else None,
         "files": [_entry(path) for path in paths],
         "licence": licence,
         "trained_on": trained_on,
@@ -57,13 +59,14 @@ def describe(
 
 
 def entries_to_keep(
-    folder: Path, encoder: Encoder, input: SpeechInput | None, head: Head | None, overwrite: bool
-) -> list[dict[str, Any]]:
-    """Entries of an earlier card in a folder that stay: files of the same encoder, input and head.
+    folder: Path, encoder: Encoder, input: SpeechInput | None, head: Head | None, overwrite: bool,
+    tokenizer: Tokenizer | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Entries of an earlier card in a folder that stay: files of the same encoder, input, head and tokenizer.
 
     Raises:
-        FileExistsError: a card of another encoder, input or head, unless overwrite; a `README.md` or `config.json`
-            that is not a card's, always: an encoder's own folder is no place for its files.
+        FileExistsError: a card of another encoder, input, head or tokenizer, unless overwrite; a `README.md` or
+            `config.json` that is not a card's, always: an encoder's own folder is no place for its files.
     """
     path, form = folder / CONFIG, input_form(encoder, input)
     if not path.exists():
@@ -75,13 +78,14 @@ def entries_to_keep(
         found["encoder"]["weights_sha256"] == weights_sha256(encoder)
         and found["input"] == form
         and found["head"] == (head.to_dict() if head else None)
+        and found.get("tokenizer") == (tokenizer.to_dict() if tokenizer else None)
     )
     if same:
         return [entry for entry in found["files"] if (folder / entry["file"]).is_file()]
     if not overwrite:
         raise FileExistsError(
-            f"{folder} holds files of another encoder, input or head ({found['encoder']['name']}, {found['input']}): "
-            "choose another folder, or overwrite"
+            f"{folder} holds files of another encoder, input or head, or of another tokenizer "
+            f"({found['encoder']['name']}, {found['input']}): choose another folder, or overwrite"
         )
     return []
 
@@ -107,7 +111,7 @@ def card_text(config: dict[str, Any]) -> str:
     title = f"{config['encoder']['name'].replace('_', ' ')} encoder, ONNX"
     kind = "speech clips" if audio else "images"
     rate = f", {config['frame_rate_hz']:g} a second" if audio else ""
-    does = f"Turns {kind} into features of {config['feature_dim']} numbers{rate}"
+    does = f"Turns {kind} into features of {config['feature_dim']} numbers{rate}{_tokens_text(config['tokenizer'])}"
     return "\n".join(
         [
             f"---\nlicense: {config['licence']}\nlibrary_name: onnx\ntags: [feature-extraction, quantized]\n---\n",
@@ -205,6 +209,10 @@ def _units(found: dict[str, str], head: Head | None) -> dict[str, str]:
         "feature_lengths": frames,
         "logits": "logits: softmax gives probabilities",
         "values": ", ".join((head.units if head else None) or []),
+        "linguistic_tokens": "codes, 50/3 a second; -1 beyond a clip's length",
+        "semantic_tokens": "codes, 25 a second; -1 beyond a clip's length",
+        "linguistic_lengths": "tokens",
+        "semantic_lengths": "tokens",
     }
 
 
@@ -214,6 +222,13 @@ def _head_text(head: dict[str, Any] | None) -> str:
     names = ", ".join(head["classes"][:8]) + (", ..." if len(head["classes"]) > 8 else "")
     said = {"classification": "and classes of", "ctc": "and tokens of", "regression": "and numbers of"}[head["task"]]
     return f", {said} the task {head['label']} ({len(head['classes'])}: {names})"
+
+
+def _tokens_text(tokenizer: dict[str, Any] | None) -> str:
+    if tokenizer is None:
+        return ""
+    codes = tokenizer["linguistic_codes"], tokenizer["semantic_codes"]
+    return f", and tokens of {codes[0]} linguistic (50/3 a second) and {codes[1]} semantic codes (25 a second)"
 
 
 def _table(files: Sequence[dict[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from encoders import Encoder, Head, LogMel, WhisperLogMel
+from encoders import Encoder, Head, LogMel, Tokenizer, WhisperLogMel
 from encoders.log_mel import HOP, SAMPLE_RATE, WINDOW
 from quant import BitWidth, QuantLayer
 
@@ -24,14 +24,17 @@ class VerificationError(RuntimeError):
     """A file that departs from torch, or that is not one of ours."""
 
 
-def metadata(encoder: Encoder, run: BitWidth, form: str, head: Head | None = None) -> dict[str, str]:
-    """Keys and values for an ONNX file's metadata_props; `arguments`, `policy` and `head` are JSON.
+def metadata(
+    encoder: Encoder, run: BitWidth, form: str, head: Head | None = None, tokenizer: Tokenizer | None = None
+) -> dict[str, str]:
+    """Keys and values for an ONNX file's metadata_props; `arguments`, `policy`, `head` and `tokenizer` are JSON.
 
     Args:
         encoder: in the file.
         run: its bit-width.
         form: `log_mel`, `waveform` or `images`.
         head: in the file.
+        tokenizer: in the file.
     """
     layer = next((module for module in encoder.modules() if isinstance(module, QuantLayer)), None)
     values = {
@@ -45,6 +48,7 @@ def metadata(encoder: Encoder, run: BitWidth, form: str, head: Head | None = Non
         "feature_dim": str(encoder.feature_dim),
         "input": form,
         "head": json.dumps(head.to_dict() if head else None, ensure_ascii=False),
+        "tokenizer": json.dumps(tokenizer.to_dict() if tokenizer else None),
     }
     if encoder.modality != "audio":
         return values | {"pixel_mean": str(encoder.arguments["mean"]), "pixel_std": str(encoder.arguments["std"])}

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper
 from torch import Tensor, nn
 
-from encoders import Encoder, Head
+from encoders import Encoder, Head, Tokenizer
 from export.accuracy import Labelled
 from export.files import staged, write_json
 from export.front_end import ExportedFrontEnd, shrink_tables
@@ -20,6 +20,7 @@ from export.model import Pipeline
 from export.packing import halve_floats, pack_weights
 from export.qdq import QdqLayer, to_qdq
 from export.signature import SpeechInput, example_inputs, frozen_copy, input_form, signature
+from export.tokenizer import ExportedTokenizer
 from export.trace import trace
 from export.verify import verify
 from quant import FULL_PRECISION, BitWidth, at, parse_bit_width
@@ -45,6 +46,7 @@ def to_onnx(
     labelled: Labelled | None = None,
     image_size: int | tuple[int, int] | None = None,
     opset: int = OPSET,
+    tokenizer: Tokenizer | None = None,
 ) -> Path:
     """Export an encoder at a bit-width; integers and scales are those of `quant`.
 
@@ -52,7 +54,9 @@ def to_onnx(
     (batch, samples) at 16,000 Hz and `lengths` in samples; outputs `features` (batch, frames', feature_dim)
     and `feature_lengths` (batch,) int64. Vision: input `images`, normalized pixels (batch, channels, height,
     width); output `features` (batch, feature_dim). A head adds `logits` (classification: (batch, classes); ctc:
-    (batch, frames', 1 + tokens)) or `values` (regression: (batch, targets)). Batch and time are dynamic.
+    (batch, frames', 1 + tokens)) or `values` (regression: (batch, targets)). A tokenizer adds `linguistic_tokens` and
+    `semantic_tokens` (batch, tokens), int64 with -1 beyond a clip's length, and `linguistic_lengths` and
+    `semantic_lengths` (batch,). Batch and time are dynamic.
     Weights take as many bits of the file as they have; ONNX Runtime unpacks them to int8 when a session starts, and
     multiplies at the speed of int8.
 
@@ -69,6 +73,7 @@ def to_onnx(
         labelled: test data of a classification head: its accuracy in the file must be that in torch.
         image_size: height and width of a vision file's input in pixels, one number or two; the model's own when None.
         opset: 21 or newer.
+        tokenizer: of a speech encoder; stays in float.
 
     Returns:
         path.
@@ -76,7 +81,8 @@ def to_onnx(
     Raises:
         FileExistsError: the file exists and overwrite is False.
         ValueError: unknown bit-width or input, an encoder that is not prepared, a weight that is NaN or infinite, a
-            layer or operation without an ONNX form, an opset that is too old, or a file over protobuf's 2 GB.
+            layer or operation without an ONNX form, an opset that is too old, a file over protobuf's 2 GB, or a
+            tokenizer of another encoder.
         quant.NotCalibratedError: a layer whose activation range was never observed.
         VerificationError: the file departs from torch.
     """
@@ -84,7 +90,7 @@ def to_onnx(
     run = FULL_PRECISION if halves else parse_bit_width(bit_width)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already: choose another name, or overwrite")
-    proto = _build(encoder, run, input_form(encoder, input), head, image_size, opset)
+    proto = _build(encoder, run, input_form(encoder, input), head, image_size, opset, tokenizer)
     if halves:
         halve_floats(proto)
     report = path.with_suffix(".verification.json")
@@ -93,7 +99,7 @@ def to_onnx(
         if not check:
             report.unlink(missing_ok=True)  # of an earlier file
             return path
-        result = verify(staging, encoder, run, waveforms, head, labelled)
+        result = verify(staging, encoder, run, waveforms, head, labelled, tokenizer)
         result.file = str(path)
         log.info("%s: %s", path, result)
         if not result.passed:
@@ -107,20 +113,26 @@ def to_onnx(
 
 
 def _build(
-    encoder: Encoder, run: BitWidth, form: str, head: Head | None, image_size: int | tuple[int, int] | None, opset: int
-) -> onnx.ModelProto:
+    encoder: Encoder, run: BitWidth, form: str, head: Head | None, image_size: int | tuple[int, int] | None, opset: int,
+    tokenizer: Tokenizer | None,
+) -> onnx.ModelProto:  # fmt: skip
     if opset < OPSET:
         raise ValueError(f"opset {opset} is too old: quantized graphs need {OPSET} or newer (INT4 weights)")
     model, layers = export_form(encoder, run)
     if head is not None:
         _check_finite(head, "head.")
+    if tokenizer is not None:
+        tokenizer.check_encoder(encoder)
+        _check_finite(tokenizer, "tokenizer.")
     _check_size(model, run)
     front_end = ExportedFrontEnd(model.front_end) if form == "waveform" else None
-    pipeline = Pipeline(model, front_end, None if head is None else ExportedHead(frozen_copy(head)))
-    proto = trace(pipeline, signature(form, head), example_inputs(model, form, image_size), opset)
+    exported_head = None if head is None else ExportedHead(frozen_copy(head))
+    exported_tokenizer = None if tokenizer is None else ExportedTokenizer(frozen_copy(tokenizer))
+    pipeline = Pipeline(model, front_end, exported_head, exported_tokenizer)
+    proto = trace(pipeline, signature(form, head, tokenizer), example_inputs(model, form, image_size), opset)
     shrink_tables(proto)
     pack_weights(proto, layers)
-    helper.set_model_props(proto, metadata(encoder, run, form, head))
+    helper.set_model_props(proto, metadata(encoder, run, form, head, tokenizer))
     onnx.checker.check_model(proto)
     return proto
 

@@ -160,15 +160,19 @@ def _unpacked(proto: onnx.ModelProto, name: str, bits: int) -> list[onnx.NodePro
     return nodes
 
 
+FULL_FLOATS = ("front_end.", "head.", "tokenizer.")
+
+
 def halve_floats(proto: onnx.ModelProto) -> None:
     """Store the encoder's float weights as float16, in place; ONNX Runtime widens them when a session starts.
 
-    Vectors (biases, normalizations), front end and head stay as they are. Values beyond float16's range are clipped.
+    Vectors (biases, normalizations), front end, head and tokenizer stay as they are. Values beyond float16's range are
+    clipped.
     """
     limit = float(np.finfo(np.float16).max)
     for tensor in proto.graph.initializer:
         name = tensor.name
-        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2 or name.startswith(("front_end.", "head.")):
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2 or name.startswith(FULL_FLOATS):
             continue
         halves = numpy_helper.to_array(tensor).clip(-limit, limit).astype(np.float16)
         tensor.CopyFrom(numpy_helper.from_array(halves, f"{name}.float16"))

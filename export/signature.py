@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from encoders import Encoder, Head, LogMel
+from encoders import Encoder, Head, LogMel, Tokenizer
 from encoders.log_mel import SAMPLE_RATE
 from export.head import output_name
+from export.tokenizer import OUTPUTS
 
 SpeechInput = Literal["log_mel", "waveform"]
 Module = TypeVar("Module", bound=nn.Module)
@@ -50,7 +51,7 @@ def input_form(encoder: Encoder, asked: SpeechInput | None) -> str:
     return form
 
 
-def signature(form: str, head: Head | None = None) -> Signature:
+def signature(form: str, head: Head | None = None, tokenizer: Tokenizer | None = None) -> Signature:
     """The signature of files whose first input is `log_mel`, `waveform` or `images`."""
     if form == "images":
         inputs: Axes = {"images": ("batch", None, None, None)}
@@ -62,6 +63,9 @@ def signature(form: str, head: Head | None = None) -> Signature:
     if head is not None:
         axes: tuple[str | None, ...] = ("batch", "feature_frames", None) if head.task == "ctc" else ("batch", None)
         outputs[output_name(head)] = axes
+    if tokenizer is not None:
+        for name in OUTPUTS:
+            outputs[name] = ("batch",) if name.endswith("lengths") else ("batch", name.replace("tokens", "frames"))
     return Signature(inputs, outputs)
 
 

@@ -10,7 +10,9 @@ USAGE = """usage: ssql COMMAND [options]
   import     published weights:         ssql import --weights FILE.safetensors --layout whisper --output runs/start
   pretrain   pretrain an encoder:       ssql pretrain --config FILE.yaml --output runs/mine
   finetune   encoder and head:          ssql finetune --encoder runs/mine/encoder --data SpokenWords --task word ...
+  tokenizer  tokens of two streams:     ssql tokenizer --encoder runs/mine/encoder --data SpokenWords ...
   evaluate   accuracy at bit-widths:    ssql evaluate --config FILE.yaml --output runs/mine
+  evaluate_tokenizer  tokens that stay: ssql evaluate_tokenizer --tokenizers.mine runs/tokens/model ...
   suite      speech at bit-widths:      ssql suite --encoders.mine runs/mine/encoder --output runs/mine
   compare    merge evaluations:         ssql compare --rows '[a/accuracy.json, b/accuracy.json]' --output runs/both
   report     runs as one HTML page:     ssql report --runs '[runs/a, runs/b]' --output report.html
@@ -30,7 +32,9 @@ COMMANDS = {
     "import": ("ssql.importing", "import_weights"),
     "pretrain": ("ssql.pretrain", "pretrain"),
     "finetune": ("ssql.finetune", "finetune"),
+    "tokenizer": ("ssql.tokenizer", "tokenizer"),
     "evaluate": ("ssql.results", "evaluate"),
+    "evaluate_tokenizer": ("ssql.results", "evaluate_tokenizer"),
     "suite": ("ssql.results", "suite"),
     "compare": ("ssql.results", "compare"),
     "report": ("ssql.results", "report"),
@@ -85,7 +89,7 @@ def _command(name: str) -> Callable[[list[str]], object]:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     module, function_name = COMMANDS[name]
     function: Callable[..., object] = getattr(importlib.import_module(module), function_name)
-    if name in ("pretrain", "finetune"):
+    if name in ("pretrain", "finetune", "tokenizer"):
         logging.getLogger("lightning.pytorch").propagate = False  # it has a handler of its own
         return lambda args: function()
     from jsonargparse import auto_cli

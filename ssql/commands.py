@@ -7,7 +7,16 @@ from rich.console import Console
 
 import export as onnx_export
 import quant
-from encoders import FrameEncoder, Head, StreamingTransformer, load_encoder, load_head, window_encoder
+from encoders import (
+    FrameEncoder,
+    Head,
+    StreamingTransformer,
+    load_encoder,
+    load_head,
+    load_tokenizer,
+    save_encoder,
+    window_encoder,
+)
 from quant import parse_bit_width
 from ssql.data import DataModule
 from ssql.evaluate import calibrate_on, correct_bias_on, prepare_anew, sensitivities_on
@@ -39,6 +48,8 @@ def calibrate(
 ) -> None:
     """Choose anew how an encoder is quantized, without training: grids, bits of each layer, activation ranges.
 
+    A head or tokenizer beside the encoder comes along.
+
     Example: ssql calibrate --encoder runs/a/encoder --data SpokenWords --output runs/a/encoder-mse
     --observer mse --policy.shift true --policy.weight_range mse --average_bits 4
 
@@ -65,7 +76,7 @@ def calibrate(
     calibrate_on(loaded, data, batches, observer)
     for bit_width in bias_correction:
         correct_bias_on(loaded, data, batches, bit_width)
-    loaded.save_pretrained(output, overwrite=overwrite)
+    save_encoder(loaded, output, overwrite, load_head(encoder), load_tokenizer(encoder))
     Console().print(f"encoder: {output}")
 
 
@@ -84,8 +95,9 @@ def export(
     """Write an encoder as ONNX at one or more bit-widths, verify each file against torch, measure them, describe them.
 
     Leaves the files, a report of each verification, latency.json and a model card (README.md, config.json). A head
-    beside the encoder (ssql finetune) goes into the files. With data and task a linear probe does, trained at each
-    bit-width, unless the encoder has a head for the task; its test accuracy in ONNX Runtime has to be torch's.
+    (ssql finetune) and a tokenizer (ssql tokenizer) beside the encoder go into the files. With data and task a linear
+    probe does, trained at each bit-width, unless the encoder has a head for the task; its test accuracy in
+    ONNX Runtime has to be torch's.
 
     Example: ssql export --encoder runs/a/encoder --output runs/a --bit_width '[fp, w8a8, w4a8]' --input waveform
     --data SpokenWords --task word
@@ -110,14 +122,14 @@ def export(
     paths = {b: Path(output) / (FILE_NAMES.get(b) or f"encoder-{parse_bit_width(b)}.onnx") for b in bit_widths}
     refuse_existing(paths.values(), overwrite)
     known = results_by_bits(load_rows(Path(accuracy))) if accuracy else {}
-    loaded, own_head = load_encoder(encoder), load_head(encoder)
+    loaded, own_head, tokenizer = load_encoder(encoder), load_head(encoder), load_tokenizer(encoder)
     heads = {b: own_head for b in bit_widths}
     if data is not None and task is not None and (own_head is None or own_head.label != task):
         heads = {b: probe_head(loaded, data, task, "fp" if b == "fp16" else b) for b in bit_widths}
-    kept = onnx_export.entries_to_keep(Path(output), loaded, input, heads[bit_widths[0]], overwrite)
+    kept = onnx_export.entries_to_keep(Path(output), loaded, input, heads[bit_widths[0]], overwrite, tokenizer)
     for b, path in paths.items():
         labelled = _labelled(data, heads[b])
-        onnx_export.to_onnx(loaded, path, b, input, heads[b], overwrite, labelled=labelled)
+        onnx_export.to_onnx(loaded, path, b, input, heads[b], overwrite, labelled=labelled, tokenizer=tokenizer)
     latencies = onnx_export.measure_files(list(paths.values()))
     save_json(latencies, Path(output) / "latency.json")
     Console().print(*latency_tables(latencies))
@@ -227,7 +239,8 @@ def verify(
         head = probe_head(loaded, data, task, bit_width or found["bit_width"])
     if task is not None and head is not None and head.label != task:
         raise ValueError(f"{file} has a head for the task {head.label}, not {task}")
-    result = onnx_export.verify(path, loaded, bit_width, head=head, labelled=_labelled(data, head))
+    labelled, tokenizer = _labelled(data, head), load_tokenizer(encoder)
+    result = onnx_export.verify(path, loaded, bit_width, head=head, labelled=labelled, tokenizer=tokenizer)
     save_json(result.to_dict(), path.with_suffix(".verification.json"))
     Console().print(f"{path}: {result}")
     if not result.passed:

@@ -75,32 +75,51 @@ def evaluate(
     tasks = list(tasks or data.tasks)
     if not tasks or not set(tasks) <= set(data.tasks):
         raise ValueError(f"tasks {list(tasks)} are not all among the data's labels: {', '.join(data.tasks) or 'none'}")
-    quantizers = quantizers or {"min_max": Quantizer()}
-    sizes = [calibration_batches] if isinstance(calibration_batches, int) else list(calibration_batches)
     rows: list[Row] = []
     for method, encoder in encoders.items():
         if encoder.modality != data.modality:
             raise ValueError(f"{method} is an encoder for {encoder.modality}, the data is {data.modality}")
         prepare_anew(encoder, None)
-        own = _policy_of(encoder)
         full = Probed(_embed(encoder, data, "fp"), tasks)
-        for name, quantizer in quantizers.items():
-            policy = quantizer.policy or own
-            prepare_anew(encoder, None if policy == _policy_of(encoder) else policy)
-            for size in sizes:
-                clips = min(size * data.batch_size, len(data.dataset("train")))  # type: ignore[arg-type]
-                if quant.learned_bit_width(encoder) is None:
-                    calibrate_on(encoder, data, size, quantizer.observer)
-                label = method + f", {name}" * (len(quantizers) > 1) + f", {clips} clips" * (len(sizes) > 1)
-                for bit_width in sorted(bit_widths, key=lambda bits: bits != "fp"):  # fp first
-                    if quantizer.bias_correction and bit_width != "fp":
-                        correct_bias_on(encoder, data, size, bit_width)
-                    probed = full if bit_width == "fp" else Probed(_embed(encoder, data, bit_width), tasks, full)
-                    common = {"method": label, "bit_width": bit_width, "quantizer": name, "calibration_clips": clips}
-                    common["size_bytes"] = round(quant.model_bytes(encoder, bit_width))
-                    rows += [common | row for row in probed.rows(data.targets, full)]
-                    log.info("%s at %s done", label, bit_width)
+        for common in quantized(method, encoder, data, bit_widths, calibration_batches, quantizers):
+            bit_width = common["bit_width"]
+            probed = full if bit_width == "fp" else Probed(_embed(encoder, data, bit_width), tasks, full)
+            rows += [common | row for row in probed.rows(data.targets, full)]
     return rows
+
+
+def quantized(
+    method: str,
+    encoder: Encoder,
+    data: DataModule,
+    bit_widths: Sequence[str],
+    calibration_batches: int | Sequence[int] = 8,
+    quantizers: Mapping[str, Quantizer] | None = None,
+) -> Iterator[Row]:
+    """Quantize a prepared encoder in each way and at each bit-width in turn; meanwhile it is to be measured.
+
+    Arguments as in `evaluate`.
+
+    Yields:
+        what all rows of the measurement share: method, bit_width, quantizer, calibration_clips, size_bytes.
+    """
+    quantizers = quantizers or {"min_max": Quantizer()}
+    sizes = [calibration_batches] if isinstance(calibration_batches, int) else list(calibration_batches)
+    own = _policy_of(encoder)
+    for name, quantizer in quantizers.items():
+        policy = quantizer.policy or own
+        prepare_anew(encoder, None if policy == _policy_of(encoder) else policy)
+        for size in sizes:
+            clips = min(size * data.batch_size, len(data.dataset("train")))  # type: ignore[arg-type]
+            if quant.learned_bit_width(encoder) is None:
+                calibrate_on(encoder, data, size, quantizer.observer)
+            label = method + f", {name}" * (len(quantizers) > 1) + f", {clips} clips" * (len(sizes) > 1)
+            for bit_width in sorted(bit_widths, key=lambda bits: bits != "fp"):  # fp first
+                if quantizer.bias_correction and bit_width != "fp":
+                    correct_bias_on(encoder, data, size, bit_width)
+                common = {"method": label, "bit_width": bit_width, "quantizer": name, "calibration_clips": clips}
+                yield common | {"size_bytes": round(quant.model_bytes(encoder, bit_width))}
+                log.info("%s at %s done", label, bit_width)
 
 
 class Features(NamedTuple):
@@ -182,7 +201,7 @@ def _first_batches(data: DataModule, count: int) -> Iterator[Batch]:
 
 def _embedding_of(encoder: Encoder) -> Callable[[Batch], Tensor]:
     device = next(encoder.parameters()).device
-    return lambda batch: encoder.embed_raw(*_inputs(batch, device))
+    return lambda batch: encoder.embed_raw(*inputs_of(batch, device))
 
 
 @torch.no_grad()
@@ -199,7 +218,7 @@ def embed_split(
     labels: dict[str, list[Tensor]] = {}
     with quant.at(encoder, bit_width, reuse_weights=True):
         for batch in data.evaluation_dataloader(split):
-            inputs, lengths = _inputs(batch, device)
+            inputs, lengths = inputs_of(batch, device)
             if data.probed_parts == 1:
                 embedding = encoder.embed_raw(inputs, lengths)
             else:
@@ -229,6 +248,7 @@ def part_means(features: Tensor, lengths: Tensor, parts: int) -> Tensor:
     return (sums / member.sum(dim=1).clamp_min(1)[..., None]).flatten(1)
 
 
-def _inputs(batch: dict[str, Any], device: torch.device) -> tuple[Tensor, Tensor | None]:
+def inputs_of(batch: dict[str, Any], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Inputs and lengths of a batch on a device, as a front end takes them."""
     lengths = batch["lengths"]
     return batch["inputs"].to(device), None if lengths is None else lengths.to(device)

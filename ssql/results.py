@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from encoders import Encoder, load_encoder
+from encoders import Encoder, load_encoder, load_tokenizer
 from ssql.data import DataModule
 from ssql.evaluate import BIT_WIDTHS, Quantizer
 from ssql.evaluate import evaluate as evaluate_encoders
@@ -18,6 +18,7 @@ from ssql.report_page import report_page
 from ssql.rows import Row, load_rows, retained_rows
 from ssql.runs import read_runs
 from ssql.suite import PARTS, RECORDINGS, speech_suite
+from ssql.token_agreement import token_agreement
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,43 @@ def evaluate(
     refuse_existing(_files(output, "accuracy"), overwrite)
     rows = evaluate_encoders(_loaded(encoders), data, bit_widths, tasks, calibration_batches, quantizers)
     _save(rows, output, "accuracy", markdown_report(rows), accuracy_figure(rows))
+
+
+def evaluate_tokenizer(
+    tokenizers: dict[str, str],
+    data: DataModule,
+    output: str,
+    bit_widths: list[str] = list(BIT_WIDTHS),  # noqa: B006
+    calibration_batches: int | list[int] = 8,
+    quantizers: dict[str, Quantizer] = {"min_max": Quantizer()},  # noqa: B006, B008
+    overwrite: bool = False,
+) -> None:
+    """How many tokens stay what they are in full precision, at bit-widths x quantizers: one table, one plot.
+
+    Writes tokens.json and tokens.csv (rows as of `ssql evaluate`, with the metrics agreement, perplexity and use of the
+    codes), tokens.md and tokens.png. `chance` is the agreement of tokens drawn in these frequencies; intervals of 95 %
+    by bootstrap over clips.
+    Example: ssql evaluate_tokenizer --tokenizers.SSQL runs/a/model --tokenizers.SimSiam runs/b/model
+    --data SpokenWords --output runs/tokens
+
+    Args:
+        tokenizers: name in the table to a folder that ssql tokenizer wrote.
+        data: data module; labels are not needed.
+        output: folder for the results.
+        bit_widths: fp, w8a8, w4a8, ...
+        calibration_batches: training batches that set the activation ranges; of several, each is tried.
+        quantizers: name to observer, policy and bias_correction, side by side, as in `ssql evaluate`.
+        overwrite: replace earlier results.
+    """
+    refuse_existing(_files(output, "tokens"), overwrite)
+    heads = {name: load_tokenizer(folder) for name, folder in tokenizers.items()}
+    missing = [folder for name, folder in tokenizers.items() if heads[name] is None]
+    if missing:
+        raise ValueError(f"no tokenizer in {', '.join(missing)}: give what ssql tokenizer wrote, OUTPUT/model")
+    loaded = _loaded(tokenizers)
+    pairs = {name: (loaded[name], head) for name, head in heads.items() if head is not None}
+    rows = token_agreement(pairs, data, bit_widths, calibration_batches, quantizers)
+    _save(rows, output, "tokens", markdown_report(rows), accuracy_figure(rows, "agreement"))
 
 
 def compare(rows: list[str], output: str, overwrite: bool = False) -> None:

@@ -13,21 +13,24 @@ from typing import Any, NamedTuple
 
 Row = dict[str, Any]
 
-# What each metric measures, and the decimals it is shown with. The first five stand for a task in an overview.
+# What each metric measures, and the decimals it is shown with. The first six stand for a task in an overview.
 METRICS = {
     "linear": ("accuracy, %", 1),
     "accuracy": ("accuracy, %", 1),
     "r2": ("R2", 2),
     "wer": ("WER, %", 1),
     "cer": ("CER, %", 1),
+    "agreement": ("tokens as in full precision, %", 1),
     "linear_fp_head": ("accuracy, %, head of full precision", 1),
     "knn": ("accuracy, %, nearest neighbours", 1),
     "r2_fp_head": ("R2, head of full precision", 2),
     "mae": ("mean absolute error", 2),
     "mae_fp_head": ("mean absolute error, head of full precision", 2),
+    "perplexity": ("perplexity of the codes", 1),
+    "use": ("codes in use, %", 1),
     "retained": ("retained of full precision, %", 0),
 }
-HEADLINES = tuple(METRICS)[:5]
+HEADLINES = tuple(METRICS)[:6]
 FP_HEADS = ("linear_fp_head", "r2_fp_head")
 ERROR_RATES = ("wer", "cer")
 

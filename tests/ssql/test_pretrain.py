@@ -150,7 +150,8 @@ def test_help_is_there_without_loading_torch():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("config", sorted(Path("experiments").rglob("*.yaml")), ids=str)
 def test_every_shipped_configuration_is_read(run_here, config):
-    command = next((word for word in ("evaluate", "finetune", "suite") if word in config.stem), "pretrain")
+    commands = ("evaluate_tokenizer", "tokenizer", "evaluate", "finetune", "suite")
+    command = next((word for word in commands if word in config.stem), "pretrain")
     code, printed = run_here(command, "--config", str(config), "--output", "runs/x", "--print_config")
     assert code == 0, printed.err
     assert ("bit_widths:" if command == "suite" else "class_path:") in printed.out
