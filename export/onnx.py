@@ -70,7 +70,7 @@ def to_onnx(
         check: verify the file against torch before it takes its name; the report goes beside it, to
             `<name>.verification.json`. A file that fails keeps the name `<name>.failed.onnx`.
         waveforms: speech clips (samples,) at 16,000 Hz to verify with; chirps in noise when None.
-        labelled: test data of a classification head: its accuracy in the file must be that in torch.
+        labelled: test data of the head: for 99.5 % of the clips it must say in the file what it says in torch.
         image_size: height and width of a vision file's input in pixels, one number or two; the model's own when None.
         opset: 21 or newer.
         tokenizer: of a speech encoder; stays in float.

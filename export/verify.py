@@ -40,7 +40,7 @@ class Verification:
         largest_difference: over all feature values.
         clips: clips or images compared.
         head_equal: the head gives torch's outputs on the file's features; None without a head.
-        accuracy: of a classification head on labelled data; None without data.
+        accuracy: of a head of classes or texts on labelled data; None without data.
         ties_only: only when the cosine is below 0.9999: whether it is because values near a rounding edge fell to
             its other side, as they may at few bits whoever computes them: torch, given the file's roundings, agrees.
         tokens_equal: the tokenizer gives the nearest codes of the file's features; None without a tokenizer.
@@ -66,7 +66,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """All integers and lengths, the head and its accuracy (within 0.5 points) equal, and features close enough.
+        """Integers, lengths and the head equal, the same answer for 99.5 % of labelled clips, features close enough.
 
         Close enough is a cosine of 0.9999 for every clip, or 0.99 where only ties differ.
         """
@@ -119,7 +119,7 @@ def verify(
         waveforms: speech encoders only: clips (samples,) at 16,000 Hz; chirps in noise when None.
         head: the head it was exported with; for a file without one, a classification head for `labelled`. None
             takes the numbers in the file.
-        labelled: test data of the classification head: accuracy in ONNX Runtime against torch.
+        labelled: test data of the head: what it says in ONNX Runtime against torch.
         tokenizer: the tokenizer it was exported with; None takes the numbers in the file.
 
     Raises:

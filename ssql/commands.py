@@ -96,8 +96,8 @@ def export(
 
     Leaves the files, a report of each verification, latency.json and a model card (README.md, config.json). A head
     (ssql finetune) and a tokenizer (ssql tokenizer) beside the encoder go into the files. With data and task a linear
-    probe does, trained at each bit-width, unless the encoder has a head for the task; its test accuracy in
-    ONNX Runtime has to be torch's.
+    probe does, trained at each bit-width, unless the encoder has a head for the task; for 99.5 % of the
+    test clips it has to say in ONNX Runtime what it says in torch.
 
     Example: ssql export --encoder runs/a/encoder --output runs/a --bit_width '[fp, w8a8, w4a8]' --input waveform
     --data SpokenWords --task word
@@ -109,8 +109,8 @@ def export(
         bit_width: one, or a list: fp, fp16 (float32 stored in 16 bits), w8a8, w4a8, w2a8, ...; w7a8 where a
             processor without VNNI would saturate the sums of w8a8; w4a32 where there are no integer kernels.
         input: waveform puts the front end into the files; log_mel by default, where the encoder takes that.
-        data: labelled data for a head and its accuracy.
-        task: the label to predict.
+        data: labelled data for a head, or for what the encoder's own head says.
+        task: the label to predict; `text` for a recognizer's own head.
         accuracy: JSON file that ssql evaluate wrote of this encoder, for the model card.
         trained_on: the encoder's training data, for the model card.
         licence: of the weights, for the model card.
@@ -227,7 +227,7 @@ def verify(
         file: the ONNX file.
         encoder: the encoder folder it was exported from.
         bit_width: the bit-width it was exported at; what the file says by default.
-        data: labelled data: accuracy on its test split, of the file's own head or of a linear probe.
+        data: labelled data: what the file's own head, or a linear probe, says of its test split.
         task: the label to predict; the head's own by default.
     """
     path, loaded = Path(file), load_encoder(encoder)
@@ -273,6 +273,6 @@ def bench(
 
 
 def _labelled(data: DataModule | None, head: Head | None) -> onnx_export.Labelled | None:
-    if data is None or head is None or head.task != "classification":
+    if data is None or head is None or head.task == "regression":
         return None
     return labelled_test(data, head)

@@ -28,13 +28,14 @@ from encoders.frames import frame_mask
 from encoders.log_mel import HOP, SAMPLE_RATE
 from encoders.resampling import Resampling
 from encoders.tokenizer import SEMANTIC_RATE
+from ssql.batch_norm import frozen_statistics
 from ssql.codes import code_counts, perplexity, use
 from ssql.data import DataModule
 from ssql.data.batch import Batch
 from ssql.draw import draw_bit_width
 from ssql.evaluate import calibrate_on, prepare_anew
 from ssql.finetuning import OBSERVER
-from ssql.methods.method import View, frozen_statistics, seeded
+from ssql.methods.method import View, seeded
 from ssql.objectives import relative_distance
 from ssql.schedule import total_steps, warmup_cosine
 
