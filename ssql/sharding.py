@@ -3,6 +3,9 @@
 The idea is that of Zhao et al. 2023 (PyTorch FSDP); every Parameter is sharded for itself along its first axis.
 """
 
+from typing import Any
+
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
@@ -11,6 +14,27 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 import quant
 from encoders.encoder import ENCODERS, Encoder
 from ssql.activation_checkpointing import blocks_of
+
+
+class FSDP2(ModelParallelStrategy):
+    """Lightning's strategy for `fully_shard`, over all processes: `--trainer.strategy fsdp2`.
+
+    Args:
+        save_distributed_checkpoint: a checkpoint is a folder with a file of each process, instead of one file that
+            the first gathers in its memory.
+        common: see `ModelParallelStrategy`.
+    """
+
+    def __init__(self, save_distributed_checkpoint: bool = False, **common: Any) -> None:
+        super().__init__(save_distributed_checkpoint=save_distributed_checkpoint, **common)
+
+    def setup_environment(self) -> None:
+        """Layers are not split over processes: all of them share the weights."""
+        self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        super().setup_environment()
+
+
+StrategyRegistry.register("fsdp2", FSDP2, FSDP2.__doc__ or "")
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -26,9 +50,9 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
         mesh: one-dimensional.
 
     Raises:
-        ValueError: Parameters that belong to a module with an encoder inside: no forward pass would gather them.
+        ValueError: as `units`.
     """
-    for module in _units(model):
+    for module in units(model):
         if isinstance(module, Encoder):
             for block in blocks_of(module):
                 fully_shard(block, mesh=mesh)
@@ -53,8 +77,12 @@ def gathered_encoder(encoder: Encoder) -> Encoder:
     return whole
 
 
-def _units(module: nn.Module) -> list[nn.Module]:
-    """Encoders, and the outermost modules beside them that have Parameters."""
+def units(module: nn.Module) -> list[nn.Module]:
+    """What is sharded for itself: encoders, and the outermost modules beside them that have Parameters.
+
+    Raises:
+        ValueError: Parameters of a module with an encoder inside.
+    """
     if isinstance(module, Encoder) or not any(isinstance(part, Encoder) for part in module.modules()):
         return [module] if any(True for _ in module.parameters()) else []
     own = [name for name, _ in module.named_parameters(recurse=False)]
@@ -63,4 +91,4 @@ def _units(module: nn.Module) -> list[nn.Module]:
             f"{type(module).__name__} has Parameters of its own beside an encoder, {', '.join(own)}, which no forward "
             "pass would gather: put them in a module"
         )
-    return [unit for child in module.children() for unit in _units(child)]
+    return [unit for child in module.children() for unit in units(child)]

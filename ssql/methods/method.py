@@ -235,8 +235,7 @@ class Method(lightning.LightningModule):
         check_synchronized(trainer, self)
         if isinstance(trainer.strategy, FSDPStrategy):
             raise ValueError(
-                "strategy fsdp flattens the weights of a whole step into one: use ModelParallelStrategy (FSDP2) with "
-                "data_parallel_size the number of processes and tensor_parallel_size 1"
+                "strategy fsdp flattens weights, which are then no longer a layer's own to quantize: use strategy fsdp2"
             )
         if self.ssql is None or not self.ssql.sequential:
             return
@@ -248,7 +247,7 @@ class Method(lightning.LightningModule):
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy | ModelParallelStrategy):
             raise ValueError(
                 f"ssql.sequential differentiates inside the step, which {type(trainer.strategy).__name__} does not "
-                "allow: use strategy ddp or ModelParallelStrategy, or ssql.sequential false"
+                "allow: use strategy ddp or fsdp2, or ssql.sequential false"
             )
 
     def configure_model(self) -> None:
@@ -258,8 +257,8 @@ class Method(lightning.LightningModule):
             assert mesh is not None
             if mesh["tensor_parallel"].size() > 1:
                 raise ValueError(
-                    f"layers are not split over processes: with {mesh.size()} of them ModelParallelStrategy needs "
-                    f"data_parallel_size {mesh.size()} and tensor_parallel_size 1"
+                    f"layers are not split over {mesh['tensor_parallel'].size()} processes: use strategy fsdp2, or "
+                    "ModelParallelStrategy with tensor_parallel_size 1"
                 )
             sync = layer_sync(self.trainer)
             if sync is not None:  # other strategies do it themselves

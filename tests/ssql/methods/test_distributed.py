@@ -62,9 +62,9 @@ def test_ranks_draw_the_same_bits_and_keep_the_same_weights(ranks, name):
     assert all(torch.equal(first["state"][key], second["state"][key]) for key in trained)
 
 
-# Not with batch norm, whose statistics are each process's, nor distances in units of a process's variance.
+# Not with batch norm, whose statistics are each process's.
 SAME = ["simclr", "simclr_plain", "moco", "masked", "accumulated"]
-SAME += [name for name in two_processes.SHARDED if name not in ("sharded_bf16", "sharded_distillation")]
+SAME += [name for name in two_processes.SHARDED if name != "sharded_bf16"]
 
 
 @pytest.mark.parametrize("name", SAME)
@@ -88,3 +88,9 @@ def test_sequential_differentiation_is_the_same_run(ranks):
     assert torch.allclose(torch.tensor(sequential["losses"]), torch.tensor(whole["losses"]), atol=1e-5)
     for key, value in whole["state"].items():
         assert torch.allclose(sequential["state"][key], value, atol=1e-5), key
+
+
+def test_a_sharded_run_resumed_from_its_one_file_ends_with_the_same_weights(ranks):
+    whole, resumed = ranks[0][two_processes.RESUMED], ranks[0]["resumed"]
+    assert resumed["losses"] == whole["losses"][1:]
+    assert all(torch.equal(resumed["state"][key], value) for key, value in whole["state"].items())

@@ -134,9 +134,9 @@ def test_data_of_another_modality_and_impossible_trainers_are_errors(build):
     with pytest.raises(ValueError, match="Images gives image, but the speech_transformer encoder takes audio"):
         build(SimSiam).check_run(trainer, images)
     build(SimSiam).check_run(trainer, None)
-    with pytest.raises(ValueError, match="does not allow: use strategy ddp or ModelParallelStrategy"):
+    with pytest.raises(ValueError, match="does not allow: use strategy ddp or fsdp2"):
         build(SimSiam).check_run(type("T", (), {"precision": "32-true", "strategy": object()})(), None)
-    with pytest.raises(ValueError, match="strategy fsdp flattens .*: use ModelParallelStrategy"):
+    with pytest.raises(ValueError, match="strategy fsdp flattens weights .* use strategy fsdp2"):
         build(SimSiam, ssql=False).check_run(type("T", (), {"strategy": FSDPStrategy()})(), None)
     scaled = type("T", (), {"precision": "16-mixed", "strategy": trainer.strategy})()
     with pytest.raises(ValueError, match="precision 16-mixed scales the loss only after"):

@@ -9,7 +9,6 @@ from unittest.mock import patch
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -17,7 +16,7 @@ from encoders import SpeechTransformer
 from ssql.activation_checkpointing import checkpoint_activations
 from ssql.data import DataModule
 from ssql.data.batch import LabelledTensors
-from ssql.methods import BYOL, Distillation, MaskedPrediction, MoCo, SimCLR, SSQLOptions, masked_prediction
+from ssql.methods import BYOL, MaskedPrediction, MoCo, SimCLR, SSQLOptions, masked_prediction
 from ssql.sharding import gathered_encoder
 
 SEQUENTIAL, WHOLE = SSQLOptions(), SSQLOptions(sequential=False)
@@ -38,8 +37,8 @@ SHARDED = {
     "sharded_masked": RUNS["masked"],
     "sharded_accumulated": RUNS["accumulated"],
     "sharded_bf16": RUNS["batch_norm_bf16"],
-    "sharded_distillation": (Distillation, {}, {}),
 }
+RESUMED = "sharded_reversed"
 
 
 class Clips(DataModule):
@@ -66,35 +65,40 @@ class TwoGains(nn.Module):
 
 
 class Record(Callback):
-    def __init__(self):
-        self.losses, self.bits = [], []
+    """Losses and bits of all steps; a checkpoint after the first update, where there is a path for it."""
+
+    def __init__(self, checkpoint=None):
+        self.losses, self.bits, self.checkpoint = [], [], checkpoint
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
         self.losses.append(outputs["loss"].item() * trainer.accumulate_grad_batches)
         self.bits.append([int(trainer.callback_metrics.get(f"{name}_bits", 0)) for name in ("weight", "activation")])
+        if self.checkpoint and trainer.global_step == 1:
+            trainer.save_checkpoint(self.checkpoint)
 
 
 def every_third(frames, share, span):
     return (torch.arange(int(frames.max())) % 3 == 1) & (torch.arange(int(frames.max())) < frames.unsqueeze(1))
 
 
-def train(name: str, world: int) -> dict:
+def train(name: str, world: int, save=None, resume=None) -> dict:
     sharded = name in SHARDED
     method, arguments, trainer_arguments = (RUNS | SHARDED)[name]
-    strategy = ModelParallelStrategy(world, 1, save_distributed_checkpoint=False) if sharded else "ddp"
     torch.manual_seed(0)
     encoder = SpeechTransformer(width=16, depth=2, heads=2)
-    optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.05)  # noqa: E731
+    # Lightning cannot restore an optimizer without any state under this strategy.
+    momentum = 0.9 if name == RESUMED else 0
+    optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=momentum)  # noqa: E731
     model = method(encoder, TwoGains(), optimizer=optimizer, seed=3, **arguments)
     if sharded:
         checkpoint_activations(encoder)
-    record = Record()
+    record = Record(save)
     with patch.object(masked_prediction, "random_spans", every_third):
         Trainer(
             max_steps=3,
             accelerator="cpu",
             devices=world,
-            strategy=strategy if world > 1 else "auto",
+            strategy="auto" if world == 1 else "fsdp2" if sharded else "ddp",
             use_distributed_sampler=False,
             logger=False,
             enable_checkpointing=False,
@@ -102,7 +106,7 @@ def train(name: str, world: int) -> dict:
             enable_model_summary=False,
             callbacks=[record],
             **trainer_arguments,
-        ).fit(model, Clips(batch_size=8 // world))
+        ).fit(model, Clips(batch_size=8 // world), ckpt_path=resume, weights_only=True)
     if sharded:
         assert all(isinstance(parameter, DTensor) for parameter in model.parameters()) == (world > 1)
     state = gathered_encoder(model.encoder).state_dict() if sharded else model.state_dict()
@@ -112,4 +116,7 @@ def train(name: str, world: int) -> dict:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder, number = Path(sys.argv[1]), sys.argv[2]
-    torch.save({name: train(name, 2) for name in RUNS | SHARDED}, folder / f"rank{number}.pt")
+    checkpoint = folder / "first.ckpt"
+    results = {name: train(name, 2, checkpoint if name == RESUMED else None) for name in RUNS | SHARDED}
+    results["resumed"] = train(RESUMED, 2, resume=checkpoint)
+    torch.save(results, folder / f"rank{number}.pt")
