@@ -39,7 +39,7 @@ def _equal(graph: "_Graph", name: str, layer: QuantActivation, run: BitWidth) ->
 
 
 def _pairs(graph: "_Graph", name: str, layer: QuantLayer, bits: BitWidth) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Found and expected numbers of one layer, all as float64."""
+    """Found and expected numbers of one layer: integers of the weight as they are, all else as float64."""
     if bits.weight == FLOAT_BITS:
         # The exporter may fold a normalization into a float weight: its values are the features' business.
         product = graph.takers[f"encoder.{name}.weight", 1]
@@ -47,7 +47,7 @@ def _pairs(graph: "_Graph", name: str, layer: QuantLayer, bits: BitWidth) -> Ite
         product, found_integers, found_scale = graph.weight(name, bits.weight)
         integers, scale = layer.weight_integers(bits.weight)
         # Flat, because a kernel in groups is stored as (out, in * ...).
-        yield found_integers.flatten(), _array(_in_file_order(integers, product)).flatten()
+        yield found_integers.flatten(), _in_file_order(integers, product).numpy().flatten()
         yield found_scale, _array(_in_file_order(scale, product) if scale.shape[1] > 1 else scale.flatten())
     if bits.activation == FLOAT_BITS:
         yield np.array(graph.is_quantized(product.input[0])), np.array(False)
@@ -110,7 +110,7 @@ class _Graph:
             product = self.takers[output, 1] if (output, 1) in self.takers else self.takers[output, 0]
         while scale not in self.stored:  # gets a shape, or the factor of a batch normalization
             scale = self.makers[scale].input[0]
-        return product, stored_weight(self.stored, layer, bits).astype(np.float64), self.value(scale)
+        return product, stored_weight(self.stored, layer, bits), self.value(scale)
 
     def shift(self, product: onnx.NodeProto) -> np.ndarray:
         """What is taken off a product's input, (in,), before it is clipped and quantized."""
