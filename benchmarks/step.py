@@ -17,6 +17,7 @@ import torch
 from four_pass import FourPassSSQL
 
 from encoders import SpeechTransformer, VisionEncoder
+from ssql.activation_checkpointing import checkpoint_activations
 from ssql.augment import ImageAugmentation, SpeechAugmentation
 from ssql.memory import keep_freed_memory
 from ssql.methods import Method, SimSiam
@@ -81,12 +82,16 @@ def peak_bytes(run: Callable[[], None], device: torch.device) -> int:
     return int(np.cumsum(changes).max())
 
 
-def compare(name: str, repeats: int, device: torch.device, dtype: torch.dtype) -> tuple[float, float, float]:
+def compare(
+    name: str, repeats: int, device: torch.device, dtype: torch.dtype, recompute: bool
+) -> tuple[float, float, float]:
     """Take turns, print times and ratios; returns the three ratios of the last line."""
     build, make_batch = NETWORKS[name]
     torch.manual_seed(0)
     batch = {key: value if value is None else value.to(device) for key, value in make_batch().items()}
     models = [build(SimSiam, False), build(SimSiam, True), build(FourPassSSQL, True)]
+    if recompute:
+        checkpoint_activations(models[1].encoder)
     models = [model.to(device) for model in models]
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9) for model in models]
     runs = [lambda m=m, o=o: step(m, o, batch) for m, o in zip(models, optimizers, strict=True)]
@@ -123,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7, help="rounds; a third of them for batch 256 on a CPU")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of autocast")
+    parser.add_argument("--activation_checkpointing", action="store_true", help="in the SSQL step alone")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -131,7 +137,11 @@ def main() -> None:
     repeats, dtype = arguments.repeats, getattr(torch, arguments.precision)
     results = [
         compare(
-            name, repeats if device.type == "cuda" or not name.endswith("256") else max(2, repeats // 3), device, dtype
+            name,
+            repeats if device.type == "cuda" or not name.endswith("256") else max(2, repeats // 3),
+            device,
+            dtype,
+            arguments.activation_checkpointing,
         )
         for name in arguments.networks
     ]

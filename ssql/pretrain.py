@@ -22,7 +22,9 @@ HELP = """Pretrain an encoder whose features survive quantization.
   ssql pretrain --config runs/words/logs/version_0/config.yaml --resume true
   ssql pretrain --config ... --model.ssql false      (the plain method, the baseline)
   ssql pretrain --config ... --model.optimizer bitsandbytes.optim.AdamW8bit --model.optimizer.lr 1e-3
+  ssql pretrain --config ... --activation_checkpointing true       (less memory, the same numbers)
   torchrun --nproc_per_node 4 $(which ssql) pretrain --config ... --trainer.devices 4 --trainer.strategy ddp
+  torchrun --nproc_per_node 4 $(which ssql) pretrain --config ... --trainer.devices 4 --trainer.strategy fsdp2
   srun --ntasks-per-node 4 ssql pretrain --config ... --trainer.devices 4 --trainer.num_nodes 2 --trainer.strategy ddp
 
 Methods: SimSiam, BYOL, MoCo, SimCLR, MaskedPrediction, Distillation. Optimizers: any of torch (AdamW), timm
@@ -85,4 +87,6 @@ def pretrain(args: ArgsType = None) -> Path:
     if cli.trainer.is_global_zero:
         encoder.save_pretrained(output / "encoder", overwrite=True)
         log.info("encoder saved in %s", output / "encoder")
+    # The folder is there for every process.
+    cli.trainer.strategy.barrier()
     return output / "encoder"

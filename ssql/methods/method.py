@@ -234,9 +234,7 @@ class Method(lightning.LightningModule):
             )
         check_synchronized(trainer, self)
         if isinstance(trainer.strategy, FSDPStrategy):
-            raise ValueError(
-                "strategy fsdp flattens weights, which are then no longer a layer's own to quantize: use strategy fsdp2"
-            )
+            raise ValueError("strategy fsdp, torch's first FSDP, is not supported: use strategy fsdp2")
         if self.ssql is None or not self.ssql.sequential:
             return
         if trainer.precision in ("16-mixed", 16):
