@@ -6,7 +6,8 @@ transformer, 512 wide with 6 blocks of 8 heads, untrained (time does not depend 
 file; one thread; each row is a process of its own, whose peak memory it is. The seconds are those of the processor, so
 that a busy machine does not count. With --encoder FOLDER a second table: for several overlaps, by how much two windows
 differ where they meet, and stitched features from those of windows that move by 2 s. Prints Markdown tables; the last
-line is `long_int8_growth_mb=<x> long_int8_times_real_time=<x>`, growth from the shortest to the longest recording.
+line is `long_int8_growth_mb=<x> long_int8_times_real_time=<x>`, growth from the shortest to the longest recording (of
+the last form asked for).
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -29,6 +31,7 @@ from encoders import SpeechTransformer, encode_windows, load_encoder, read_block
 from export import file_window_encoder, to_onnx
 from ssql.features import write_features
 
+FORMS = ("torch", "int8")
 OVERLAPS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 FINE = 28.0  # seconds: windows of 30 s that move by 2 s, so that each frame is within 1 s of its window's middle
 
@@ -50,13 +53,18 @@ def recording(audio: Path, minutes: float, path: Path) -> Path:
     raise AssertionError
 
 
-def prepare(folder: Path) -> list[Path]:
-    """The encoder's folder and its int8 file."""
+def prepare(folder: Path, forms: Sequence[str]) -> list[Path]:
+    """The encoder's folder and its int8 file, or one of them."""
     torch.manual_seed(0)
     encoder = quant.prepare(SpeechTransformer(width=512, depth=6, heads=8), quant.Policy(attention=True)).eval()
     quant.calibrate(encoder, [encoder.front_end(0.1 * torch.randn(1, 160_000))], lambda batch: encoder(*batch))
-    save_encoder(encoder, folder / "torch fp32")
-    return [folder / "torch fp32", to_onnx(encoder, folder / "int8.onnx", "w8a8", "waveform")]
+    paths = []
+    if "torch" in forms:
+        save_encoder(encoder, folder / "torch fp32")
+        paths.append(folder / "torch fp32")
+    if "int8" in forms:
+        paths.append(to_onnx(encoder, folder / "int8.onnx", "w8a8", "waveform"))
+    return paths
 
 
 def measure(encoder: str, audio: Path, output: Path) -> dict[str, float]:
@@ -112,6 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--audio", type=Path, required=True, help="folder of wav files of one sample rate")
     parser.add_argument("--minutes", type=float, nargs="+", default=[6, 30, 60])
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--encoder", type=Path, help="folder of a trained encoder, for the table of overlaps")
     parser.add_argument("--one", nargs=3, metavar=("ENCODER", "AUDIO", "OUTPUT"), help="one row, in this process")
     arguments = parser.parse_args()
@@ -125,7 +134,7 @@ def main() -> None:
         print("| encoder | audio, min | features | file, MB | processor, s | times real time | peak memory, MB |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
         rows = []
-        for encoder in prepare(folder):
+        for encoder in prepare(folder, arguments.forms):
             for audio in recordings:
                 row = alone(encoder, audio, folder / "out.safetensors")
                 rows.append(row)
@@ -141,7 +150,8 @@ def main() -> None:
             print("\n".join(seams(arguments.encoder, recording(arguments.audio, 6, folder / "six.wav"))))
     first, last = rows[-len(recordings)], rows[-1]
     speed = 60 * last["minutes"] / last["seconds"]
-    print(f"\nlong_int8_growth_mb={last['peak_mb'] - first['peak_mb']:.0f} long_int8_times_real_time={speed:.0f}")
+    form, growth = arguments.forms[-1], last["peak_mb"] - first["peak_mb"]
+    print(f"\nlong_{form}_growth_mb={growth:.0f} long_{form}_times_real_time={speed:.0f}")
 
 
 if __name__ == "__main__":
