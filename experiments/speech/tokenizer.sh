@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every number of tokenizer.md: 40 minutes on 2 cores. Needs `ssql` on the PATH, data/fsdd/recordings, the encoders of fsdd.sh.
+# Every number of tokenizer.md. Needs `ssql` on the PATH, data/fsdd/recordings, the encoders of fsdd.sh.
 set -euo pipefail
 train="ssql tokenizer --config experiments/speech/tokenizer_fsdd.yaml"
 evaluate="ssql evaluate_tokenizer --config experiments/speech/evaluate_tokenizer_fsdd.yaml"
@@ -23,3 +23,4 @@ $train --encoder runs/fsdd/simsiam-0/encoder --output $runs/simsiam-ssql-0 --ssq
 $evaluate --output $runs/drawn-0 --tokenizers "{
   \"SSQL, shift\": \"$runs/shift-ssql-0/model\", \"SimSiam\": \"$runs/simsiam-ssql-0/model\"}"
 ssql export --encoder $runs/shift-0/model --output $runs/onnx --bit_width '[fp, w8a8, w4a8]' --input waveform
+python experiments/speech/tokenizer_content.py $runs/shift-{0,1,2}/model $runs/simsiam-{0,1,2}/model

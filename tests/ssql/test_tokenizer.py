@@ -11,8 +11,10 @@ import torch
 import quant
 from encoders import SpeechTransformer, load_encoder, load_tokenizer
 from ssql.cli import main
+from ssql.commands import calibrate
 from ssql.data import SpokenWords, spoken_words
 from ssql.data.espeak import synthesize
+from ssql.results import compare, evaluate_tokenizer
 from ssql.token_agreement import tokenize_split
 from ssql.tokenizer import tokenizer
 from ssql.tokenizer_training import TokenizerTraining, whitening
@@ -138,6 +140,28 @@ def test_the_seed_decides_everything(run):
     first, again, other = run("a"), run("b"), run("c", "--model.seed", "1")
     assert all(torch.equal(state(first)[key], state(again)[key]) for key in state(first))
     assert not torch.equal(state(first)["linguistic.codebook"], state(other)["linguistic.codebook"])
+
+
+def test_measured_calibrated_and_merged_by_commands(run, tmp_path):
+    model = run("run", "--trainer.max_epochs", "1")
+    data = SpokenWords(languages=["en-us"], train_size=60, test_size=20, batch_size=10)
+    calibrate(str(model), data, str(tmp_path / "again"), "mse", quant.Policy(shift=True), batches=2)
+    assert all(torch.equal(state(model)[key], state(tmp_path / "again")[key]) for key in state(model))
+    tokenizers = {"a": str(model), "b": str(tmp_path / "again")}
+    evaluate_tokenizer(tokenizers, data, str(tmp_path / "tokens"), ["fp", "w2a4"], 2)
+    names = {f"tokens.{ending}" for ending in ("json", "csv", "md", "png")}
+    assert {file.name for file in (tmp_path / "tokens").iterdir()} == names
+    assert "| linguistic | b | 100.0 (100.0 to 100.0) |" in (tmp_path / "tokens" / "tokens.md").read_text()
+    rows = str(tmp_path / "tokens" / "tokens.json")
+    compare([rows, rows], str(tmp_path / "both"))
+    assert "| semantic | a | 100.0 ± 0.0 |" in (tmp_path / "both" / "accuracy.md").read_text()
+    with pytest.raises(FileExistsError, match="tokens.json exists already"):
+        evaluate_tokenizer(tokenizers, data, str(tmp_path / "tokens"))
+
+
+def test_a_folder_without_a_tokenizer(pretrained, tmp_path):
+    with pytest.raises(ValueError, match=r"no tokenizer in .*encoder: give what ssql tokenizer wrote"):
+        evaluate_tokenizer({"a": str(pretrained)}, SpokenWords(), str(tmp_path / "tokens"))
 
 
 def test_whitened_frames_have_unit_variance_in_the_leading_directions():
