@@ -159,6 +159,8 @@ def snippet(config: dict[str, Any]) -> str:
         "outputs = dict(zip(names, session.run(None, feeds)))",
         'print(outputs["features"].shape)',
     ]
+    if config["tokenizer"]:
+        lines.append('print(outputs["linguistic_tokens"][0], outputs["semantic_tokens"][0])')
     if head and head["task"] == "classification":
         lines.insert(0, "import json")
         lines.append('classes = json.load(open("config.json", encoding="utf-8"))["head"]["classes"]')
@@ -266,7 +268,14 @@ def _contract(config: dict[str, Any]) -> str:
     if config["input"] == "images":
         return "The batch may have any size."
     shortest = " The longest clip of a batch has at least 400 samples (25 ms)." if config["input"] == "waveform" else ""
+    tokenizer = config["tokenizer"]
+    tokens = (
+        " Both streams as one sequence: every 120 ms two linguistic tokens, then three semantic ones plus "
+        f"{tokenizer['linguistic_codes']}; what is left at the end is dropped."
+        if tokenizer
+        else ""
+    )
     return (
         "Batch and time may have any size; a clip's features do not depend on what it is batched with, and beyond its "
-        f"length they are zero.{shortest}"
+        f"length they are zero.{shortest}{tokens}"
     )

@@ -107,7 +107,10 @@ def test_the_card_names_the_tokens(encoder, tokenizer, exported, tmp_path):
         "unit": "codes, 25 a second; -1 beyond a clip's length",
     }
     export.write_card(card, tmp_path)
-    assert "tokens of 16 linguistic (50/3 a second) and 24 semantic codes" in (tmp_path / "README.md").read_text()
+    text = (tmp_path / "README.md").read_text()
+    assert "tokens of 16 linguistic (50/3 a second) and 24 semantic codes" in text
+    assert "two linguistic tokens, then three semantic ones plus 16" in text
+    assert 'print(outputs["linguistic_tokens"][0]' in text
     with pytest.raises(FileExistsError, match="of another tokenizer"):
         export.entries_to_keep(tmp_path, encoder, None, Head("classification", 32, ["yes", "no"]), False, None)
 
