@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from four_pass import FourPassSSQL
 
-from encoders import SpeechTransformer, VisionEncoder
-from ssql.activation_checkpointing import checkpoint_activations
+from encoders import Encoder, SpeechTransformer, VisionEncoder
+from ssql.activation_checkpointing import blocks_of, checkpoint_activations
 from ssql.augment import ImageAugmentation, SpeechAugmentation
 from ssql.memory import keep_freed_memory
 from ssql.methods import Method, SimSiam
@@ -48,6 +48,19 @@ NETWORKS = {
     "resnet18_batch32": (resnet18, lambda: images(32)),
     "resnet18_batch256": (resnet18, lambda: images(256)),
     "speech_512x6_batch8_4s": (speech_512x6, lambda: clips(8, 4)),
+}
+
+
+def compile_blocks(encoder: Encoder) -> None:
+    """torch.compile of each block for itself."""
+    for block in blocks_of(encoder):
+        block.compile()
+
+
+CHANGES: dict[str, Callable[[Encoder], None]] = {
+    "plain": lambda encoder: None,
+    "checkpointed": checkpoint_activations,
+    "compiled": compile_blocks,
 }
 
 
@@ -83,15 +96,14 @@ def peak_bytes(run: Callable[[], None], device: torch.device) -> int:
 
 
 def compare(
-    name: str, repeats: int, device: torch.device, dtype: torch.dtype, recompute: bool
+    name: str, repeats: int, device: torch.device, dtype: torch.dtype, change: Callable[[Encoder], None]
 ) -> tuple[float, float, float]:
     """Take turns, print times and ratios; returns the three ratios of the last line."""
     build, make_batch = NETWORKS[name]
     torch.manual_seed(0)
     batch = {key: value if value is None else value.to(device) for key, value in make_batch().items()}
     models = [build(SimSiam, False), build(SimSiam, True), build(FourPassSSQL, True)]
-    if recompute:
-        checkpoint_activations(models[1].encoder)
+    change(models[1].encoder)
     models = [model.to(device) for model in models]
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9) for model in models]
     runs = [lambda m=m, o=o: step(m, o, batch) for m, o in zip(models, optimizers, strict=True)]
@@ -128,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7, help="rounds; a third of them for batch 256 on a CPU")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of autocast")
-    parser.add_argument("--activation_checkpointing", action="store_true", help="in the SSQL step alone")
+    parser.add_argument("--ssql", choices=CHANGES, default="plain", help="what is done to the SSQL step's encoder")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -141,7 +153,7 @@ def main() -> None:
             repeats if device.type == "cuda" or not name.endswith("256") else max(2, repeats // 3),
             device,
             dtype,
-            arguments.activation_checkpointing,
+            CHANGES[arguments.ssql],
         )
         for name in arguments.networks
     ]

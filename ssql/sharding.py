@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.optim import Optimizer
 
 import quant
 from encoders.encoder import ENCODERS, Encoder
@@ -60,6 +61,15 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
         if hasattr(module, "block_outputs"):
             register_fsdp_forward_method(module, "block_outputs")
+
+
+def check_knows_shards(optimizer: Optimizer) -> None:
+    """Raise ValueError for an optimizer whose kernels take whole weights only."""
+    if type(optimizer).__module__.startswith("bitsandbytes"):
+        raise ValueError(
+            f"bitsandbytes' {type(optimizer).__name__} does not know sharded weights: with strategy fsdp2 take one of "
+            "torch's, such as AdamW"
+        )
 
 
 def gathered_encoder(encoder: Encoder) -> Encoder:

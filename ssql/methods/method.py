@@ -24,7 +24,7 @@ from ssql.methods.health import Health
 from ssql.methods.ranks import mean_over_ranks
 from ssql.objectives import feature_std, relative_distance
 from ssql.schedule import total_steps, warmup_cosine
-from ssql.sharding import shard
+from ssql.sharding import check_knows_shards, shard
 
 View = tuple[Tensor, Tensor | None]
 
@@ -266,6 +266,8 @@ class Method(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with a linear warm-up and a cosine to zero over the whole run."""
         optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        if isinstance(self.encoder, FSDPModule):
+            check_knows_shards(optimizer)
         self.total_steps = total_steps(self.trainer)
         schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,5 +1,6 @@
 """What needs no second process; the rest is in methods/test_distributed.py."""
 
+import bitsandbytes
 import pytest
 import torch
 from lightning import Trainer
@@ -9,7 +10,7 @@ import quant
 from encoders import SpeechTransformer
 from ssql.augment import SpeechAugmentation
 from ssql.methods import BYOL, MaskedPrediction
-from ssql.sharding import FSDP2, gathered_encoder, units
+from ssql.sharding import FSDP2, check_knows_shards, gathered_encoder, units
 
 
 def encoder():
@@ -33,6 +34,14 @@ def test_a_parameter_that_no_forward_pass_would_gather_is_an_error():
 def test_an_encoder_that_is_not_sharded_is_gathered_already():
     whole = quant.prepare(encoder())
     assert gathered_encoder(whole) is whole
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_optimizer_of_whole_weights_is_an_error():
+    parameters = [nn.Parameter(torch.ones(1))]
+    check_knows_shards(torch.optim.AdamW(parameters))
+    with pytest.raises(ValueError, match="AdamW8bit does not know sharded weights: .* AdamW"):
+        check_knows_shards(bitsandbytes.optim.AdamW8bit(parameters))
 
 
 @pytest.mark.filterwarnings("ignore")
