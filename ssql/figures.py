@@ -3,7 +3,7 @@
 import html
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -35,19 +35,17 @@ class Histogram(NamedTuple):
 def accuracy_figure(rows: Sequence[Row], metrics: str | Sequence[str] = HEADLINES) -> "Figure":
     """A metric against bit-width: a panel for each task and metric, a line for each method, with its intervals."""
     bit_widths, lines = pivot(rows, metrics)
-    panels = list(dict.fromkeys((line.task, line.metric) for line in lines))
     methods = list(dict.fromkeys(line.method for line in lines))
-    figure, axes = _panels(len(panels), 4.2, 3.6)
-    for axis, panel in zip(axes, panels, strict=True):
-        for line in lines:
-            if (line.task, line.metric) == panel:
-                # Side by side, so that no error bar hides another.
-                offset = 0.06 * (methods.index(line.method) - (len(methods) - 1) / 2)
-                places = [place + offset for place in range(len(bit_widths))]
-                _draw(axis, line, places, f"C{methods.index(line.method)}")
+
+    def places(line: Line) -> list[float]:
+        # Side by side, so that no error bar hides another.
+        offset = 0.06 * (methods.index(line.method) - (len(methods) - 1) / 2)
+        return [place + offset for place in range(len(bit_widths))]
+
+    figure, axes = _lines_figure(lines, methods, places, "-")
+    for axis in axes:
         axis.set_xticks(range(len(bit_widths)), bit_widths)
-        axis.set(title=panel[0], xlabel="bit-width", ylabel=metric_name(panel[1]))
-    _legend(figure, axes, methods)
+        axis.set_xlabel("bit-width")
     return figure
 
 
@@ -55,20 +53,17 @@ def size_figure(rows: Sequence[Row], metrics: str | Sequence[str] = HEADLINES) -
     """The same metrics against the size of the weights; rows without `size_bytes` are left out."""
     rows = [row for row in rows if row.get("size_bytes")]
     bit_widths, lines = pivot(rows, metrics)
-    sizes = {(row["method"], row["bit_width"]): row["size_bytes"] / 1e6 for row in rows}
-    panels = list(dict.fromkeys((line.task, line.metric) for line in lines))
     methods = list(dict.fromkeys(line.method for line in lines))
-    figure, axes = _panels(len(panels), 4.2, 3.6)
-    for axis, panel in zip(axes, panels, strict=True):
-        for line in lines:
-            if (line.task, line.metric) == panel:
-                places = [sizes.get((line.method, bits), float("nan")) for bits in bit_widths]
-                _draw(axis, line, places, f"C{methods.index(line.method)}", linestyle="")
-        axis.set_xscale("log")
-        axis.set(title=panel[0], xlabel="size, MB", ylabel=metric_name(panel[1]))
+    sizes = {(row["method"], row["bit_width"]): row["size_bytes"] / 1e6 for row in rows}
+
+    def places(line: Line) -> list[float]:
+        return [sizes.get((line.method, bits), float("nan")) for bits in bit_widths]
+
+    figure, axes = _lines_figure(lines, methods, places, "")
+    for axis in axes:
+        axis.set(xscale="log", xlabel="size, MB")
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("{x:g}")
-    _legend(figure, axes, methods)
     return figure
 
 
@@ -221,7 +216,22 @@ def _cells(
     axis.set_ylim(len(names) - 0.5, -0.5)
 
 
-def _draw(axis: "Axes", line: Line, places: Sequence[float], colour: str, linestyle: str = "-") -> None:
+def _lines_figure(
+    lines: Sequence[Line], methods: Sequence[str], places: Callable[[Line], list[float]], linestyle: str
+) -> tuple["Figure", list["Axes"]]:
+    """A panel for each task and metric, a colour for each method, one legend."""
+    panels = list(dict.fromkeys((line.task, line.metric) for line in lines))
+    figure, axes = _panels(len(panels), 4.2, 3.6)
+    for axis, (task, metric) in zip(axes, panels, strict=True):
+        for line in lines:
+            if (line.task, line.metric) == (task, metric):
+                _draw(axis, line, places(line), f"C{methods.index(line.method)}", linestyle)
+        axis.set(title=task, ylabel=metric_name(metric))
+    _legend(figure, axes, methods)
+    return figure, axes
+
+
+def _draw(axis: "Axes", line: Line, places: Sequence[float], colour: str, linestyle: str) -> None:
     drawn = [(place, cell) for place, cell in zip(places, line.cells, strict=True) if cell is not None]
     below, above = [], []
     for _, cell in drawn:
