@@ -3,9 +3,9 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -16,6 +16,9 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HEAD_CONFIG, HEAD_WEIGHTS = "head.json", "head.safetensors"
 TOKENIZER_CONFIG, TOKENIZER_WEIGHTS = "tokenizer.json", "tokenizer.safetensors"
 FILES = [CONFIG, WEIGHTS, HEAD_CONFIG, HEAD_WEIGHTS, TOKENIZER_CONFIG, TOKENIZER_WEIGHTS]
+
+
+Part = TypeVar("Part", bound=nn.Module)
 
 
 class ArtifactError(ValueError):
@@ -112,6 +115,56 @@ def save_weights(module: nn.Module, path: Path, may_be_infinite: tuple[str, ...]
         if not key.endswith(may_be_infinite) and not value.isfinite().all():
             raise ValueError(f"weight {key!r} is NaN or infinite: not worth keeping")
     safetensors.torch.save_file(state, path)
+
+
+def save_beside(module: nn.Module, description: Mapping[str, Any], folder: Path, config: str, weights: str) -> None:
+    """Write what goes with an encoder into its folder, each file to a temporary name that is renamed.
+
+    Args:
+        module: whose state is written.
+        description: plain values of the JSON file.
+        folder: of the encoder.
+        config: name of the JSON file.
+        weights: name of the safetensors file.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a weight is NaN or infinite.
+    """
+    staged_weights, staged_config = folder / f".{weights}.tmp", folder / f".{config}.tmp"
+    save_weights(module, staged_weights)
+    write_json(description, staged_config)
+    os.replace(staged_weights, folder / weights)
+    os.replace(staged_config, folder / config)
+
+
+def load_beside(
+    form: Callable[..., Part], folder: str | Path, config: str, weights: str, keys: set[str], versions: tuple[int, ...]
+) -> Part | None:
+    """What goes with an encoder, in evaluation mode; None when its JSON file is not there.
+
+    Args:
+        form: takes the values of the JSON file.
+        folder: a local folder, or the name `owner/repository` of a model on the Hugging Face hub.
+        config: name of the JSON file.
+        weights: name of the safetensors file.
+        keys: of the JSON file.
+        versions: that can be read.
+
+    Raises:
+        ArtifactError: no such folder, a damaged file, or weights of another form.
+    """
+    path = local_folder(folder) / config
+    if not path.exists():
+        return None
+    values = read_json(path, keys, versions)
+    del values["format_version"]
+    try:
+        part = form(**values)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{path} does not describe a {path.stem}: {error}") from error
+    load_weights(part, path.with_name(weights))
+    return part.eval()
 
 
 def replace_folder(staging: Path, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Task heads: one float linear layer on an encoder's features, saved beside the encoder."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -8,16 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from encoders.folder import (
-    HEAD_CONFIG,
-    HEAD_WEIGHTS,
-    ArtifactError,
-    load_weights,
-    local_folder,
-    read_json,
-    save_weights,
-    write_json,
-)
+from encoders.folder import HEAD_CONFIG, HEAD_WEIGHTS, load_beside, save_beside
 
 HeadTask = Literal["classification", "ctc", "regression"]
 HEAD_TASKS: tuple[HeadTask, ...] = get_args(HeadTask)
@@ -132,12 +122,8 @@ def save_head(head: Head, folder: str | Path) -> None:
         FileNotFoundError: no such folder.
         ValueError: a weight is NaN or infinite.
     """
-    folder = Path(folder)
-    weights, config = folder / f".{HEAD_WEIGHTS}.tmp", folder / f".{HEAD_CONFIG}.tmp"
-    save_weights(head, weights)
-    write_json({"format_version": FORMAT_VERSION, **head.to_dict()}, config)
-    os.replace(weights, folder / HEAD_WEIGHTS)
-    os.replace(config, folder / HEAD_CONFIG)
+    description = {"format_version": FORMAT_VERSION, **head.to_dict()}
+    save_beside(head, description, Path(folder), HEAD_CONFIG, HEAD_WEIGHTS)
 
 
 def load_head(folder: str | Path) -> Head | None:
@@ -149,14 +135,5 @@ def load_head(folder: str | Path) -> Head | None:
     Raises:
         ArtifactError: no such folder, a damaged file, or weights of another head.
     """
-    path = local_folder(folder) / HEAD_CONFIG
-    if not path.exists():
-        return None
-    config = read_json(path, {"task", "feature_dim", "classes", "units", "label"}, (FORMAT_VERSION,))
-    del config["format_version"]
-    try:
-        head = Head(**config)
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{path} does not describe a head: {error}") from error
-    load_weights(head, path.with_name(HEAD_WEIGHTS))
-    return head.eval()
+    keys = {"task", "feature_dim", "classes", "units", "label"}
+    return load_beside(Head, folder, HEAD_CONFIG, HEAD_WEIGHTS, keys, (FORMAT_VERSION,))

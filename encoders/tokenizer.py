@@ -5,7 +5,6 @@ of 1,024 k-means centroids of an encoder's frames at 50/3 Hz, and a semantic str
 at 25 Hz. Here both streams come from one encoder, so that one quantized encoder serves both.
 """
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.encoder import Encoder
-from encoders.folder import (
-    TOKENIZER_CONFIG,
-    TOKENIZER_WEIGHTS,
-    ArtifactError,
-    load_weights,
-    local_folder,
-    read_json,
-    save_weights,
-    write_json,
-)
+from encoders.folder import TOKENIZER_CONFIG, TOKENIZER_WEIGHTS, load_beside, save_beside
 from encoders.frames import frame_mask
 from encoders.interleaving import interleave
 from encoders.resampling import Resampling
@@ -182,12 +172,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
         FileNotFoundError: no such folder.
         ValueError: a weight is NaN or infinite.
     """
-    folder = Path(folder)
-    weights, config = folder / f".{TOKENIZER_WEIGHTS}.tmp", folder / f".{TOKENIZER_CONFIG}.tmp"
-    save_weights(tokenizer, weights)
-    write_json({"format_version": FORMAT_VERSION, **tokenizer.to_dict()}, config)
-    os.replace(weights, folder / TOKENIZER_WEIGHTS)
-    os.replace(config, folder / TOKENIZER_CONFIG)
+    description = {"format_version": FORMAT_VERSION, **tokenizer.to_dict()}
+    save_beside(tokenizer, description, Path(folder), TOKENIZER_CONFIG, TOKENIZER_WEIGHTS)
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer | None:
@@ -199,15 +185,5 @@ def load_tokenizer(folder: str | Path) -> Tokenizer | None:
     Raises:
         ArtifactError: no such folder, a damaged file, or weights of another tokenizer.
     """
-    path = local_folder(folder) / TOKENIZER_CONFIG
-    if not path.exists():
-        return None
     keys = {"feature_dim", "frame_rate", "linguistic_codes", "semantic_codes", "code_dim"}
-    config = read_json(path, keys, (FORMAT_VERSION,))
-    del config["format_version"]
-    try:
-        tokenizer = Tokenizer(**config)
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{path} does not describe a tokenizer: {error}") from error
-    load_weights(tokenizer, path.with_name(TOKENIZER_WEIGHTS))
-    return tokenizer.eval()
+    return load_beside(Tokenizer, folder, TOKENIZER_CONFIG, TOKENIZER_WEIGHTS, keys, (FORMAT_VERSION,))

@@ -18,7 +18,7 @@ from ssql.memory import keep_freed_memory
 from ssql.output import save_json
 from ssql.report import terminal_table
 from ssql.rows import Row
-from ssql.run import RunCLI
+from ssql.run import RunCLI, Words, add_words
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,7 @@ HELP = """Fine-tune an encoder with a task head at the bit-width it will run at.
 Leaves model/ (the encoder's folder with head.json and head.safetensors), results.json (test scores at each
 bit-width), checkpoints/ and logs/ in the output folder. Validation items are taken out of the training split.
 """
-# Top-level words and where the model has them.
-WORDS: dict[str, tuple[Any, Any, str, str]] = {
+WORDS: Words = {
     "encoder": (Encoder | str, None, "model.encoder", "folder of an encoder, or a class for a fresh one"),
     "task": (str | list[str], None, "model.task", "classes, numbers to predict, or text"),
     "bit_width": (str, "fp", "model.precision.bit_width", "fp, w8a8, w4a8, w4a4, ... or random"),
@@ -56,10 +55,7 @@ class FinetuneCLI(RunCLI):
         """Arguments beside trainer, model and data."""
         super().add_arguments_to_parser(parser)
         parser.description = HELP
-        for name, (kind, default, target, text) in WORDS.items():
-            required = {"required": True} if default is None else {"default": default}
-            parser.add_argument(f"--{name}", type=kind, help=text, **required)
-            parser.link_arguments(name, target)
+        add_words(parser, WORDS)
         parser.add_argument("--name", type=str | None, default=None, help="in results.json; the output folder's name")
         parser.add_argument("--validation", type=float, default=0.1, help="share of training items that validate")
         parser.add_argument("--train_limit", type=int | None, default=None, help="labelled training items in all")

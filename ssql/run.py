@@ -1,6 +1,7 @@
 """What training commands share: the output folder, resuming, loggers, checkpoints."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,17 @@ from lightning.pytorch.utilities import rank_zero_only
 from ssql.activation_checkpointing import checkpoint_activations
 from ssql.batch_norm import SyncBatchNorms
 from ssql.data import DataModule
+
+# Top-level words of a command: type, default (None: required), where the model has them, help.
+Words = Mapping[str, tuple[Any, Any, str, str]]
+
+
+def add_words(parser: LightningArgumentParser, words: Words) -> None:
+    """Let users write `--bit_width` for what the model has deeper inside."""
+    for name, (kind, default, target, text) in words.items():
+        required = {"required": True} if default is None else {"default": default}
+        parser.add_argument(f"--{name}", type=kind, help=text, **required)
+        parser.link_arguments(name, target)
 
 
 class RunCLI(LightningCLI):

@@ -1,7 +1,6 @@
 """`ssql tokenizer`: the Lightning CLI around one encoder, two codebooks and audio."""
 
 from pathlib import Path
-from typing import Any
 
 from lightning import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
@@ -11,7 +10,7 @@ from encoders import Encoder, load_head, save_encoder
 from ssql.checkpoint import LastCheckpoint
 from ssql.data.held_out import HeldOut
 from ssql.memory import keep_freed_memory
-from ssql.run import RunCLI
+from ssql.run import RunCLI, Words, add_words
 from ssql.tokenizer_training import TokenizerTraining
 
 HELP = """Train a tokenizer on a speech encoder: linguistic tokens at 16.7 Hz, semantic tokens at 25 Hz.
@@ -31,8 +30,7 @@ Leaves model/ (the encoder's folder with tokenizer.json and tokenizer.safetensor
 folder; `ssql evaluate_tokenizer` tells how many tokens stay at a bit-width, `ssql export --encoder .../model` puts the
 tokens into the files. Validation items are taken out of the training split.
 """
-# Top-level words and where the model has them.
-WORDS: dict[str, tuple[Any, Any, str, str]] = {
+WORDS: Words = {
     "encoder": (Encoder | str, None, "model.encoder", "folder of a speech encoder, or a class for a fresh one"),
     "linguistic_codes": (int, 1024, "model.codebooks.linguistic", "size of the linguistic codebook"),
     "semantic_codes": (int, 4096, "model.codebooks.semantic", "size of the semantic codebook"),
@@ -50,10 +48,7 @@ class TokenizerCLI(RunCLI):
         """Arguments beside trainer, model and data."""
         super().add_arguments_to_parser(parser)
         parser.description = HELP
-        for name, (kind, default, target, text) in WORDS.items():
-            required = {"required": True} if default is None else {"default": default}
-            parser.add_argument(f"--{name}", type=kind, help=text, **required)
-            parser.link_arguments(name, target)
+        add_words(parser, WORDS)
         parser.add_argument("--validation", type=float, default=0.1, help="share of training items that validate")
         parser.add_argument(
             "--start_batches", type=int, default=32, help="batches that means, projection and codebooks start from"

@@ -1,6 +1,5 @@
 """The whole `ssql finetune`, in this process and as a user runs it: every mode, resuming, bad input."""
 
-import functools
 import json
 import signal
 import subprocess
@@ -16,13 +15,13 @@ import export
 import quant
 from encoders import SpeechTransformer, VisionEncoder, load_encoder, load_head
 from ssql.cli import main
-from ssql.data import SpokenWords, spoken_words
-from ssql.data.espeak import synthesize
+from ssql.data import SpokenWords
 from ssql.data.held_out import HeldOut
 from ssql.finetune import finetune
 from ssql.finetuning import Finetuning
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # those of Lightning; runs have them on stderr
+# Warnings are those of Lightning; runs have them on stderr.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("speak_once")]
 
 CONFIG = """
 trainer: {enable_progress_bar: false, enable_model_summary: false, max_epochs: 3, logger: false, accelerator: cpu}
@@ -54,28 +53,6 @@ TESTED = {
     "int8": {"fp"},
     "8-bit": {"fp"},
 }
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    """A calibrated encoder that has learned nothing."""
-    torch.manual_seed(0)
-    encoder = quant.prepare(SpeechTransformer(width=16, depth=1, heads=2))
-    quant.calibrate(encoder, [torch.randn(4, 80, 60)], observer="mse")
-    folder = tmp_path_factory.mktemp("pretrained") / "encoder"
-    encoder.eval().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def speak_once(monkeypatch):
-    """The same clips serve every run here."""
-    monkeypatch.setattr(spoken_words, "synthesize", lambda utterances: spoken(tuple(utterances)))
-
-
-@functools.cache
-def spoken(utterances):
-    return list(synthesize(utterances))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The whole `ssql tokenizer`: codebooks that are used, frozen and learning encoders, resuming, bad input."""
 
 import csv
-import functools
 import sys
 
 import pytest
@@ -9,17 +8,17 @@ import safetensors.torch
 import torch
 
 import quant
-from encoders import SpeechTransformer, load_encoder, load_tokenizer
+from encoders import load_encoder, load_tokenizer
 from ssql.cli import main
 from ssql.commands import calibrate
-from ssql.data import SpokenWords, spoken_words
-from ssql.data.espeak import synthesize
+from ssql.data import SpokenWords
 from ssql.results import compare, evaluate_tokenizer
 from ssql.token_agreement import tokenize_split
 from ssql.tokenizer import tokenizer
 from ssql.tokenizer_training import TokenizerTraining, whitening
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # those of Lightning; runs have them on stderr
+# Warnings are those of Lightning; runs have them on stderr.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("speak_once")]
 
 CONFIG = """
 trainer: {enable_progress_bar: false, enable_model_summary: false, max_epochs: 3, accelerator: cpu,
@@ -34,28 +33,6 @@ validation: 0.2
 checkpoint_steps: 2
 start_batches: 2
 """
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    """A calibrated encoder that has learned nothing."""
-    torch.manual_seed(0)
-    encoder = quant.prepare(SpeechTransformer(width=16, depth=1, heads=2))
-    quant.calibrate(encoder, [torch.randn(4, 80, 60)], observer="mse")
-    folder = tmp_path_factory.mktemp("pretrained") / "encoder"
-    encoder.eval().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def speak_once(monkeypatch):
-    """The same clips serve every run here."""
-    monkeypatch.setattr(spoken_words, "synthesize", lambda utterances: spoken(tuple(utterances)))
-
-
-@functools.cache
-def spoken(utterances):
-    return list(synthesize(utterances))
 
 
 @pytest.fixture
