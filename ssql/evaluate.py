@@ -181,22 +181,17 @@ def prepare_anew(encoder: Encoder, policy: quant.Policy | None) -> None:
 
 def calibrate_on(encoder: Encoder, data: DataModule, batches: int, observer: str | quant.Observer = "min_max") -> None:
     """Set the activation ranges of a prepared encoder from the first training batches, not augmented."""
-    quant.calibrate(encoder, _first_batches(data, batches), _embedding_of(encoder), observer)
+    quant.calibrate(encoder, data.first_batches(batches), _embedding_of(encoder), observer)
 
 
 def correct_bias_on(encoder: Encoder, data: DataModule, batches: int, bit_width: str) -> None:
     """Correct the biases of a calibrated encoder for a bit-width from the first training batches."""
-    quant.correct_bias(encoder, bit_width, _first_batches(data, batches), _embedding_of(encoder))
+    quant.correct_bias(encoder, bit_width, data.first_batches(batches), _embedding_of(encoder))
 
 
 def sensitivities_on(encoder: Encoder, data: DataModule, batches: int) -> list[quant.Sensitivity]:
     """What each layer of a prepared encoder costs its embeddings at few weight bits, on the first training batches."""
-    return quant.sensitivities(encoder, _first_batches(data, batches), _embedding_of(encoder))
-
-
-def _first_batches(data: DataModule, count: int) -> Iterator[Batch]:
-    loader = data.evaluation_dataloader("train")
-    return (batch for _, batch in zip(range(count), loader, strict=False))
+    return quant.sensitivities(encoder, data.first_batches(batches), _embedding_of(encoder))
 
 
 def _embedding_of(encoder: Encoder) -> Callable[[Batch], Tensor]:

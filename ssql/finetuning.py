@@ -1,6 +1,6 @@
 """Fine-tuning an encoder with a task head at a bit-width, at random bits, or with adapters on a frozen base."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +19,11 @@ from ssql.batch_norm import frozen_statistics
 from ssql.data import DataModule
 from ssql.data.batch import Batch
 from ssql.draw import draw_bit_width
-from ssql.evaluate import calibrate_on, prepare_anew
+from ssql.evaluate import calibrate_on, inputs_of, prepare_anew
 from ssql.methods.method import View, seeded
 from ssql.precision import Precision, start_at, start_frozen
 from ssql.schedule import total_steps, warmup_cosine
+from ssql.standardization import Standardization
 from ssql.tasks import Score, Task, task_of
 
 # Ranges follow the inputs of the training steps; one batch alone would make them jump.
@@ -120,12 +121,22 @@ class Finetuning(lightning.LightningModule):
             if self.learning.adapters:
                 self.policy_after_merge = next(iter(quant.quant_layers(self.encoder).values())).mode.policy
                 add_adapters(quant.unprepare(self.encoder), self.learning.adapters)
-        if self.learning.freeze:
-            self.encoder.requires_grad_(False)
-        self.train()  # an encoder comes from its folder in evaluation mode, and Lightning would leave it there
+            if self.learning.freeze:
+                self.encoder.requires_grad_(False)
+            self.train()  # an encoder comes from its folder in evaluation mode, and Lightning would leave it there
+            self.standardization = Standardization.of(self._outputs(data.first_batches(calibration_batches)))
+        if self.folder_head:
+            self.standardization.move_out_of(self.head)
 
     def finish(self, data: DataModule, calibration_batches: int) -> None:
-        """Merge adapters, and find ranges where training did not: the encoder then runs at every bit-width it can."""
+        """Let the head take features as they are, merge adapters, and find ranges where training did not.
+
+        The encoder then runs at every bit-width it can. To be called once.
+        """
+        self.standardization.move_into(self.head)
+        self.standardization = Standardization(
+            torch.zeros_like(self.standardization.mean), torch.ones_like(self.standardization.std)
+        )
         if self.policy_after_merge:
             merge_adapters(self.encoder)
             prepare_anew(self.encoder, self.policy_after_merge)
@@ -137,7 +148,7 @@ class Finetuning(lightning.LightningModule):
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """The head's answers on what the front end gives, and the frames of each clip where there are frames."""
         features, feature_lengths = self.task.outputs(self.encoder, inputs, lengths)
-        return self.head(features), feature_lengths
+        return self.head(self.standardization(features)), feature_lengths
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One pass at the run's bits; for random bits a full-precision and a quantized pass, and their mean loss."""
@@ -209,6 +220,14 @@ class Finetuning(lightning.LightningModule):
         if self.learning.freeze:
             self.encoder.eval()
         return self
+
+    @torch.no_grad()
+    def _outputs(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """What the head takes of batches that are not augmented, at the run's bits."""
+        bit_width = "fp" if self.precision.random else self.precision.bit_width
+        with self._at(bit_width), frozen_statistics(self.encoder):
+            for batch in batches:
+                yield self.task.outputs(self.encoder, *self.encoder.front_end(*inputs_of(batch, self.device)))
 
     def _loss(self, view: View, batch: Batch) -> Tensor:
         outputs, lengths = self(*view)

@@ -274,7 +274,7 @@ class TokenizerTraining(lightning.LightningModule):
     def _start_from(self, data: DataModule, batches: int) -> None:
         """Means, projection and codebooks from the first training batches."""
         self.encoder.eval()
-        batches_seen = list(_first(data, batches))
+        batches_seen = list(data.first_batches(batches))
         mel = torch.cat([_valid(*self._log_mel_frames(batch)) for batch in batches_seen])
         self.register_buffer("mel_mean", mel.mean(dim=0))
         self.register_buffer("mel_std", mel.std(dim=0).clamp_min(1e-3))
@@ -322,10 +322,6 @@ def _calibrate_where_needed(encoder: Encoder, data: DataModule, batches: int) ->
             pass
     except quant.NotCalibratedError:
         calibrate_on(encoder, data, batches, "mse")
-
-
-def _first(data: DataModule, count: int) -> Iterator[Batch]:
-    return (batch for _, batch in zip(range(count), data.evaluation_dataloader("train"), strict=False))
 
 
 def _valid(frames: Tensor, lengths: Tensor) -> Tensor:

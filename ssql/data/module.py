@@ -1,6 +1,7 @@
 """What all data modules share: splits, classes, a resumable training order."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar
 
 import lightning
@@ -103,3 +104,7 @@ class DataModule(lightning.LightningDataModule):
     def evaluation_dataloader(self, split: Split) -> DataLoader[Batch]:
         """A whole split, in order."""
         return DataLoader(self.dataset(split), self.batch_size, num_workers=self.num_workers, collate_fn=collate)
+
+    def first_batches(self, count: int) -> Iterator[Batch]:
+        """The first training batches, not augmented: what calibration and the like look at."""
+        return (batch for _, batch in zip(range(count), self.evaluation_dataloader("train"), strict=False))
