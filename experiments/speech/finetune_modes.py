@@ -14,7 +14,7 @@ def main(folder: Path) -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for run in sorted(path.parent for path in folder.glob("*/results.json")):
         results = ", ".join(
-            f"{row['task']} {row['metric']} {row['value']:.1f} {row['unit']} at {row['bit_width']}"
+            f"{row['task']} {row['metric']} {row['value']:{'.1f' if row['unit'] else '.2f'}} {row['unit']} at {row['bit_width']}"
             for row in json.loads((run / "results.json").read_text())
         )
         (report,) = (run / "onnx").glob("*.verification.json")

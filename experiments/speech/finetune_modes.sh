@@ -23,7 +23,7 @@ for recipe in ${RECIPES:-fsdd words}; do
     esac
     case $name in
       *_prosody_*) data= task= ;; # numbers: the head's outputs are compared on their own
-      *_text_fsdd) data="$data --data.texts.task digit --data.texts.words {\"0\":zero,\"1\":one,\"2\":two,\"3\":three,\"4\":four,\"5\":five,\"6\":six,\"7\":seven,\"8\":eight,\"9\":nine}" task="--task text" ;;
+      *_text_*_fsdd) data="$data --data.texts.task digit --data.texts.words {\"0\":zero,\"1\":one,\"2\":two,\"3\":three,\"4\":four,\"5\":five,\"6\":six,\"7\":seven,\"8\":eight,\"9\":nine}" task="--task text" ;;
       *_text_*) task="--task text" ;;
       *_word_*) task="--task word" ;;
       *) task="--task digit" ;;
