@@ -8,14 +8,20 @@ import sys
 from pathlib import Path
 
 
+def decimals(row: dict) -> str:
+    """R2 has no unit, and wants two."""
+    return ".1f" if row["unit"] else ".2f"
+
+
 def main(folder: Path) -> None:
     """Print a line for each run: test results by bit-width, then its file's verification."""
     print("| recipe | test results | file | clips | torch, % right | ONNX, % right | the same answer, % |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for run in sorted(path.parent for path in folder.glob("*/results.json")):
+        rows = json.loads((run / "results.json").read_text())
         results = ", ".join(
-            f"{row['task']} {row['metric']} {row['value']:{'.1f' if row['unit'] else '.2f'}} {row['unit']} at {row['bit_width']}"
-            for row in json.loads((run / "results.json").read_text())
+            f"{row['task']} {row['metric']} {row['value']:{decimals(row)}} {row['unit']} at {row['bit_width']}"
+            for row in rows
         )
         (report,) = (run / "onnx").glob("*.verification.json")
         found = json.loads(report.read_text())
