@@ -64,3 +64,8 @@ def checked_log_mel(log_mel: Tensor, lengths: Tensor | None, n_mels: int, lookah
     if lengths is None:
         lengths = torch.full((log_mel.shape[0],), log_mel.shape[2] - lookahead, device=log_mel.device)
     return log_mel, lengths
+
+
+def unpadded(frames: Tensor, lengths: Tensor) -> Tensor:
+    """Frames (batch, frames, ...) within their clips' lengths (batch,), one after the other: (all frames, ...)."""
+    return frames[frame_mask(lengths, frames.shape[1])]

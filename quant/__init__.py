@@ -9,7 +9,7 @@ from quant.calibration import calibrate, observe
 from quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 from quant.observers import MeanSquaredError, MinMax, MovingAverage, Observer, Percentile
 from quant.policy import Policy
-from quant.prepare import NotCalibratedError, at, prepare, quant_activations, quant_layers, unprepare
+from quant.prepare import NotCalibratedError, at, policy_of, prepare, quant_activations, quant_layers, unprepare
 from quant.sensitivity import Sensitivity, model_bytes, policy_within, sensitivities
 from quant.steps import learn_steps, learned_bit_width
 from quant.weights import best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
@@ -47,6 +47,7 @@ __all__ = [
     "observe",
     "parse_bit_width",
     "policy_within",
+    "policy_of",
     "prepare",
     "quant_activations",
     "quant_layers",

@@ -119,6 +119,11 @@ def quant_layers(model: nn.Module) -> dict[str, QuantLayer]:
     return {name: layer for name, layer in quant_activations(model).items() if isinstance(layer, QuantLayer)}
 
 
+def policy_of(model: nn.Module) -> Policy:
+    """The policy that a prepared model runs under."""
+    return next(iter(quant_layers(model).values())).mode.policy
+
+
 @contextmanager
 def at(model: nn.Module, bit_width: str | BitWidth, reuse_weights: bool = False) -> Iterator[None]:
     """Inside, the prepared model (and each prepared part of it) runs at a bit-width.

@@ -105,10 +105,10 @@ def quantized(
     """
     quantizers = quantizers or {"min_max": Quantizer()}
     sizes = [calibration_batches] if isinstance(calibration_batches, int) else list(calibration_batches)
-    own = _policy_of(encoder)
+    own = quant.policy_of(encoder)
     for name, quantizer in quantizers.items():
         policy = quantizer.policy or own
-        prepare_anew(encoder, None if policy == _policy_of(encoder) else policy)
+        prepare_anew(encoder, None if policy == quant.policy_of(encoder) else policy)
         for size in sizes:
             clips = min(size * data.batch_size, len(data.dataset("train")))  # type: ignore[arg-type]
             if quant.learned_bit_width(encoder) is None:
@@ -159,10 +159,6 @@ class Probed:
             name = task if split == "test" else f"{task}, {split}"
             for score in scores(metric, outcome, full.outcomes[task, split, metric], units.get(task, "%")):
                 yield {"task": name, **score, "clips": len(outcome.loss)}
-
-
-def _policy_of(encoder: Encoder) -> quant.Policy:
-    return next(iter(quant.quant_layers(encoder).values())).mode.policy
 
 
 def _embed(encoder: Encoder, data: DataModule, bit_width: str) -> dict[str, Features]:

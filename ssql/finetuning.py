@@ -22,7 +22,7 @@ from ssql.draw import draw_bit_width
 from ssql.evaluate import calibrate_on, inputs_of, prepare_anew
 from ssql.methods.method import View, seeded
 from ssql.precision import Precision, start_at, start_frozen
-from ssql.schedule import total_steps, warmup_cosine
+from ssql.schedule import scheduled, total_steps
 from ssql.standardization import Standardization
 from ssql.tasks import Score, Task, task_of
 
@@ -119,7 +119,7 @@ class Finetuning(lightning.LightningModule):
             else:
                 start_at(self.encoder, self.precision, data, calibration_batches)
             if self.learning.adapters:
-                self.policy_after_merge = next(iter(quant.quant_layers(self.encoder).values())).mode.policy
+                self.policy_after_merge = quant.policy_of(self.encoder)
                 add_adapters(quant.unprepare(self.encoder), self.learning.adapters)
             if self.learning.freeze:
                 self.encoder.requires_grad_(False)
@@ -131,12 +131,9 @@ class Finetuning(lightning.LightningModule):
     def finish(self, data: DataModule, calibration_batches: int) -> None:
         """Let the head take features as they are, merge adapters, and find ranges where training did not.
 
-        The encoder then runs at every bit-width it can. To be called once.
+        The encoder then runs at every bit-width it can.
         """
         self.standardization.move_into(self.head)
-        self.standardization = Standardization(
-            torch.zeros_like(self.standardization.mean), torch.ones_like(self.standardization.std)
-        )
         if self.policy_after_merge:
             merge_adapters(self.encoder)
             prepare_anew(self.encoder, self.policy_after_merge)
@@ -206,8 +203,7 @@ class Finetuning(lightning.LightningModule):
             if group["name"] == "steps":
                 group["weight_decay"] = 0.0
         total = total_steps(self.trainer)
-        schedule = warmup_cosine(optimizer, round(self.learning.warmup * total), total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimizer, round(self.learning.warmup * total), total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen base of adapters out."""

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -17,6 +18,12 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> 
         return 0.5 * (1 + math.cos(math.pi * step / total_steps))
 
     return LambdaLR(optimizer, factor)
+
+
+def scheduled(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> OptimizerLRScheduler:
+    """An optimizer with `warmup_cosine`, moved on at every step, as Lightning takes it."""
+    schedule = warmup_cosine(optimizer, warmup_steps, total_steps)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def total_steps(trainer: Trainer) -> int:

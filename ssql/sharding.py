@@ -81,9 +81,8 @@ def gathered_encoder(encoder: Encoder) -> Encoder:
     if not isinstance(encoder, FSDPModule):
         return encoder
     whole = ENCODERS[encoder.name](**encoder.arguments)
-    policy = next(iter(quant.quant_layers(encoder).values())).mode.policy
     state = get_model_state_dict(encoder, options=StateDictOptions(full_state_dict=True))
-    quant.prepare(whole, policy).load_state_dict(state)
+    quant.prepare(whole, quant.policy_of(encoder)).load_state_dict(state)
     return whole
 
 

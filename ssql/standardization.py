@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders import Head
-from encoders.frames import frame_mask
+from encoders.frames import unpadded
 
 SMALLEST_STD = 0.01  # of the features' mean deviation: one that hardly moves is not blown up
 
@@ -36,7 +36,7 @@ class Standardization(nn.Module):
                 them each clip has, (batch,).
         """
         features = torch.cat(
-            [found if lengths is None else found[frame_mask(lengths, found.shape[1])] for found, lengths in outputs]
+            [found if lengths is None else unpadded(found, lengths) for found, lengths in outputs]
         ).float()
         std = features.std(dim=0, correction=0)
         return cls(features.mean(dim=0), std.clamp_min(SMALLEST_STD * float(std.mean()) or 1.0))
@@ -53,6 +53,8 @@ class Standardization(nn.Module):
 
     @torch.no_grad()
     def move_into(self, head: Head) -> None:
-        """Make a head give on features what it gave on standardized ones."""
+        """Make a head give on features what it gave on standardized ones; features stay as they are from now on."""
         head.linear.weight.div_(self.std)
         head.linear.bias.sub_(head.linear.weight @ self.mean)
+        self.mean.zero_()
+        self.std.fill_(1)

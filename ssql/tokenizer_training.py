@@ -24,7 +24,7 @@ from vector_quantize_pytorch import VectorQuantize
 
 import quant
 from encoders import Encoder, FrameEncoder, LogMel, Tokenizer, load_encoder
-from encoders.frames import frame_mask
+from encoders.frames import frame_mask, unpadded
 from encoders.log_mel import HOP, SAMPLE_RATE
 from encoders.resampling import Resampling
 from encoders.tokenizer import SEMANTIC_RATE
@@ -37,7 +37,7 @@ from ssql.evaluate import calibrate_on, prepare_anew
 from ssql.finetuning import OBSERVER
 from ssql.methods.method import View, seeded
 from ssql.objectives import relative_distance
-from ssql.schedule import total_steps, warmup_cosine
+from ssql.schedule import scheduled, total_steps
 
 # Distances that k-means holds at once, as many as fill 128 MB.
 MOST_DISTANCES = 2**25
@@ -196,8 +196,7 @@ class TokenizerTraining(lightning.LightningModule):
         """The optimizer, with a linear warm-up and a cosine to zero over the whole run."""
         optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
         total = total_steps(self.trainer)
-        schedule = warmup_cosine(optimizer, round(self.warmup * total), total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimizer, round(self.warmup * total), total)
 
     def setup(self, stage: str) -> None:
         """Refuse several processes: each would have codebooks of its own."""
@@ -275,11 +274,11 @@ class TokenizerTraining(lightning.LightningModule):
         """Means, projection and codebooks from the first training batches."""
         self.encoder.eval()
         batches_seen = list(data.first_batches(batches))
-        mel = torch.cat([_valid(*self._log_mel_frames(batch)) for batch in batches_seen])
+        mel = torch.cat([unpadded(*self._log_mel_frames(batch)) for batch in batches_seen])
         self.register_buffer("mel_mean", mel.mean(dim=0))
         self.register_buffer("mel_std", mel.std(dim=0).clamp_min(1e-3))
         features = [self.encoder(*self.encoder.front_end(batch["inputs"], batch["lengths"])) for batch in batches_seen]
-        frames = torch.cat([_valid(*passed) for passed in features])
+        frames = torch.cat([unpadded(*passed) for passed in features])
         projection = self.tokenizer.semantic.projection
         assert projection is not None
         projection.weight.copy_(whitening(frames, self.codebooks.code_dim))
@@ -287,7 +286,7 @@ class TokenizerTraining(lightning.LightningModule):
         vectors = [self.tokenizer.vectors(*passed) for passed in features]
         quantizers = {}
         for name, stream in self.tokenizer.streams.items():
-            valid = torch.cat([_valid(*passed[name]) for passed in vectors])
+            valid = torch.cat([unpadded(*passed[name]) for passed in vectors])
             quantizers[name] = self._quantizer(valid, len(stream.codebook), len(features))
         self.quantizers = nn.ModuleDict(quantizers)
         self._keep_codes()
@@ -322,8 +321,3 @@ def _calibrate_where_needed(encoder: Encoder, data: DataModule, batches: int) ->
             pass
     except quant.NotCalibratedError:
         calibrate_on(encoder, data, batches, "mse")
-
-
-def _valid(frames: Tensor, lengths: Tensor) -> Tensor:
-    """Frames (batch, frames, dim) within their clips, one after the other: (all frames, dim)."""
-    return frames[frame_mask(lengths, frames.shape[1])]

@@ -8,7 +8,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from encoders.encoder import Encoder
-from encoders.frames import FrameEncoder, frame_mask
+from encoders.frames import FrameEncoder, unpadded
 from ssql.methods.method import Method, SSQLOptions, View
 
 
@@ -121,9 +121,7 @@ def rows(encoder: Encoder, view: View) -> Tensor:
     """Features (count, feature_dim) of all real frames of a batch of clips, or of all its images."""
     if not isinstance(encoder, FrameEncoder):
         return encoder.embed(*view)
-    features, lengths = encoder(*view)
-    real: Tensor = features[frame_mask(lengths, features.shape[1])]
-    return real
+    return unpadded(*encoder(*view))
 
 
 def _check_teacher(student: Encoder, teacher: Encoder) -> None:

@@ -23,7 +23,7 @@ from ssql.gradients import differentiated_now
 from ssql.methods.health import Health
 from ssql.methods.ranks import mean_over_ranks
 from ssql.objectives import feature_std, relative_distance
-from ssql.schedule import total_steps, warmup_cosine
+from ssql.schedule import scheduled, total_steps
 from ssql.sharding import check_knows_shards, shard
 
 View = tuple[Tensor, Tensor | None]
@@ -269,8 +269,7 @@ class Method(lightning.LightningModule):
         if isinstance(self.encoder, FSDPModule):
             check_knows_shards(optimizer)
         self.total_steps = total_steps(self.trainer)
-        schedule = warmup_cosine(optimizer, self.warmup_steps, self.total_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimizer, self.warmup_steps, self.total_steps)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """An optimizer step, then `after_update`."""

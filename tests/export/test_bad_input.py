@@ -19,14 +19,6 @@ import quant
 from encoders import Head, SpeechTransformer, VisionEncoder, save_encoder
 
 
-@pytest.fixture(scope="module")
-def encoder() -> SpeechTransformer:
-    torch.manual_seed(0)
-    encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2)).eval()
-    quant.calibrate(encoder, [torch.randn(2, 80, 60)])
-    return encoder
-
-
 class DataDependent(nn.Module):
     def forward(self, x):
         return 2 * x if x.sum() > 0 else x

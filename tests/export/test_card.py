@@ -9,17 +9,8 @@ import pytest
 import torch
 
 import export
-import quant
 from encoders import Head, SpeechTransformer, VisionEncoder, save_encoder
 from export.card import snippet
-
-
-@pytest.fixture(scope="module")
-def encoder() -> SpeechTransformer:
-    torch.manual_seed(0)
-    encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2)).eval()
-    quant.calibrate(encoder, [torch.randn(2, 80, 60)])
-    return encoder
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 import export
 import quant
-from encoders import Head, SpeechTransformer, VisionEncoder
+from encoders import Head, VisionEncoder
 from export.accuracy import compare_accuracy
 from export.model import Pipeline
 from export.runtime import open_session
@@ -19,14 +19,6 @@ HEADS = {
     "ctc": Head("ctc", 32, ["a", "b"], label="text"),
     "regression": Head("regression", 32, ["pitch", "energy"], units=["Hz", "dB"], label="prosody"),
 }
-
-
-@pytest.fixture(scope="module")
-def encoder() -> SpeechTransformer:
-    torch.manual_seed(0)
-    encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2)).eval()
-    quant.calibrate(encoder, [torch.randn(2, 80, 60)])
-    return encoder
 
 
 @pytest.fixture(scope="module", params=HEADS)

@@ -9,16 +9,8 @@ from onnx import numpy_helper
 
 import export
 import quant
-from encoders import Head, SpeechTransformer, Tokenizer
+from encoders import Head, Tokenizer
 from export.tokenizer import OUTPUTS, stored_tokenizer
-
-
-@pytest.fixture(scope="module")
-def encoder() -> SpeechTransformer:
-    torch.manual_seed(0)
-    encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2)).eval()
-    quant.calibrate(encoder, [torch.randn(2, 80, 60)])
-    return encoder
 
 
 @pytest.fixture(scope="module")

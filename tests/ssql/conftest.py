@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import quant
-from encoders import SpeechTransformer
+from encoders import SpeechTransformer, save_encoder
 from ssql.data import spoken_words
 from ssql.data.espeak import synthesize
 
@@ -17,6 +17,17 @@ def pretrained(tmp_path_factory):
     quant.calibrate(encoder, [torch.randn(4, 80, 60)], observer="mse")
     folder = tmp_path_factory.mktemp("pretrained") / "encoder"
     encoder.eval().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Folder of an encoder calibrated on noise."""
+    torch.manual_seed(0)
+    encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2)).eval()
+    quant.calibrate(encoder, [encoder.front_end(0.1 * torch.randn(4, 16_000))], lambda batch: encoder(*batch))
+    folder = tmp_path_factory.mktemp("saved") / "encoder"
+    save_encoder(encoder, folder)
     return folder
 
 

@@ -5,24 +5,12 @@ import sys
 
 import onnx
 import pytest
-import torch
 
 import export
-import quant
-from encoders import Head, SpeechTransformer, save_encoder
+from encoders import Head, save_encoder
 from ssql import cli
 
 WORDS = ["--data", "SpokenWords", "--data.languages", "[de]", "--data.train_size", "60", "--data.test_size", "40"]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    torch.manual_seed(0)
-    encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2)).eval()
-    quant.calibrate(encoder, [encoder.front_end(0.1 * torch.randn(4, 16_000))], lambda batch: encoder(*batch))
-    folder = tmp_path_factory.mktemp("saved") / "encoder"
-    save_encoder(encoder, folder)
-    return folder
 
 
 @pytest.fixture

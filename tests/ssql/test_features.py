@@ -11,8 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import export
-import quant
-from encoders import SpeechTransformer, VisionEncoder, load_encoder, save_encoder
+from encoders import VisionEncoder, load_encoder, save_encoder
 from ssql import cli
 from ssql.data.audio_folder import read_audio
 from ssql.data.espeak import Utterance, synthesize
@@ -32,16 +31,6 @@ def talk(tmp_path_factory):
     noise = np.random.default_rng(0).standard_normal(len(samples)) * 0.1
     soundfile.write(path, np.stack([samples, noise], axis=1), rate)
     return path
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    torch.manual_seed(0)
-    encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2)).eval()
-    quant.calibrate(encoder, [encoder.front_end(0.1 * torch.randn(4, 16_000))], lambda batch: encoder(*batch))
-    folder = tmp_path_factory.mktemp("saved") / "encoder"
-    save_encoder(encoder, folder)
-    return folder
 
 
 @pytest.fixture
