@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test lint web bench bench-step bench-export install clean
+.PHONY: quickstart test lint web bench bench-step bench-export install lock clean
 
 # Both encoders get the same compute: an SSQL step costs two SimSiam steps, so SimSiam trains twice the epochs.
 QUICKSTART := runs/quickstart
@@ -49,11 +49,28 @@ bench-export: $(INSTALLED)
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+# The locked set, by uv where it is there and else by pip. TORCH_INDEX=URL takes PyTorch from an index of your own,
+# such as one of builds without CUDA: the same versions, without their hashes.
+LOCK := requirements.lock
+CUDA := torch|torchvision|torchaudio|triton|nvidia-.*|cuda-.*
+INSTALL := $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install)
+
+$(INSTALLED): pyproject.toml $(LOCK)
+	$(if $(shell command -v uv),uv venv --quiet --allow-existing --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)
+ifdef TORCH_INDEX
+	$(INSTALL) --quiet --index-url $(TORCH_INDEX) $$(sed -nE 's/^((torch|torchvision|torchaudio)==[^ ]+).*/\1/p' $(LOCK))
+	awk '/^[a-z]/ { cuda = ($$0 ~ /^($(CUDA))==/) } !cuda' $(LOCK) > .venv/without-torch.lock
+	$(INSTALL) --quiet --require-hashes --requirement .venv/without-torch.lock
+else
+	$(INSTALL) --quiet --require-hashes --requirement $(LOCK)
+endif
+	$(INSTALL) --quiet --no-deps --no-build-isolation --editable .
 	touch $@
+
+# A newer set is a deliberate step: run the tests on it before it is committed.
+lock: $(INSTALLED)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-header \
+		--extra dev --output-file $(LOCK) pyproject.toml
 
 clean:
 	rm -rf .venv runs ssql/page export/web/node_modules
