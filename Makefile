@@ -58,7 +58,7 @@ INSTALL := $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(B
 $(INSTALLED): pyproject.toml $(LOCK)
 	$(if $(shell command -v uv),uv venv --quiet --allow-existing --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)
 ifdef TORCH_INDEX
-	$(INSTALL) --quiet --index-url $(TORCH_INDEX) $$(sed -nE 's/^((torch|torchvision|torchaudio)==[^ ]+).*/\1/p' $(LOCK))
+	$(INSTALL) --quiet --no-deps --index-url $(TORCH_INDEX) $$(sed -nE 's/^((torch|torchvision|torchaudio)==[^ ]+).*/\1/p' $(LOCK))
 	awk '/^[a-z]/ { cuda = ($$0 ~ /^($(CUDA))==/) } !cuda' $(LOCK) > .venv/without-torch.lock
 	$(INSTALL) --quiet --require-hashes --requirement .venv/without-torch.lock
 else
