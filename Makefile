@@ -60,7 +60,7 @@ $(INSTALLED): pyproject.toml $(LOCK)
 ifdef TORCH_INDEX
 	$(INSTALL) --quiet --no-deps --index-url $(TORCH_INDEX) $$(sed -nE 's/^((torch|torchvision|torchaudio)==[^ ]+).*/\1/p' $(LOCK))
 	awk '/^[a-z]/ { cuda = ($$0 ~ /^($(CUDA))==/) } !cuda' $(LOCK) > .venv/without-torch.lock
-	$(INSTALL) --quiet --require-hashes --requirement .venv/without-torch.lock
+	$(INSTALL) --quiet --no-deps --require-hashes --requirement .venv/without-torch.lock
 else
 	$(INSTALL) --quiet --require-hashes --requirement $(LOCK)
 endif
