@@ -49,6 +49,7 @@ def build(folder: Path) -> None:
         raise RuntimeError(f"the sandbox has no encoders:\n{outcome.text}")
     for words in _commands():
         outcome = run_command(words, folder, Surroundings(limit=600))
+        print(f"sandbox: ssql {words[0]}, {outcome.seconds:.1f} s", flush=True)
         if outcome.code != 0:
             raise RuntimeError(f"ssql {' '.join(words)}\nended with {outcome.code}:\n{outcome.text}")
 
