@@ -19,6 +19,7 @@ from io import RawIOBase
 from pathlib import Path
 
 MEMORY = 10 << 30  # bytes that a command may ask for: an option such as 10**12 must not take the machine down
+IDLE = 25  # seconds in which nothing happens at all
 OUTSIDE = "fuzz: reached out to the network: "
 
 
@@ -85,8 +86,13 @@ def in_child(work: Callable[[], None], folder: Path, around: Surroundings = Surr
         _become(writing, folder, around)
         os._exit(_exit_code(work))
     os.close(writing)
-    with open(reading, "rb", buffering=0) as pipe:
-        status, hung, said = _wait(child, pipe, started, around)
+    try:
+        with open(reading, "rb", buffering=0) as pipe:
+            status, hung, said = _wait(child, pipe, started, around)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+        raise
     text = said.decode("utf-8", "replace")
     seconds = time.monotonic() - started
     if os.WIFSIGNALED(status):
@@ -167,7 +173,7 @@ def _exit_code(work: Callable[[], None]) -> int:
 def _wait(child: int, pipe: RawIOBase, started: float, around: Surroundings) -> tuple[int, bool, bytes]:
     """Its status, whether it had to be ended, and what it said. A process it left behind is not waited for."""
     interrupted = hung = False
-    said = b""
+    said, looked, idle = b"", started, 0
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         while select.select([pipe], [], [], 0 if done else 0.02)[0] and (block := os.read(pipe.fileno(), 1 << 16)):
@@ -178,6 +184,21 @@ def _wait(child: int, pipe: RawIOBase, started: float, around: Surroundings) -> 
         if around.interrupt_after is not None and after > around.interrupt_after and not interrupted:
             os.kill(child, signal.SIGINT)
             interrupted = True
-        if after > around.limit and not hung:
+        if time.monotonic() > looked + 1:
+            looked = time.monotonic()
+            idle = idle + 1 if _all_wait(child) else 0
+        if (after > around.limit or idle > IDLE) and not hung:
             hung = True
             os.killpg(child, signal.SIGKILL)
+
+
+def _all_wait(session: int) -> bool:
+    """Whether no process of a session computes or reads a disk: one that opens a FIFO waits for ever."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.getsid(int(process.name)) != session:
+                continue
+            threads = [stat.read_text(errors="replace") for stat in process.glob("task/*/stat")]
+            if any(thread.rpartition(")")[2].split()[0] in "RD" for thread in threads):
+                return False
+    return True

@@ -10,9 +10,11 @@ it printed, how it ended and what became of the files (verdicts.py).
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -82,44 +84,51 @@ def _run(seed: int, index: int, world: Path, folder: Path, only: str | None) -> 
 
 
 def _all(options: argparse.Namespace, world: Path, work: Path) -> list[dict]:
-    """Cases in forks of this process, so many at once; each leaves its result as a file."""
+    """Cases in forks of this process, so many at once; each leaves its result as a file. Ctrl-C ends with a report."""
     running: dict[int, int] = {}
     results: list[dict] = []
     started = time.monotonic()
     waiting = list(range(options.start, options.start + options.count))[::-1]
-    while waiting or running:
-        while waiting and len(running) < options.jobs:
-            index = waiting.pop()
-            sys.stdout.flush()
-            child = os.fork()
-            if child == 0:
-                os._exit(_child(options, world, work, index))
-            running[child] = index
-        child, status = os.wait()
-        index = running.pop(child, None)
-        if index is None:
-            continue
-        file = work / f"{index}.json"
-        if status or not file.exists():
-            raise RuntimeError(
-                f"case {index} of seed {options.seed} ended the fuzzer itself: run it with --case {index}"
-            )
-        result = json.loads(file.read_text())
-        results.append(result)
-        for fault in result["faults"]:
-            if fault["kind"] != "untidy":
-                print(f"case {index}: {fault['kind']}: ssql {result['command']}: {fault['detail'][:160]}", flush=True)
-        if len(results) % 50 == 0:
-            minutes = (time.monotonic() - started) / 60
-            print(f"{len(results)} of {options.count} cases, {minutes:.0f} min", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        while waiting or running:
+            while waiting and len(running) < options.jobs:
+                index = waiting.pop()
+                sys.stdout.flush()
+                child = os.fork()
+                if child == 0:
+                    os._exit(_child(options, world, work, index))
+                running[child] = index
+            child, status = os.wait()
+            index = running.pop(child)
+            if status:
+                raise RuntimeError(f"case {index} ended the fuzzer itself: --seed {options.seed} --case {index}")
+            results.append(json.loads((work / f"{index}.json").read_text(encoding="utf-8")))
+            _say(results, options.count, started)
+    except KeyboardInterrupt:
+        for child in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+        for _ in running:
+            os.wait()
     return results
+
+
+def _say(results: list[dict], count: int, started: float) -> None:
+    """Faults as they come, and how far it is."""
+    for fault in results[-1]["faults"]:
+        if fault["kind"] != "untidy":
+            where = f"case {results[-1]['index']}: {fault['kind']}: ssql {fault['command']}"
+            print(f"{where}: {fault['detail'][:160]}", flush=True)
+    if len(results) % 50 == 0:
+        print(f"{len(results)} of {count} cases, {(time.monotonic() - started) / 60:.0f} min", flush=True)
 
 
 def _child(options: argparse.Namespace, world: Path, work: Path, index: int) -> int:
     folder = work / str(index) / "work"
     try:
         result = _run(options.seed, index, world, folder, options.only)
-        (work / f"{index}.json").write_text(json.dumps(result))
+        (work / f"{index}.json").write_text(json.dumps(result), encoding="utf-8")
         return 0
     except BaseException:
         import traceback
