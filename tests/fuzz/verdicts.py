@@ -73,7 +73,7 @@ def judge(case: Case, outcome: Outcome, before: Snapshot, after: Snapshot, folde
     elif re.search(r"internal error|is a bug|report it", outcome.text, re.IGNORECASE) and outcome.code != 0:
         found.append(("traceback", _general(_sentence(outcome.text)), _sentence(outcome.text)[:300]))
     if outcome.hung:
-        found.append(("hang", "", f"not ended after {outcome.seconds:.0f} s"))
+        found.append(("hang", _general(case.wrong.rpartition(": ")[2]), f"not ended after {outcome.seconds:.0f} s"))
     elif outcome.signal is not None:
         found.append(("crash", f"signal {outcome.signal}", outcome.text[-300:]))
     elif outcome.code not in CODES:
