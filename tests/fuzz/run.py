@@ -43,6 +43,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="JSON file of all faults")
     parser.add_argument("--sandbox", type=Path, help="folder that keeps the sandbox from run to run")
     options = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names that are not UTF-8
     process.warm()
     with tempfile.TemporaryDirectory(prefix="ssql-fuzz-") as work:
         world = _sandbox(options.sandbox or Path(work) / "sandbox")
@@ -108,7 +109,7 @@ def _all(options: argparse.Namespace, world: Path, work: Path) -> list[dict]:
     except KeyboardInterrupt:
         for child in running:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGTERM)
+                os.kill(child, signal.SIGINT)
         for _ in running:
             os.wait()
     return results
@@ -130,6 +131,8 @@ def _child(options: argparse.Namespace, world: Path, work: Path, index: int) -> 
         result = _run(options.seed, index, world, folder, options.only)
         (work / f"{index}.json").write_text(json.dumps(result), encoding="utf-8")
         return 0
+    except KeyboardInterrupt:
+        return 1
     except BaseException:
         import traceback
 
