@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test lint web bench bench-step bench-export install lock clean
+.PHONY: quickstart test fuzz lint web bench bench-step bench-export install lock clean
 
 # Both encoders get the same compute: an SSQL step costs two SimSiam steps, so SimSiam trains twice the epochs.
 QUICKSTART := runs/quickstart
@@ -24,6 +24,10 @@ NODE_20 := $(shell node --eval 'process.exit(parseInt(process.versions.node) < 2
 
 test: lint $(if $(NODE_20),web)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+
+# Not in CI: 2,000 damaged inputs, options and files. FUZZ='--seed 1 --count 200 --only export' for others.
+fuzz: $(INSTALLED)
+	$(BIN)/python tests/fuzz/run.py $(FUZZ)
 
 # The page of `ssql demo`.
 PAGE := ssql/page/index.html
