@@ -3,8 +3,6 @@
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from rich.console import Console
-
 import export as onnx_export
 import quant
 from encoders import (
@@ -18,6 +16,7 @@ from encoders import (
     window_encoder,
 )
 from quant import parse_bit_width
+from ssql.console import say
 from ssql.data import DataModule
 from ssql.evaluate import calibrate_on, correct_bias_on, prepare_anew, sensitivities_on
 from ssql.features import feature_paths, write_features
@@ -71,13 +70,13 @@ def calibrate(
     if average_bits is not None:
         rows = sensitivities_on(loaded, data, batches)
         mixed = quant.policy_within(loaded, rows, average_bits)
-        Console().print(sensitivity_table(rows, mixed))
+        say(sensitivity_table(rows, mixed))
         prepare_anew(loaded, mixed)
     calibrate_on(loaded, data, batches, observer)
     for bit_width in bias_correction:
         correct_bias_on(loaded, data, batches, bit_width)
     save_encoder(loaded, output, overwrite, load_head(encoder), load_tokenizer(encoder))
-    Console().print(f"encoder: {output}")
+    say(f"encoder: {output}")
 
 
 def export(
@@ -132,7 +131,7 @@ def export(
         onnx_export.to_onnx(loaded, path, b, input, heads[b], overwrite, labelled=labelled, tokenizer=tokenizer)
     latencies = onnx_export.measure_files(list(paths.values()))
     save_json(latencies, Path(output) / "latency.json")
-    Console().print(*latency_tables(latencies))
+    say(*latency_tables(latencies))
     card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
     for entry in card["files"]:
         entry["accuracy"] |= known.get(entry["bit_width"], {})
@@ -140,7 +139,7 @@ def export(
             f"{row['seconds']:g}": row["latency_ms"] for row in latencies if row["file"] == entry["file"]
         }
     onnx_export.write_card(card, Path(output), kept)
-    Console().print(f"model card: {Path(output) / 'README.md'}")
+    say(f"model card: {Path(output) / 'README.md'}")
 
 
 def stream(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overwrite: bool = False) -> None:
@@ -160,7 +159,7 @@ def stream(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overw
     for b in [bit_width] if isinstance(bit_width, str) else bit_width:
         name = FILE_NAMES.get(b, f"encoder-{parse_bit_width(b)}.onnx").replace("encoder", "stream")
         path = onnx_export.stream_to_onnx(loaded, Path(output) / name, b, overwrite)
-        Console().print(f"{path}: {onnx_export.verify_stream(path, loaded, b)}")
+        say(f"{path}: {onnx_export.verify_stream(path, loaded, b)}")
 
 
 def features(
@@ -211,7 +210,7 @@ def features(
         for recording, path in paths.items():
             about = {"encoder": encoder, "bit_width": str(run), "audio": recording.name}
             written = write_features(in_windows, recording, path, about, window, overlap, batch_size)
-            Console().print(str(written))
+            say(str(written))
 
 
 def verify(
@@ -242,7 +241,7 @@ def verify(
     labelled, tokenizer = _labelled(data, head), load_tokenizer(encoder)
     result = onnx_export.verify(path, loaded, bit_width, head=head, labelled=labelled, tokenizer=tokenizer)
     save_json(result.to_dict(), path.with_suffix(".verification.json"))
-    Console().print(f"{path}: {result}")
+    say(f"{path}: {result}")
     if not result.passed:
         raise onnx_export.VerificationError(f"{path} does not agree with torch: {result}")
 
@@ -269,7 +268,7 @@ def bench(
     if output:
         save_json(rows, Path(f"{output}.json"))
         save_plot(latency_figure(rows), Path(f"{output}.png"))
-    Console().print(*latency_tables(rows))
+    say(*latency_tables(rows))
 
 
 def _labelled(data: DataModule | None, head: Head | None) -> onnx_export.Labelled | None:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from ssql.console import say
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def demo(files: str, port: int = 8000, clips: list[str] | None = None) -> None:
         clips: audio files to offer as examples; words spoken by eSpeak NG by default.
     """
     with open_server(files, port, clips) as server:
-        Console().print(f"http://127.0.0.1:{server.server_port}  (Ctrl-C ends)")
+        say(f"http://127.0.0.1:{server.server_port}  (Ctrl-C ends)")
         try:
             server.serve_forever()
         except KeyboardInterrupt:

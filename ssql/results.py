@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from encoders import Encoder, load_encoder, load_tokenizer
+from ssql.console import say
 from ssql.data import DataModule
 from ssql.evaluate import BIT_WIDTHS, Quantizer
 from ssql.evaluate import evaluate as evaluate_encoders
@@ -158,7 +158,7 @@ def suite(
         save_json(found, _files(output, "suite")[0])  # what is measured is kept
     kept = retained_rows(found)
     _save(found, output, "suite", suite_report(found, skipped), retained_figure(kept))
-    Console().print(terminal_table(kept, "retained", title="suite:"))
+    say(terminal_table(kept, "retained", title="suite:"))
 
 
 def report(
@@ -179,7 +179,7 @@ def report(
     """
     refuse_existing([Path(output)], overwrite)
     save_text(report_page(read_runs(runs), data, batches), Path(output))
-    Console().print(f"report: {output}")
+    say(f"report: {output}")
 
 
 def _loaded(encoders: dict[str, str]) -> dict[str, Encoder]:
@@ -196,8 +196,7 @@ def _save(rows: list[Row], output: str, name: str, markdown: str, figure: Figure
     save_json(rows, json_file)
     save_csv(rows, csv_file)
     save_text(markdown, markdown_file)
-    console = Console()
     for metric in dict.fromkeys(row["metric"] for row in rows):
-        console.print(terminal_table(rows, metric))
+        say(terminal_table(rows, metric))
     save_plot(figure, plot_file)
-    console.print(f"rows: {json_file}\ntable: {markdown_file}\nplot: {plot_file}")
+    say(f"rows: {json_file}\ntable: {markdown_file}\nplot: {plot_file}")

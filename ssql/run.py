@@ -14,6 +14,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from ssql.activation_checkpointing import checkpoint_activations
 from ssql.batch_norm import SyncBatchNorms
 from ssql.data import DataModule
+from ssql.logs import quiet_lightning
+from ssql.parsing import Sentences
+from ssql.progress import LogProgress, on_terminal
 
 # Top-level words of a command: type, default (None: required), where the model has them, help.
 Words = Mapping[str, tuple[Any, Any, str, str]]
@@ -25,6 +28,10 @@ def add_words(parser: LightningArgumentParser, words: Words) -> None:
         required = {"required": True} if default is None else {"default": default}
         parser.add_argument(f"--{name}", type=kind, help=text, **required)
         parser.link_arguments(name, target)
+
+
+class RunParser(Sentences, LightningArgumentParser):
+    """Lightning's parser, with our errors."""
 
 
 class RunCLI(LightningCLI):
@@ -51,6 +58,7 @@ class RunCLI(LightningCLI):
         any_model: bool = False,
         trainer_defaults: dict[str, Any] | None = None,
     ) -> None:
+        quiet_lightning()
         super().__init__(
             model_class,
             DataModule,
@@ -61,6 +69,7 @@ class RunCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             args=args,
+            parser_class=RunParser,
             parser_kwargs={"prog": command},
             trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 5} | (trainer_defaults or {}),
         )
@@ -111,7 +120,12 @@ class RunCLI(LightningCLI):
             csv = CSVLogger(self.output, name="logs")
             kwargs["logger"] = [csv, TensorBoardLogger(self.output, name="logs", version=csv.version)]
         monitor = [] if self.config_init.trainer.logger is False else [LearningRateMonitor()]
-        self.trainer_defaults["callbacks"] = [*self.callbacks(), *monitor]
+        # Where nobody looks, a bar is thousands of lines of the log.
+        progress: list[Callback] = []
+        if not on_terminal() and self.config_init.trainer.enable_progress_bar is None:
+            kwargs["enable_progress_bar"] = False
+            progress = [LogProgress()]
+        self.trainer_defaults["callbacks"] = [*self.callbacks(), *monitor, *progress]
         return super().instantiate_trainer(**kwargs)
 
 

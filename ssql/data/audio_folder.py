@@ -76,7 +76,7 @@ class AudioFolder(DataModule):
         batch_size: int = 64,
         num_workers: int = 0,
         seed: int = 0,
-        texts: str | Spelling | None = None,
+        texts: str | Path | Spelling | None = None,  # a Path: jsonargparse would else read the file
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
         self.root, self.labels, self.max_seconds = Path(root), labels, max_seconds

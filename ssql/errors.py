@@ -1,0 +1,175 @@
+"""What went wrong, in one sentence: what a user can cause, and what is a bug."""
+
+import dis
+import errno
+import re
+import tempfile
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+HOME = Path(__file__).resolve().parent.parent
+OUR_PACKAGES = tuple(str(HOME / name) + "/" for name in ("quant", "encoders", "export", "ssql"))
+# What our own code raises to be read; an AssertionError or a KeyError is a bug wherever it comes from.
+FOR_USERS = (ValueError, OSError, RuntimeError, TypeError, ImportError)
+# Errors of other libraries about a file or the machine, by module and name: the libraries are not imported here.
+OF_FILES = {
+    ("json.decoder", "JSONDecodeError"): "a file is not JSON",
+    ("builtins", "UnicodeDecodeError"): "a file is not UTF-8 text",
+    ("yaml", ""): "a file is not YAML",
+    ("safetensors", ""): "a safetensors file cannot be read or written",
+    ("safetensors_rust", ""): "a safetensors file cannot be read or written",
+    ("onnxruntime", ""): "ONNX Runtime",
+    ("onnx", ""): "an ONNX file is not valid",
+    ("google.protobuf", "DecodeError"): "a file is not ONNX",
+    ("soundfile", ""): "an audio file cannot be read",
+    ("PIL", "UnidentifiedImageError"): "an image cannot be read",
+    ("zipfile", "BadZipFile"): "a file is damaged",
+    ("lightning.pytorch.utilities.exceptions", "MisconfigurationException"): "",
+    ("lightning.fabric.utilities.exceptions", "MisconfigurationException"): "",
+    ("binascii", "Error"): "a file is damaged",
+}
+# Sentences of others that say it in their own terms: a pattern of theirs, and ours.
+KNOWN = (
+    (r"No supported gpu backend found|CUDAAccelerator.*can not run|MPSAccelerator.*can not run|TPU.*can not run",
+     "this machine has no accelerator of that kind that torch can use: leave --trainer.accelerator out, or write cpu"),
+    (r"selected with `?CPUAccelerator`? should be an int > 0|devices.*should be.*> 0|`Trainer\(devices=0",
+     "--trainer.devices is the number of processes, 1 or more"),
+    (r"You requested gpu: .*But your machine only has",
+     "--trainer.devices asks for more accelerators than this machine has"),
+    (r"[Nn]o space left on device|os error 28|StorageFull", "no space left on the disk"),
+    (r"can't allocate memory|not enough memory", "out of memory: lower the batch size, or take less data"),
+    (r"is not available.*FSDP|FSDP.*requires.*accelerator", "this strategy needs a GPU"),
+)  # fmt: skip
+DOCTOR = "`ssql doctor` says what does not load, and the command that mends it"
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """One sentence for what a user can cause; None for a bug."""
+    text = _joined(str(error))
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory: lower the batch size, or take less data ({text.partition('.')[0] or 'no more to be had'})"
+    if isinstance(error, ImportError) or "Could not load this library" in text:
+        return f"{text.rstrip('.')}: {DOCTOR}"
+    if isinstance(error, OSError) and error.strerror:
+        return _of_system(error)
+    known = next((ours for pattern, ours in KNOWN if re.search(pattern, text, re.DOTALL)), None)
+    if known:
+        return known
+    if _raised_by_us(error):
+        return nested_sentence(str(error)) if isinstance(error, FOR_USERS) else None
+    in_worker = _in_worker(str(error))
+    if in_worker:
+        return in_worker
+    about = _about_files(type(error))
+    if about is not None:
+        return f"{about}: {text}" if about else text
+    if isinstance(error, OSError):
+        return text or type(error).__name__
+    if isinstance(error, ValueError | TypeError) and _innermost(error)[0].startswith(("jsonargparse", "lightning")):
+        return nested_sentence(str(error)) if _raised(error) else None
+    return None
+
+
+def bug_report(error: BaseException) -> str:
+    """What to say of a bug; its traceback is left in a file of the temporary folder."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if frame.filename.startswith(OUR_PACKAGES)] or list(frames)
+    place = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
+    text = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="ssql-traceback-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(text)
+        where = f"the traceback in {file.name}"
+    except OSError:
+        where = f"this traceback:\n{text}"
+    return (
+        f"internal error: {type(error).__name__}: {_joined(str(error))}{place}\n"
+        "This is a fault of the toolkit, not of your input: please report it with the output of `ssql doctor` and "
+        f"{where}"
+    )
+
+
+def nested_sentence(message: str) -> str:
+    """What was wrong, out of the nested lists that jsonargparse makes of it.
+
+    The innermost reasons are kept, with the option that they are about; where every type was refused, the value.
+    """
+    message = re.sub(r"^Parser key ", "Parser key ", message)
+    if "Parser key" not in message and "Does not validate" not in message and "Problem with given" not in message:
+        return _joined(message)
+    option = ".".join(re.findall(r'Parser key "([^"]+)"', message)).replace("init_args.", "")
+    lines = [line.strip().removeprefix("- ") for line in re.sub(r"  - ", "\n- ", message).splitlines()]
+    parts = [re.sub(r'^Parser key "[^"]+"( element \d+)?:\s*', "", line) for line in lines]
+    wrapping = ("Problem with given class_path", "Does not validate", "Subtypes:", "Errors:", "Given value",
+                "Expected a path but", "Failed to instantiate")  # fmt: skip
+    reasons = [part for part in parts if part and not part.startswith(wrapping)]
+    expected = [reason for reason in reasons if re.match(r"Expected an? |Not of type|Not a valid subclass", reason)]
+    other = list(dict.fromkeys(reason for reason in reasons if reason not in expected))
+    # A class path is tried for each class among the types; it is the reason only where nothing else is.
+    better = [reason for reason in other if "import path" not in reason] or other
+    if better and not (len(expected) and better == other and all("import path" in reason for reason in better)):
+        said = "; ".join(better)
+    else:
+        value = re.search(r"(?:Given value|Got value): (.*)$", message, re.MULTILINE)
+        nested = re.search(r"NestedArg\(key='([^']+)', val='?(.*?)'?\)$", value[1]) if value else None
+        if nested:
+            option, shown = f"{option}.{nested[1]}", nested[2]
+        else:
+            shown = value[1] if value else ""
+        types = re.findall(r"Expected an? (?:<class '(?:\w+\.)*(\w+)'>|(?:value of type )?(\w+))", "\n".join(expected))
+        kinds = " or ".join(dict.fromkeys(one or other for one, other in types if (one or other) != "NoneType"))
+        said = f"{shown!r} is not {kinds or 'what it takes'}" if value else "; ".join(expected)
+    return f"--{option}: {_joined(said)}" if option else _joined(said)
+
+
+def _of_system(error: OSError) -> str:
+    name = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    said = "no space left on the disk" if error.errno == errno.ENOSPC else (error.strerror or "").lower()
+    # Our own errors say more than the system's words.
+    return f"{name}: {said}" if name else said
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _innermost(error: BaseException) -> tuple[str, str, TracebackType | None]:
+    """Module and file of the frame that raised it."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None:
+        return "", "", None
+    return str(place.tb_frame.f_globals.get("__name__", "")), place.tb_frame.f_code.co_filename, place
+
+
+def _raised(error: BaseException) -> bool:
+    """Whether a `raise` statement made it, rather than an operation that failed."""
+    place = _innermost(error)[2]
+    return place is not None and dis.opname[place.tb_frame.f_code.co_code[place.tb_lasti]] == "RAISE_VARARGS"
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    return _innermost(error)[1].startswith(OUR_PACKAGES) and _raised(error)
+
+
+def _in_worker(text: str) -> str | None:
+    """The sentence of our own error that a process of a data loader had."""
+    if "Original Traceback" not in text:
+        return None
+    places = re.findall(r'File "([^"]+)", line', text)
+    last = text.strip().splitlines()[-1]
+    return last.partition(": ")[2] if places and places[-1].startswith(OUR_PACKAGES) else None
+
+
+def _about_files(kind: type) -> str | None:
+    for ancestor in kind.__mro__:
+        for (module, name), about in OF_FILES.items():
+            if (ancestor.__module__ == module or ancestor.__module__.startswith(module + ".")) and (
+                not name or name == ancestor.__name__
+            ):
+                return about
+    return None

@@ -1,0 +1,67 @@
+"""The parsers of the commands: an error is one sentence, with the nearest option where one was mistyped."""
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterable
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser
+
+from ssql.errors import nested_sentence
+
+MOST_CLASSES = 12
+
+
+class Sentences(ArgumentParser):
+    """Errors in one sentence and exit code 2; long lists of known classes are cut in the help."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong with the command line and end."""
+        if not self.exit_on_error:  # asked by jsonargparse, which tries types one after another
+            super().error(message, ex)
+        sys.stderr.write(f"{self.prog}: error: {self._sentence(message)}\n")
+        self.exit(2)
+
+    def format_help(self) -> str:
+        """The help, without lists of all classes that torch happens to have."""
+        return re.sub(r"known\s+subclasses:\s+([\w.,\s]+)", _first_classes, super().format_help())
+
+    def _sentence(self, message: str) -> str:
+        options = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
+        unknown = re.search(r"[Uu]nrecognized arguments: (.*)", message, re.DOTALL)
+        if unknown:
+            word = unknown[1].split()[0]
+            option = word.partition("=")[0].removeprefix("--")
+            kind = "option" if word.startswith("-") else "argument"
+            return f"unknown {kind} {word.partition('=')[0]}{_did_you_mean(option, options, '--')}"
+        key = re.search(r"(?:Key|key) ['\"]([\w.]+)['\"] is not expected|No action for key \"([\w.]+)\"", message)
+        if key:
+            name = key[1] or key[2]
+            return f"unknown option {name}{_did_you_mean(name, options)}"
+        required = re.search(r"[Kk]ey ['\"]([\w.]+)['\"] is required|arguments? (?:is|are) required: ([-\w., ]+)", message)
+        if required:
+            names = re.sub(r"--", "", required[1] or required[2]).split(", ")
+            return f"{' and '.join('--' + name for name in names)} must be given; see {self.prog} --help"
+        sentence = nested_sentence(message)
+        refused = re.search(r"Option '(\w+)' is not accepted", sentence)
+        owner = re.findall(r"given class_path '([\w.]+)'", message)
+        if refused and owner:
+            module, _, name = owner[-1].rpartition(".")
+            parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+            return sentence + _did_you_mean(refused[1], parameters)
+        return sentence
+
+
+def _did_you_mean(word: str, known: Iterable[str], dashes: str = "") -> str:
+    nearest = difflib.get_close_matches(word, list(known), 1, 0.6)
+    return f": did you mean {dashes}{nearest[0]}?" if nearest else ""
+
+
+def _first_classes(match: re.Match[str]) -> str:
+    names = [name for name in re.split(r"[,\s]+", match[1]) if name]
+    if len(names) <= MOST_CLASSES:
+        return match[0]
+    return f"known subclasses: {', '.join(names[:MOST_CLASSES])} and {len(names) - MOST_CLASSES} more"
