@@ -137,9 +137,7 @@ def _command(name: str) -> Callable[[list[str]], object]:
 
     from ssql.parsing import Sentences
 
-    return lambda args: auto_cli(
-        function, args=args, as_positional=False, parser_class=Sentences, prog=f"ssql {name}"
-    )
+    return lambda args: auto_cli(function, args=args, as_positional=False, parser_class=Sentences, prog=f"ssql {name}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from encoders import (
     window_encoder,
 )
 from quant import parse_bit_width
+from ssql.checks import at_least, not_empty
 from ssql.console import say
 from ssql.data import DataModule
 from ssql.evaluate import calibrate_on, correct_bias_on, prepare_anew, sensitivities_on
@@ -26,6 +27,7 @@ from ssql.probe_head import labelled_test, probe_head
 from ssql.report import latency_tables, sensitivity_table
 from ssql.rows import load_rows, results_by_bits
 
+SHORTEST_CLIP = 0.025  # seconds: one frame
 FILE_NAMES = {
     "fp": "encoder-fp32.onnx",
     "fp16": "encoder-fp16.onnx",
@@ -118,6 +120,7 @@ def export(
     if (data is None) != (task is None):
         raise ValueError("data and task go together: --data SpokenWords --task word")
     bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
+    not_empty(bit_width=bit_widths)
     paths = {b: Path(output) / (FILE_NAMES.get(b) or f"encoder-{parse_bit_width(b)}.onnx") for b in bit_widths}
     refuse_existing(paths.values(), overwrite)
     known = results_by_bits(load_rows(Path(accuracy))) if accuracy else {}
@@ -155,6 +158,7 @@ def stream(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overw
         bit_width: one, or a list.
         overwrite: replace existing files.
     """
+    not_empty(bit_width=bit_width)
     loaded = StreamingTransformer.from_pretrained(encoder)
     for b in [bit_width] if isinstance(bit_width, str) else bit_width:
         name = FILE_NAMES.get(b, f"encoder-{parse_bit_width(b)}.onnx").replace("encoder", "stream")
@@ -191,6 +195,7 @@ def features(
         batch_size: windows encoded at once.
         overwrite: replace existing files.
     """
+    at_least(1, batch_size=batch_size)
     paths = feature_paths(files, output)
     refuse_existing(paths.values(), overwrite)
     at_bit_width: AbstractContextManager[None] = nullcontext()
@@ -264,6 +269,10 @@ def bench(
         repeats: timed runs of each file.
         output: <output>.json gets the rows, <output>.png the plot.
     """
+    not_empty(files=files, seconds=seconds, threads=threads)
+    at_least(1, repeats=repeats)
+    at_least(0, threads=threads)
+    at_least(SHORTEST_CLIP, seconds=seconds)
     rows = onnx_export.measure_files([Path(file) for file in files], seconds, threads, repeats)
     if output:
         save_json(rows, Path(f"{output}.json"))

@@ -62,6 +62,8 @@ def demo(files: str, port: int = 8000, clips: list[str] | None = None) -> None:
         port: of 127.0.0.1; 0 takes a free one.
         clips: audio files to offer as examples; words spoken by eSpeak NG by default.
     """
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port is from 0 to 65535, not {port}")
     with open_server(files, port, clips) as server:
         say(f"http://127.0.0.1:{server.server_port}  (Ctrl-C ends)")
         try:

@@ -130,13 +130,15 @@ def processor() -> tuple[str, list[str]]:
     if platform.system() == "Darwin":
         name = _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
         arm = {"FEAT_DotProd": "dotprod", "FEAT_I8MM": "i8mm", "FEAT_BF16": "bf16"}
-        return name, [ours for feature, ours in arm.items() if _output("sysctl", "-n", f"hw.optional.arm.{feature}") == "1"]
+        return name, [
+            ours for feature, ours in arm.items() if _output("sysctl", "-n", f"hw.optional.arm.{feature}") == "1"
+        ]
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return platform.processor() or platform.machine(), []
     fields = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text, re.MULTILINE))
-    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
     name = fields.get("model name") or platform.processor() or platform.machine()
     return name, [ours for flag, ours in FEATURES.items() if flag in flags]
 
@@ -163,8 +165,8 @@ def _libraries() -> Iterator[Finding]:
             yield Finding(name, f"not there ({purpose})", mend=f"pip install {name}")
         else:
             error = loaded.get("error")
-            yield Finding(name, f"{installed} does not load ({purpose}): {error}" if error else f"{installed} ({purpose})",
-                          mend=_mend(name) if error else "")  # fmt: skip
+            how = f"{installed} does not load ({purpose}): {error}" if error else f"{installed} ({purpose})"
+            yield Finding(name, how, mend=_mend(name) if error else "")
     yield Finding("accelerators", ", ".join(found["torch"].get("devices", [])) or "none that torch can use")
 
 

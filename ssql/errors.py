@@ -41,6 +41,12 @@ KNOWN = (
     (r"can't allocate memory|not enough memory", "out of memory: lower the batch size, or take less data"),
     (r"is not available.*FSDP|FSDP.*requires.*accelerator", "this strategy needs a GPU"),
 )  # fmt: skip
+# Of jsonargparse's nested lists: the lines that say where, not what.
+WRAPPING = ("Problem with given class_path", "Does not validate", "Subtypes:", "Errors:", "Given value",
+            "Expected a path but", "Failed to instantiate")  # fmt: skip
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word", "NoneType": "null",
+         "list": "a list such as '[a, b]'", "List": "a list such as '[a, b]'", "dict": "names and values: {a: b}",
+         "Path": "a path"}  # fmt: skip
 DOCTOR = "`ssql doctor` says what does not load, and the command that mends it"
 
 
@@ -48,7 +54,9 @@ def sentence_of(error: BaseException) -> str | None:
     """One sentence for what a user can cause; None for a bug."""
     text = _joined(str(error))
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"out of memory: lower the batch size, or take less data ({text.partition('.')[0] or 'no more to be had'})"
+        return (
+            f"out of memory: lower the batch size, or take less data ({text.partition('.')[0] or 'no more to be had'})"
+        )
     if isinstance(error, ImportError) or "Could not load this library" in text:
         return f"{text.rstrip('.')}: {DOCTOR}"
     if isinstance(error, OSError) and error.strerror:
@@ -97,32 +105,46 @@ def nested_sentence(message: str) -> str:
 
     The innermost reasons are kept, with the option that they are about; where every type was refused, the value.
     """
-    message = re.sub(r"^Parser key ", "Parser key ", message)
-    if "Parser key" not in message and "Does not validate" not in message and "Problem with given" not in message:
+    if not any(text in message for text in ("Parser key", "Does not validate", "Problem with given", "Got value")):
         return _joined(message)
-    option = ".".join(re.findall(r'Parser key "([^"]+)"', message)).replace("init_args.", "")
+    keys = re.findall(r'[Pp]arser key "([^"]+)"', message)
+    inner = re.search(r"NestedArg\(key='([^']+)', val='?(.*?)'?\)$", message, re.MULTILINE)
+    required = re.search(r"arguments are required: ([\w., ]+)", message)
+    if required:
+        names = required[1].split(", ")
+        return f"{' and '.join(_option(*keys, name) for name in names)} must be given"
+    value = re.findall(r"(?:Given value|Got value): (.*)$", message, re.MULTILINE)
+    missing_class = re.search(r"Expected a dot import path string: (\S+)", message)
     lines = [line.strip().removeprefix("- ") for line in re.sub(r"  - ", "\n- ", message).splitlines()]
-    parts = [re.sub(r'^Parser key "[^"]+"( element \d+)?:\s*', "", line) for line in lines]
-    wrapping = ("Problem with given class_path", "Does not validate", "Subtypes:", "Errors:", "Given value",
-                "Expected a path but", "Failed to instantiate")  # fmt: skip
-    reasons = [part for part in parts if part and not part.startswith(wrapping)]
-    expected = [reason for reason in reasons if re.match(r"Expected an? |Not of type|Not a valid subclass", reason)]
-    other = list(dict.fromkeys(reason for reason in reasons if reason not in expected))
-    # A class path is tried for each class among the types; it is the reason only where nothing else is.
-    better = [reason for reason in other if "import path" not in reason] or other
-    if better and not (len(expected) and better == other and all("import path" in reason for reason in better)):
-        said = "; ".join(better)
-    else:
-        value = re.search(r"(?:Given value|Got value): (.*)$", message, re.MULTILINE)
-        nested = re.search(r"NestedArg\(key='([^']+)', val='?(.*?)'?\)$", value[1]) if value else None
-        if nested:
-            option, shown = f"{option}.{nested[1]}", nested[2]
-        else:
-            shown = value[1] if value else ""
-        types = re.findall(r"Expected an? (?:<class '(?:\w+\.)*(\w+)'>|(?:value of type )?(\w+))", "\n".join(expected))
-        kinds = " or ".join(dict.fromkeys(one or other for one, other in types if (one or other) != "NoneType"))
-        said = f"{shown!r} is not {kinds or 'what it takes'}" if value else "; ".join(expected)
-    return f"--{option}: {_joined(said)}" if option else _joined(said)
+    reasons = [re.sub(r'^Parser key "[^"]+"( element \d+)?:\s*', "", line) for line in lines]
+    reasons = [reason for reason in reasons if reason and not reason.startswith(WRAPPING)]
+    others = [reason for reason in reasons if not reason.startswith(("Expected", "Not of type", "Unexpected import"))]
+    if others:
+        return f"{_option(*keys)}: {_joined('; '.join(dict.fromkeys(others)))}"
+    if value and value[0] == "None":
+        return f"{_option(*keys)} must be given"
+    if missing_class:
+        return f"{_option(*keys)}: there is no class {missing_class[1]}"
+    deepest = len(keys) > 1  # the type of the option within, rather than those of the whole
+    kinds = [_kind(reason) for reason in (reasons[:1] if deepest else reasons)]
+    shown = value[0] if value else ""
+    if inner:
+        keys, shown = [*keys[: None if inner[1] not in keys else -1], inner[1]], inner[2]
+    allowed = " or ".join(dict.fromkeys(kind for kind in kinds if kind not in ("", "null")))
+    return f"{_option(*keys)} takes {allowed or 'something else'}, not {shown}"
+
+
+def _option(*keys: str) -> str:
+    return "--" + ".".join(keys).replace("init_args.", "")
+
+
+def _kind(reason: str) -> str:
+    """What a type is called by those who type it."""
+    literal = re.search(r"Literal\[(.*?)\]", reason)
+    if literal:
+        return literal[1].replace("'", "").replace(", ", " or ")
+    name = re.search(r"Expected an? (?:<class '(?:\w+\.)*(\w+)'>|(\w+))", reason)
+    return KINDS.get(name[1] or name[2], "") if name else ""
 
 
 def _of_system(error: OSError) -> str:

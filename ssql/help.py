@@ -113,7 +113,9 @@ def _assigned(tree: ast.Module, name: str) -> ast.expr:
 
 
 def _exported(module: str, *but: str) -> list[str]:
-    return [name for name in ast.literal_eval(_assigned(_tree(module), "__all__")) if name not in but and name[0] != "_"]
+    return [
+        name for name in ast.literal_eval(_assigned(_tree(module), "__all__")) if name not in but and name[0] != "_"
+    ]
 
 
 def _run_options(tree: ast.Module) -> Iterator[Option]:
@@ -144,7 +146,9 @@ def _words(tree: ast.Module) -> Iterator[tuple[Option, str]]:
         yield Option(key.value, _kind(kind), shown, ast.literal_eval(text)), ast.literal_eval(target)
 
 
-def _options(tree: ast.Module, function: ast.FunctionDef, documented: ast.FunctionDef | ast.ClassDef) -> Iterator[Option]:
+def _options(
+    tree: ast.Module, function: ast.FunctionDef, documented: ast.FunctionDef | ast.ClassDef
+) -> Iterator[Option]:
     texts = _arguments(ast.get_docstring(documented) or "")
     arguments = [argument for argument in function.args.args if argument.arg != "self"]
     defaults = [None] * (len(arguments) - len(function.args.defaults)) + list(function.args.defaults)
@@ -178,9 +182,9 @@ def _dataclass(tree: ast.Module, name: str) -> ast.Module | None:
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return tree if any("dataclass" in ast.unparse(line) for line in node.decorator_list) else None
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssql."):
-            if any(alias.name == name for alias in node.names):
-                return _dataclass(_tree(str(node.module)), name)
+        ours = isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssql.")
+        if ours and any(alias.name == name for alias in node.names):
+            return _dataclass(_tree(str(node.module)), name)
     return None
 
 

@@ -25,7 +25,7 @@ NOT_FOR_USERS = (
 # Modules whose FutureWarnings and DeprecationWarnings are about their own callers.
 OLD_WAYS = (r"sklearn.*", r"torch\.onnx.*", r"onnxscript.*", r"torch\.jit.*", r"lightning.*", r"torch.*", r"timm.*")
 NOT_LOGGED = (
-    "litlogger", "litmodels", "TPU available", "HPU available", "`weights_only` was not set",
+    "Seed set to", "litlogger", "litmodels", "TPU available", "HPU available", "`weights_only` was not set",
     "Consider setting `persistent_workers", "`Trainer.fit` stopped", "Restoring states from", "Restored all states",
 )  # fmt: skip
 
@@ -48,10 +48,11 @@ def set_up_logs() -> None:
 
 def quiet_lightning() -> None:
     """Lightning's handler, which is there once Lightning is imported, does not log its advertisements."""
-    lightning = logging.getLogger("lightning.pytorch")
-    lightning.propagate = False  # it has a handler of its own
-    for handler in lightning.handlers:
-        handler.addFilter(_for_users)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        for handler in logger.handlers:
+            logger.propagate = False  # it has a handler of its own
+            handler.addFilter(_for_users)
 
 
 def _for_users(record: logging.LogRecord) -> bool:

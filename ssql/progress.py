@@ -12,6 +12,7 @@ from rich.progress import track as bar
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 SECONDS = 30.0
+WORTH_A_BAR = 500  # items
 
 
 def on_terminal() -> bool:
@@ -19,7 +20,9 @@ def on_terminal() -> bool:
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
-def track(items: Iterable[Item], description: str, total: int | None = None, seconds: float = SECONDS) -> Iterator[Item]:
+def track(
+    items: Iterable[Item], description: str, total: int | None = None, seconds: float = SECONDS
+) -> Iterator[Item]:
     """The items, and how many of them are done.
 
     Args:
@@ -28,7 +31,7 @@ def track(items: Iterable[Item], description: str, total: int | None = None, sec
         total: how many there are.
         seconds: between lines of the log.
     """
-    if on_terminal():
+    if on_terminal() and (total is None or total >= WORTH_A_BAR):
         yield from bar(items, description, total, transient=True)
         return
     said = time.monotonic()

@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from encoders import Encoder, load_encoder, load_tokenizer
+from ssql.checks import at_least, not_empty
 from ssql.console import say
 from ssql.data import DataModule
 from ssql.evaluate import BIT_WIDTHS, Quantizer
@@ -51,6 +52,7 @@ def evaluate(
             {mse: {observer: mse, policy: {shift: true}}}.
         overwrite: replace earlier results.
     """
+    not_empty(encoders=encoders, bit_widths=bit_widths, tasks=tasks, quantizers=quantizers)
     refuse_existing(_files(output, "accuracy"), overwrite)
     rows = evaluate_encoders(_loaded(encoders), data, bit_widths, tasks, calibration_batches, quantizers)
     _save(rows, output, "accuracy", markdown_report(rows), accuracy_figure(rows))
@@ -82,6 +84,7 @@ def evaluate_tokenizer(
         quantizers: name to observer, policy and bias_correction, side by side, as in `ssql evaluate`.
         overwrite: replace earlier results.
     """
+    not_empty(tokenizers=tokenizers, bit_widths=bit_widths, quantizers=quantizers)
     refuse_existing(_files(output, "tokens"), overwrite)
     heads = {name: load_tokenizer(folder) for name, folder in tokenizers.items()}
     missing = [folder for name, folder in tokenizers.items() if heads[name] is None]
@@ -104,6 +107,7 @@ def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
         output: folder for the results.
         overwrite: replace earlier results.
     """
+    not_empty(rows=rows)
     refuse_existing(_files(output, "accuracy"), overwrite)
     merged = [row for file in rows for row in load_rows(Path(file))]
     _save(merged, output, "accuracy", markdown_report(merged), accuracy_figure(merged))
@@ -141,6 +145,7 @@ def suite(
         seed: of words, voices, prosody and noise.
         overwrite: replace earlier results.
     """
+    not_empty(encoders=encoders, bit_widths=bit_widths, quantizers=quantizers)
     refuse_existing(_files(output, "suite"), overwrite)
     modules, skipped = speech_suite(parts, recordings, seed)
     for sentence in skipped:
@@ -177,6 +182,8 @@ def report(
         batches: how many.
         overwrite: replace an existing file.
     """
+    not_empty(runs=runs)
+    at_least(1, batches=batches)
     refuse_existing([Path(output)], overwrite)
     save_text(report_page(read_runs(runs), data, batches), Path(output))
     say(f"report: {output}")
