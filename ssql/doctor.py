@@ -167,7 +167,7 @@ def _libraries() -> Iterator[Finding]:
             error = loaded.get("error")
             how = f"{installed} does not load ({purpose}): {error}" if error else f"{installed} ({purpose})"
             yield Finding(name, how, mend=_mend(name) if error else "")
-    yield Finding("accelerators", ", ".join(found["torch"].get("devices", [])) or "none that torch can use")
+    yield Finding("accelerators", ", ".join(found.get("torch", {}).get("devices", [])) or "none that torch can use")
 
 
 def _probe(modules: Sequence[str]) -> dict[str, dict]:

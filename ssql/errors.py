@@ -33,12 +33,13 @@ OF_FILES = {
 KNOWN = (
     (r"No supported gpu backend found|CUDAAccelerator.*can not run|MPSAccelerator.*can not run|TPU.*can not run",
      "this machine has no accelerator of that kind that torch can use: leave --trainer.accelerator out, or write cpu"),
-    (r"selected with `?CPUAccelerator`? should be an int > 0|devices.*should be.*> 0|`Trainer\(devices=0",
+    (r"selected with `?CPUAccelerator`? should be an int > 0|devices.*should be.*> 0|Trainer\(devices=",
      "--trainer.devices is the number of processes, 1 or more"),
     (r"You requested gpu: .*But your machine only has",
      "--trainer.devices asks for more accelerators than this machine has"),
     (r"[Nn]o space left on device|os error 28|StorageFull", "no space left on the disk"),
     (r"can't allocate memory|not enough memory", "out of memory: lower the batch size, or take less data"),
+    (r"`Timer\(duration=", "--trainer.max_time is written DD:HH:MM:SS"),
     (r"is not available.*FSDP|FSDP.*requires.*accelerator", "this strategy needs a GPU"),
 )  # fmt: skip
 # Of jsonargparse's nested lists: the lines that say where, not what.
@@ -57,7 +58,7 @@ def sentence_of(error: BaseException) -> str | None:
         return (
             f"out of memory: lower the batch size, or take less data ({text.partition('.')[0] or 'no more to be had'})"
         )
-    if isinstance(error, ImportError) or "Could not load this library" in text:
+    if isinstance(error, ImportError) or _while_importing(error):
         return f"{text.rstrip('.')}: {DOCTOR}"
     if isinstance(error, OSError) and error.strerror:
         return _of_system(error)
@@ -172,6 +173,16 @@ def _raised(error: BaseException) -> bool:
     """Whether a `raise` statement made it, rather than an operation that failed."""
     place = _innermost(error)[2]
     return place is not None and dis.opname[place.tb_frame.f_code.co_code[place.tb_lasti]] == "RAISE_VARARGS"
+
+
+def _while_importing(error: BaseException) -> bool:
+    """Whether another's module was being loaded, as where a library does not fit the others."""
+    ours = _innermost(error)[1].startswith(OUR_PACKAGES)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    loading = any(
+        frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") != "__main__" for frame in frames
+    )
+    return loading and not ours and isinstance(error, OSError | RuntimeError | AttributeError)
 
 
 def _raised_by_us(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ NOT_FOR_USERS = (
     r".*number of training batches \(\d+\) is smaller than the logging interval.*",
     r".*Total length of .* across ranks is zero.*",
     r".*FLOPs.*",
+    r".*could not find the monitored key in the returned metrics.*",  # no validation yet: we say so at the end
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
     r".*Checkpoint directory .* exists and is not empty.*",  # it is ours, and was looked at before
     r".*isinstance\(treespec.*",
@@ -47,11 +48,13 @@ def set_up_logs() -> None:
 
 
 def quiet_lightning() -> None:
-    """Lightning's handler, which is there once Lightning is imported, does not log its advertisements."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    """Lightning's handlers, there once it is imported, neither advertise nor say all twice."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logger = logging.getLogger(name)
+        if logging.getLogger().handlers:
+            logger.handlers.clear()  # what they log reaches the root's, once
+            logger.propagate = True
         for handler in logger.handlers:
-            logger.propagate = False  # it has a handler of its own
             handler.addFilter(_for_users)
 
 

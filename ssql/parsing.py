@@ -45,7 +45,8 @@ class Sentences(ArgumentParser):
             return f"unknown {kind} {word}{did_you_mean(word.removeprefix('--'), options, '--')}"
         if "Problems parsing config" in message:
             files = re.findall(r"--config[= ](\S+)", " ".join(sys.argv))
-            return f"{' or '.join(files) or 'the configuration'} is not YAML: {nested_sentence(message.partition('config: ')[2])}"
+            why = nested_sentence(message.partition("config: ")[2])
+            return f"{' or '.join(files) or 'the configuration'} is not YAML: {why}"
         linked = re.search(r'Linked "([\w.]+)" must be given via "([\w.]+)"', message)
         if linked:
             return f"write --{linked[2]} instead of --{linked[1]}"

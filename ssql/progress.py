@@ -1,6 +1,7 @@
 """How far a command is: a bar on a terminal, and now and then a line in the log of a run without one."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -46,7 +47,7 @@ class LogProgress(Callback):
     """Logs epoch, step, loss, speed and the time left: after the first step, then every so many seconds.
 
     Args:
-        seconds: between lines.
+        seconds: between lines; infinity for a run that has a bar.
     """
 
     def __init__(self, seconds: float = SECONDS) -> None:
@@ -56,6 +57,11 @@ class LogProgress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock starts; a resumed run has steps behind it."""
+        if trainer.is_global_zero:
+            counts = [(parameter.numel(), parameter.requires_grad) for parameter in pl_module.parameters()]
+            learning = sum(count for count, learns in counts if learns)
+            every = sum(count for count, _ in counts)
+            log.info("training %s of %s parameters on %s", f"{learning:,}", f"{every:,}", pl_module.device)
         self.started = time.monotonic()
         self.said, self.first_step = 0.0, trainer.global_step
 
@@ -64,21 +70,23 @@ class LogProgress(Callback):
     ) -> None:
         """Say it when it is time."""
         now = time.monotonic()
-        if trainer.is_global_zero and (not self.said or now - self.said >= self.seconds):
+        if trainer.is_global_zero and self.seconds < math.inf and (not self.said or now - self.said >= self.seconds):
             self.said = now
             log.info("%s", self._line(trainer, now))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last line."""
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self.seconds < math.inf:
             log.info("%s, trained", self._line(trainer, time.monotonic()))
 
     def _line(self, trainer: Trainer, now: float) -> str:
         step, rate = trainer.global_step, (trainer.global_step - self.first_step) / max(now - self.started, 1e-9)
         steps = trainer.estimated_stepping_batches
-        epochs = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+        epoch, epochs = trainer.current_epoch + 1, ""
+        if trainer.max_epochs is not None and trainer.max_epochs > 0:
+            epoch, epochs = min(epoch, trainer.max_epochs), f" of {trainer.max_epochs}"
         ends = 0 < steps < float("inf")
-        parts = [f"epoch {trainer.current_epoch + 1}{epochs}", f"step {step}" + (f" of {steps:.0f}" if ends else "")]
+        parts = [f"epoch {epoch}{epochs}", f"step {step}" + (f" of {steps:.0f}" if ends else "")]
         loss = trainer.callback_metrics.get("loss")
         if loss is not None:
             parts.append(f"loss {float(loss):.4g}")

@@ -1,5 +1,6 @@
 """What training commands share: the output folder, resuming, loggers, checkpoints."""
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -121,11 +122,13 @@ class RunCLI(LightningCLI):
             kwargs["logger"] = [csv, TensorBoardLogger(self.output, name="logs", version=csv.version)]
         monitor = [] if self.config_init.trainer.logger is False else [LearningRateMonitor()]
         # Where nobody looks, a bar is thousands of lines of the log.
-        progress: list[Callback] = []
-        if not on_terminal() and self.config_init.trainer.enable_progress_bar is None:
-            kwargs["enable_progress_bar"] = False
-            progress = [LogProgress()]
-        self.trainer_defaults["callbacks"] = [*self.callbacks(), *monitor, *progress]
+        asked = self.config_init.trainer
+        bar = on_terminal() if asked.enable_progress_bar is None else asked.enable_progress_bar
+        kwargs["enable_progress_bar"] = bar
+        # Lightning's summary counts operations, none of them in quantized layers; LogProgress says the parameters.
+        kwargs["enable_model_summary"] = bool(asked.enable_model_summary)
+        progress = LogProgress(math.inf) if bar else LogProgress()
+        self.trainer_defaults["callbacks"] = [*self.callbacks(), *monitor, progress]
         return super().instantiate_trainer(**kwargs)
 
 
