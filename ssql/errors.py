@@ -28,6 +28,8 @@ OF_FILES = {
     ("lightning.pytorch.utilities.exceptions", "MisconfigurationException"): "",
     ("lightning.fabric.utilities.exceptions", "MisconfigurationException"): "",
     ("binascii", "Error"): "a file is damaged",
+    ("_pickle", "UnpicklingError"): "a checkpoint is damaged, or is none",
+    ("builtins", "EOFError"): "a file ends too early",
 }
 # Sentences of others that say it in their own terms: a pattern of theirs, and ours.
 KNOWN = (
@@ -38,6 +40,8 @@ KNOWN = (
     (r"You requested gpu: .*But your machine only has",
      "--trainer.devices asks for more accelerators than this machine has"),
     (r"[Nn]o space left on device|os error 28|StorageFull", "no space left on the disk"),
+    (r"PytorchStreamWriter failed|unexpected pos \d+ vs", "a checkpoint cannot be written: is the disk full?"),
+    (r"PytorchStreamReader failed", "a checkpoint is damaged, or is none"),
     (r"can't allocate memory|not enough memory", "out of memory: lower the batch size, or take less data"),
     (r"`Timer\(duration=", "--trainer.max_time is written DD:HH:MM:SS"),
     (r"is not available.*FSDP|FSDP.*requires.*accelerator", "this strategy needs a GPU"),

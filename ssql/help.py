@@ -143,7 +143,7 @@ def _words(tree: ast.Module) -> Iterator[tuple[Option, str]]:
         assert isinstance(key, ast.Constant) and isinstance(value, ast.Tuple)
         kind, default, target, text = value.elts
         shown = None if ast.unparse(default) == "None" else _shown(tree, default)
-        yield Option(key.value, _kind(kind), shown, ast.literal_eval(text)), ast.literal_eval(target)
+        yield Option(str(key.value), _kind(kind), shown, ast.literal_eval(text)), ast.literal_eval(target)
 
 
 def _options(
@@ -182,8 +182,9 @@ def _dataclass(tree: ast.Module, name: str) -> ast.Module | None:
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return tree if any("dataclass" in ast.unparse(line) for line in node.decorator_list) else None
-        ours = isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssql.")
-        if ours and any(alias.name == name for alias in node.names):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("ssql."):
+            continue
+        if any(alias.name == name for alias in node.names):
             return _dataclass(_tree(str(node.module)), name)
     return None
 
