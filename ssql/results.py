@@ -107,8 +107,8 @@ def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
         output: folder for the results.
         overwrite: replace earlier results.
     """
-    not_empty(rows=rows)
     refuse_existing(_files(output, "accuracy"), overwrite)
+    not_empty(rows=rows)
     merged = [row for file in rows for row in load_rows(Path(file))]
     _save(merged, output, "accuracy", markdown_report(merged), accuracy_figure(merged))
 
