@@ -1,9 +1,17 @@
 """The `ssql` command: what each of its words does, and where."""
 
+import difflib
 import importlib
 import json
+import os
 import sys
+import traceback
 from collections.abc import Callable
+from typing import NoReturn
+
+from ssql.doctor import doctor, version
+from ssql.errors import bug_report, sentence_of
+from ssql.help import RUNS, command_help
 
 USAGE = """usage: ssql COMMAND [options]
 
@@ -23,8 +31,10 @@ USAGE = """usage: ssql COMMAND [options]
   features   of long audio files:       ssql features talk.wav --encoder runs/mine/encoder --output runs/features
   bench      latency of ONNX files:     ssql bench a.onnx b.onnx
   demo       files in a web page:       ssql demo --files runs/mine
+  doctor     is all that is needed here, and does it load?
 
-ssql COMMAND --help says more; --print_config writes a command's whole configuration.
+ssql COMMAND --help says more, with examples; --print_config writes a command's whole configuration;
+--debug, anywhere, shows where an error came from; ssql --version. Recipes: experiments/; guide: README.md.
 """
 
 # Where each command is: module and function.
@@ -48,23 +58,64 @@ COMMANDS = {
 }
 
 
+BAD_INPUT, BAD_COMMAND_LINE, BUG, INTERRUPTED = 1, 2, 70, 130
+
+
 def main() -> None:
-    """Entry point: one-line errors, exit code 1 for bad input and 2 for a bad command line."""
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        sys.stdout.write(USAGE)
-        sys.exit(0 if len(sys.argv) > 1 else 2)
-    name, *args = sys.argv[1:]
+    """Entry point. An error is one sentence: exit code 1 for bad input, 2 for a bad command line, 70 for a bug."""
+    debug = "--debug" in sys.argv
+    name, *args = [word for word in sys.argv[1:] if word != "--debug"] or [""]
+    if name in ("", "-h", "--help"):
+        sys.stdout.write(f"{version()}\n{USAGE}")
+        sys.exit(0 if name else BAD_COMMAND_LINE)
+    if name in ("--version", "-V"):
+        sys.stdout.write(f"{version()}\n")
+        return
+    if name == "doctor":
+        sys.exit(doctor(args))
     if name not in COMMANDS:
-        sys.exit(f"ssql: unknown command {name!r}\n{USAGE}")
+        nearest = difflib.get_close_matches(name, [*COMMANDS, "doctor"], 1)
+        hint = f": did you mean {nearest[0]}?" if nearest else "; ssql --help lists them"
+        _stop(f"ssql: unknown command {name!r}{hint}", BAD_COMMAND_LINE)
+    if "--help" in args or "-h" in args:
+        sys.stdout.write(command_help(name, *COMMANDS[name]))
+        return
     if name in ("bench", "features"):
         args = _files_first(args)
+    args = ["--help" if word == "--help_all" else word for word in args]
     sys.argv = [f"ssql {name}", *args]
+    _run(name, args, debug)
+
+
+def _run(name: str, args: list[str], debug: bool) -> None:
+    """The one place that catches."""
     try:
         _command(name)(args)
-    except (ValueError, OSError, RuntimeError, TypeError) as error:
-        if "--debug" in args:
+        sys.stdout.flush()
+    except SystemExit as stopped:
+        if debug and stopped.__context__ is not None:
+            traceback.print_exception(stopped.__context__)
+        raise
+    except KeyboardInterrupt:
+        if debug:
             raise
-        sys.exit(f"ssql {name}: error: {_sentence(error)}")
+        _stop(f"ssql {name}: interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # Who reads has enough, as `head` does. Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BAD_INPUT)
+    except Exception as error:
+        if debug:
+            raise
+        sentence = sentence_of(error)
+        if sentence is None:
+            _stop(f"ssql {name}: {bug_report(error)}", BUG)
+        sys.exit(f"ssql {name}: error: {sentence}")
+
+
+def _stop(sentence: str, code: int) -> NoReturn:
+    sys.stderr.write(f"{sentence}\n")
+    sys.exit(code)
 
 
 def _files_first(args: list[str]) -> list[str]:
@@ -73,28 +124,20 @@ def _files_first(args: list[str]) -> list[str]:
     return [f"--files={json.dumps(args[:count])}", *args[count:]] if count else args
 
 
-def _sentence(error: Exception) -> str:
-    """What was wrong, out of the nested lists that jsonargparse makes of a class's own error."""
-    reasons = [line.strip(" -") for line in str(error).splitlines() if line.lstrip().startswith("- ")]
-    reasons = [reason for reason in reasons if not reason.startswith(("Expected a", "Does not validate"))]
-    return "; ".join(reasons) or str(error)
-
-
 def _command(name: str) -> Callable[[list[str]], object]:
     # Imported only when run: torch and Lightning take seconds, `ssql --help` should not.
-    import logging
+    from ssql.logs import set_up_logs
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("matplotlib", "httpx", "torch.onnx", "onnxscript", "onnx_ir"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    set_up_logs()
     module, function_name = COMMANDS[name]
     function: Callable[..., object] = getattr(importlib.import_module(module), function_name)
-    if name in ("pretrain", "finetune", "tokenizer"):
-        logging.getLogger("lightning.pytorch").propagate = False  # it has a handler of its own
+    if name in RUNS:
         return lambda args: function()
     from jsonargparse import auto_cli
 
-    return lambda args: auto_cli(function, args=args, as_positional=False, prog=f"ssql {name}")
+    from ssql.parsing import Sentences
+
+    return lambda args: auto_cli(function, args=args, as_positional=False, parser_class=Sentences, prog=f"ssql {name}")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from rich.console import Console
-
 import export as onnx_export
 import quant
 from encoders import (
@@ -18,6 +16,8 @@ from encoders import (
     window_encoder,
 )
 from quant import parse_bit_width
+from ssql.checks import at_least, not_empty
+from ssql.console import say
 from ssql.data import DataModule
 from ssql.evaluate import calibrate_on, correct_bias_on, prepare_anew, sensitivities_on
 from ssql.features import feature_paths, write_features
@@ -27,6 +27,7 @@ from ssql.probe_head import labelled_test, probe_head
 from ssql.report import latency_tables, sensitivity_table
 from ssql.rows import load_rows, results_by_bits
 
+SHORTEST_CLIP = 0.025  # seconds: one frame
 FILE_NAMES = {
     "fp": "encoder-fp32.onnx",
     "fp16": "encoder-fp16.onnx",
@@ -71,13 +72,13 @@ def calibrate(
     if average_bits is not None:
         rows = sensitivities_on(loaded, data, batches)
         mixed = quant.policy_within(loaded, rows, average_bits)
-        Console().print(sensitivity_table(rows, mixed))
+        say(sensitivity_table(rows, mixed))
         prepare_anew(loaded, mixed)
     calibrate_on(loaded, data, batches, observer)
     for bit_width in bias_correction:
         correct_bias_on(loaded, data, batches, bit_width)
     save_encoder(loaded, output, overwrite, load_head(encoder), load_tokenizer(encoder))
-    Console().print(f"encoder: {output}")
+    say(f"encoder: {output}")
 
 
 def export(
@@ -119,6 +120,7 @@ def export(
     if (data is None) != (task is None):
         raise ValueError("data and task go together: --data SpokenWords --task word")
     bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
+    not_empty(bit_width=bit_widths)
     paths = {b: Path(output) / (FILE_NAMES.get(b) or f"encoder-{parse_bit_width(b)}.onnx") for b in bit_widths}
     refuse_existing(paths.values(), overwrite)
     known = results_by_bits(load_rows(Path(accuracy))) if accuracy else {}
@@ -132,7 +134,7 @@ def export(
         onnx_export.to_onnx(loaded, path, b, input, heads[b], overwrite, labelled=labelled, tokenizer=tokenizer)
     latencies = onnx_export.measure_files(list(paths.values()))
     save_json(latencies, Path(output) / "latency.json")
-    Console().print(*latency_tables(latencies))
+    say(*latency_tables(latencies))
     card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
     for entry in card["files"]:
         entry["accuracy"] |= known.get(entry["bit_width"], {})
@@ -140,7 +142,7 @@ def export(
             f"{row['seconds']:g}": row["latency_ms"] for row in latencies if row["file"] == entry["file"]
         }
     onnx_export.write_card(card, Path(output), kept)
-    Console().print(f"model card: {Path(output) / 'README.md'}")
+    say(f"model card: {Path(output) / 'README.md'}")
 
 
 def stream(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overwrite: bool = False) -> None:
@@ -156,11 +158,12 @@ def stream(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overw
         bit_width: one, or a list.
         overwrite: replace existing files.
     """
+    not_empty(bit_width=bit_width)
     loaded = StreamingTransformer.from_pretrained(encoder)
     for b in [bit_width] if isinstance(bit_width, str) else bit_width:
         name = FILE_NAMES.get(b, f"encoder-{parse_bit_width(b)}.onnx").replace("encoder", "stream")
         path = onnx_export.stream_to_onnx(loaded, Path(output) / name, b, overwrite)
-        Console().print(f"{path}: {onnx_export.verify_stream(path, loaded, b)}")
+        say(f"{path}: {onnx_export.verify_stream(path, loaded, b)}")
 
 
 def features(
@@ -192,6 +195,7 @@ def features(
         batch_size: windows encoded at once.
         overwrite: replace existing files.
     """
+    at_least(1, batch_size=batch_size)
     paths = feature_paths(files, output)
     refuse_existing(paths.values(), overwrite)
     at_bit_width: AbstractContextManager[None] = nullcontext()
@@ -211,7 +215,7 @@ def features(
         for recording, path in paths.items():
             about = {"encoder": encoder, "bit_width": str(run), "audio": recording.name}
             written = write_features(in_windows, recording, path, about, window, overlap, batch_size)
-            Console().print(str(written))
+            say(str(written))
 
 
 def verify(
@@ -242,7 +246,7 @@ def verify(
     labelled, tokenizer = _labelled(data, head), load_tokenizer(encoder)
     result = onnx_export.verify(path, loaded, bit_width, head=head, labelled=labelled, tokenizer=tokenizer)
     save_json(result.to_dict(), path.with_suffix(".verification.json"))
-    Console().print(f"{path}: {result}")
+    say(f"{path}: {result}")
     if not result.passed:
         raise onnx_export.VerificationError(f"{path} does not agree with torch: {result}")
 
@@ -265,11 +269,15 @@ def bench(
         repeats: timed runs of each file.
         output: <output>.json gets the rows, <output>.png the plot.
     """
+    not_empty(files=files, seconds=seconds, threads=threads)
+    at_least(1, repeats=repeats)
+    at_least(0, threads=threads)
+    at_least(SHORTEST_CLIP, seconds=seconds)
     rows = onnx_export.measure_files([Path(file) for file in files], seconds, threads, repeats)
     if output:
         save_json(rows, Path(f"{output}.json"))
         save_plot(latency_figure(rows), Path(f"{output}.png"))
-    Console().print(*latency_tables(rows))
+    say(*latency_tables(rows))
 
 
 def _labelled(data: DataModule | None, head: Head | None) -> onnx_export.Labelled | None:

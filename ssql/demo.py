@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from ssql.console import say
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +62,10 @@ def demo(files: str, port: int = 8000, clips: list[str] | None = None) -> None:
         port: of 127.0.0.1; 0 takes a free one.
         clips: audio files to offer as examples; words spoken by eSpeak NG by default.
     """
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port is from 0 to 65535, not {port}")
     with open_server(files, port, clips) as server:
-        Console().print(f"http://127.0.0.1:{server.server_port}  (Ctrl-C ends)")
+        say(f"http://127.0.0.1:{server.server_port}  (Ctrl-C ends)")
         try:
             server.serve_forever()
         except KeyboardInterrupt:

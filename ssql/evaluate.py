@@ -15,6 +15,7 @@ from encoders.encoder import Encoder
 from ssql.data import DataModule
 from ssql.data.batch import Batch
 from ssql.probes import Heads, Outcome, fit_heads, most_frequent, outcome_of, scores, with_full_precision_heads
+from ssql.progress import track
 
 BIT_WIDTHS = ("fp", "w8a8", "w4a8", "w4a4", "w2a4")
 log = logging.getLogger(__name__)
@@ -177,12 +178,14 @@ def prepare_anew(encoder: Encoder, policy: quant.Policy | None) -> None:
 
 def calibrate_on(encoder: Encoder, data: DataModule, batches: int, observer: str | quant.Observer = "min_max") -> None:
     """Set the activation ranges of a prepared encoder from the first training batches, not augmented."""
-    quant.calibrate(encoder, data.first_batches(batches), _embedding_of(encoder), observer)
+    looked_at = track(data.first_batches(batches), "calibrating: batches", batches)
+    quant.calibrate(encoder, looked_at, _embedding_of(encoder), observer)
 
 
 def correct_bias_on(encoder: Encoder, data: DataModule, batches: int, bit_width: str) -> None:
     """Correct the biases of a calibrated encoder for a bit-width from the first training batches."""
-    quant.correct_bias(encoder, bit_width, data.first_batches(batches), _embedding_of(encoder))
+    looked_at = track(data.first_batches(batches), f"correcting biases at {bit_width}: batches", batches)
+    quant.correct_bias(encoder, bit_width, looked_at, _embedding_of(encoder))
 
 
 def sensitivities_on(encoder: Encoder, data: DataModule, batches: int) -> list[quant.Sensitivity]:
@@ -208,7 +211,8 @@ def embed_split(
     embeddings: list[Tensor] = []
     labels: dict[str, list[Tensor]] = {}
     with quant.at(encoder, bit_width, reuse_weights=True):
-        for batch in data.evaluation_dataloader(split):
+        loader = data.evaluation_dataloader(split)
+        for batch in track(loader, f"encoding {split} at {bit_width}: batches", len(loader)):
             inputs, lengths = inputs_of(batch, device)
             if data.probed_parts == 1:
                 embedding = encoder.embed_raw(inputs, lengths)

@@ -1,5 +1,7 @@
 """Features of recordings of any length, from windows of an encoder into files."""
 
+import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ from encoders import WindowEncoder, encode_windows, read_blocks
 from encoders.log_mel import SAMPLE_RATE
 from encoders.windows import plan
 from ssql.feature_file import feature_file
+from ssql.progress import SECONDS, on_terminal
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
 
@@ -96,14 +101,17 @@ def write_features(
     seams: list[float] = []
     with (
         feature_file(path, encoder.feature_dim, encoder.frame_rate, metadata) as file,
-        Progress(transient=True) as progress,
+        Progress(transient=True, disable=not on_terminal()) as progress,
     ):
-        counter = _Counter(read_blocks(recording))
-        task = progress.add_task(recording.name, total=_seconds(recording))
+        counter, total, said = _Counter(read_blocks(recording)), _seconds(recording), time.monotonic()
+        task = progress.add_task(recording.name, total=total)
         for piece in encode_windows(encoder, counter, window, overlap, batch_size):
             file.append(piece.features)
             seams += [] if piece.seam is None else [piece.seam]
             progress.update(task, completed=file.frames / encoder.frame_rate)
+            if not on_terminal() and time.monotonic() - said >= SECONDS:
+                said = time.monotonic()
+                log.info("%s: %.0f s of %.0f s", recording.name, file.frames / encoder.frame_rate, total or math.nan)
         if not file.frames:
             raise ValueError(f"{recording} of {1000 * counter.seconds:.0f} ms is too short for one feature")
         if seams:

@@ -8,10 +8,10 @@ import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
-from rich.console import Console
 
 from encoders import Encoder, save_encoder
 from ssql.checkpoint import LastCheckpoint
+from ssql.console import say
 from ssql.data.held_out import HeldOut
 from ssql.finetuning import Finetuning
 from ssql.memory import keep_freed_memory
@@ -38,7 +38,7 @@ Leaves model/ (the encoder's folder with head.json and head.safetensors), result
 bit-width), checkpoints/ and logs/ in the output folder. Validation items are taken out of the training split.
 """
 WORDS: Words = {
-    "encoder": (Encoder | str, None, "model.encoder", "folder of an encoder, or a class for a fresh one"),
+    "encoder": (Encoder | str | Path, None, "model.encoder", "folder of an encoder, or a class for a fresh one"),
     "task": (str | list[str], None, "model.task", "classes, numbers to predict, or text"),
     "bit_width": (str, "fp", "model.precision.bit_width", "fp, w8a8, w4a8, w4a4, ... or random"),
     "quantizer": (Literal["min_max", "lsq"], "min_max", "model.precision.quantizer", "ranges, or learned steps"),
@@ -106,8 +106,8 @@ def finetune(args: ArgsType = None) -> Path:
         save_encoder(model.encoder, cli.output / "model", overwrite=True, head=model.head)
         save_json(rows, cli.output / "results.json")
         title = f"test, best checkpoint by {model.monitored}: {Path(cli.best.best_model_path).stem or 'none'}"
-        Console().print(terminal_table(rows, list(dict.fromkeys(row["metric"] for row in rows)), title))
-        Console().print(f"model: {cli.output / 'model'}\nrows: {cli.output / 'results.json'}")
+        say(terminal_table(rows, list(dict.fromkeys(row["metric"] for row in rows)), title))
+        say(f"model: {cli.output / 'model'}\nrows: {cli.output / 'results.json'}")
     return cli.output / "model"
 
 

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
 from encoders import import_encoder
+from ssql.console import say
 
 
 def import_weights(
@@ -36,4 +35,4 @@ def import_weights(
     encoder.save_pretrained(output, overwrite=overwrite)
     sizes = ", ".join(f"{name} {value}" for name, value in encoder.arguments.items())
     count = sum(parameter.numel() for parameter in encoder.parameters())
-    Console().print(f"{report}\nencoder: {output} ({count:,} parameters; {sizes})", highlight=False)
+    say(f"{report}\nencoder: {output} ({count:,} parameters; {sizes})")

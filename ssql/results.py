@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from encoders import Encoder, load_encoder, load_tokenizer
+from ssql.checks import at_least, not_empty
+from ssql.console import say
 from ssql.data import DataModule
 from ssql.evaluate import BIT_WIDTHS, Quantizer
 from ssql.evaluate import evaluate as evaluate_encoders
@@ -51,6 +52,7 @@ def evaluate(
             {mse: {observer: mse, policy: {shift: true}}}.
         overwrite: replace earlier results.
     """
+    not_empty(encoders=encoders, bit_widths=bit_widths, tasks=tasks, quantizers=quantizers)
     refuse_existing(_files(output, "accuracy"), overwrite)
     rows = evaluate_encoders(_loaded(encoders), data, bit_widths, tasks, calibration_batches, quantizers)
     _save(rows, output, "accuracy", markdown_report(rows), accuracy_figure(rows))
@@ -82,6 +84,7 @@ def evaluate_tokenizer(
         quantizers: name to observer, policy and bias_correction, side by side, as in `ssql evaluate`.
         overwrite: replace earlier results.
     """
+    not_empty(tokenizers=tokenizers, bit_widths=bit_widths, quantizers=quantizers)
     refuse_existing(_files(output, "tokens"), overwrite)
     heads = {name: load_tokenizer(folder) for name, folder in tokenizers.items()}
     missing = [folder for name, folder in tokenizers.items() if heads[name] is None]
@@ -105,6 +108,7 @@ def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
         overwrite: replace earlier results.
     """
     refuse_existing(_files(output, "accuracy"), overwrite)
+    not_empty(rows=rows)
     merged = [row for file in rows for row in load_rows(Path(file))]
     _save(merged, output, "accuracy", markdown_report(merged), accuracy_figure(merged))
 
@@ -141,6 +145,7 @@ def suite(
         seed: of words, voices, prosody and noise.
         overwrite: replace earlier results.
     """
+    not_empty(encoders=encoders, bit_widths=bit_widths, quantizers=quantizers)
     refuse_existing(_files(output, "suite"), overwrite)
     modules, skipped = speech_suite(parts, recordings, seed)
     for sentence in skipped:
@@ -158,7 +163,7 @@ def suite(
         save_json(found, _files(output, "suite")[0])  # what is measured is kept
     kept = retained_rows(found)
     _save(found, output, "suite", suite_report(found, skipped), retained_figure(kept))
-    Console().print(terminal_table(kept, "retained", title="suite:"))
+    say(terminal_table(kept, "retained", title="suite:"))
 
 
 def report(
@@ -177,9 +182,11 @@ def report(
         batches: how many.
         overwrite: replace an existing file.
     """
+    not_empty(runs=runs)
+    at_least(1, batches=batches)
     refuse_existing([Path(output)], overwrite)
     save_text(report_page(read_runs(runs), data, batches), Path(output))
-    Console().print(f"report: {output}")
+    say(f"report: {output}")
 
 
 def _loaded(encoders: dict[str, str]) -> dict[str, Encoder]:
@@ -196,8 +203,7 @@ def _save(rows: list[Row], output: str, name: str, markdown: str, figure: Figure
     save_json(rows, json_file)
     save_csv(rows, csv_file)
     save_text(markdown, markdown_file)
-    console = Console()
     for metric in dict.fromkeys(row["metric"] for row in rows):
-        console.print(terminal_table(rows, metric))
+        say(terminal_table(rows, metric))
     save_plot(figure, plot_file)
-    console.print(f"rows: {json_file}\ntable: {markdown_file}\nplot: {plot_file}")
+    say(f"rows: {json_file}\ntable: {markdown_file}\nplot: {plot_file}")

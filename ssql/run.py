@@ -1,5 +1,6 @@
 """What training commands share: the output folder, resuming, loggers, checkpoints."""
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from ssql.activation_checkpointing import checkpoint_activations
 from ssql.batch_norm import SyncBatchNorms
 from ssql.data import DataModule
+from ssql.logs import quiet_lightning
+from ssql.parsing import Sentences
+from ssql.progress import LogProgress, on_terminal
 
 # Top-level words of a command: type, default (None: required), where the model has them, help.
 Words = Mapping[str, tuple[Any, Any, str, str]]
@@ -25,6 +29,10 @@ def add_words(parser: LightningArgumentParser, words: Words) -> None:
         required = {"required": True} if default is None else {"default": default}
         parser.add_argument(f"--{name}", type=kind, help=text, **required)
         parser.link_arguments(name, target)
+
+
+class RunParser(Sentences, LightningArgumentParser):
+    """Lightning's parser, with our errors."""
 
 
 class RunCLI(LightningCLI):
@@ -51,6 +59,7 @@ class RunCLI(LightningCLI):
         any_model: bool = False,
         trainer_defaults: dict[str, Any] | None = None,
     ) -> None:
+        quiet_lightning()
         super().__init__(
             model_class,
             DataModule,
@@ -61,6 +70,7 @@ class RunCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             args=args,
+            parser_class=RunParser,
             parser_kwargs={"prog": command},
             trainer_defaults={"use_distributed_sampler": False, "log_every_n_steps": 5} | (trainer_defaults or {}),
         )
@@ -111,7 +121,14 @@ class RunCLI(LightningCLI):
             csv = CSVLogger(self.output, name="logs")
             kwargs["logger"] = [csv, TensorBoardLogger(self.output, name="logs", version=csv.version)]
         monitor = [] if self.config_init.trainer.logger is False else [LearningRateMonitor()]
-        self.trainer_defaults["callbacks"] = [*self.callbacks(), *monitor]
+        # Where nobody looks, a bar is thousands of lines of the log.
+        asked = self.config_init.trainer
+        bar = on_terminal() if asked.enable_progress_bar is None else asked.enable_progress_bar
+        kwargs["enable_progress_bar"] = bar
+        # Lightning's summary counts operations, none of them in quantized layers; LogProgress says the parameters.
+        kwargs["enable_model_summary"] = bool(asked.enable_model_summary)
+        progress = LogProgress(math.inf) if bar else LogProgress()
+        self.trainer_defaults["callbacks"] = [*self.callbacks(), *monitor, progress]
         return super().instantiate_trainer(**kwargs)
 
 

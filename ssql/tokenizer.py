@@ -4,10 +4,10 @@ from pathlib import Path
 
 from lightning import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
-from rich.console import Console
 
 from encoders import Encoder, load_head, save_encoder
 from ssql.checkpoint import LastCheckpoint
+from ssql.console import say
 from ssql.data.held_out import HeldOut
 from ssql.memory import keep_freed_memory
 from ssql.run import RunCLI, Words, add_words
@@ -31,7 +31,7 @@ folder; `ssql evaluate_tokenizer` tells how many tokens stay at a bit-width, `ss
 tokens into the files. Validation items are taken out of the training split.
 """
 WORDS: Words = {
-    "encoder": (Encoder | str, None, "model.encoder", "folder of a speech encoder, or a class for a fresh one"),
+    "encoder": (Encoder | str | Path, None, "model.encoder", "folder of a speech encoder, or a class for a fresh one"),
     "linguistic_codes": (int, 1024, "model.codebooks.linguistic", "size of the linguistic codebook"),
     "semantic_codes": (int, 4096, "model.codebooks.semantic", "size of the semantic codebook"),
     "ssql": (bool, False, "model.ssql", "each step also a quantized pass at drawn bits"),
@@ -77,5 +77,5 @@ def tokenizer(args: ArgsType = None) -> Path:
     encoder = cli.config.encoder
     head = load_head(encoder) if isinstance(encoder, str) and model.frozen else None
     save_encoder(model.encoder, cli.output / "model", overwrite=True, head=head, tokenizer=model.tokenizer)
-    Console().print(f"encoder and tokenizer: {cli.output / 'model'}")
+    say(f"encoder and tokenizer: {cli.output / 'model'}")
     return cli.output / "model"

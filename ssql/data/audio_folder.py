@@ -12,7 +12,6 @@ from pathlib import Path
 import soundfile
 import torch
 import torchaudio.functional as AF
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -20,6 +19,7 @@ from encoders.log_mel import SAMPLE_RATE, WINDOW
 from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.module import DataModule
 from ssql.data.texts import Spelling, read_transcripts
+from ssql.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class AudioFolder(DataModule):
         batch_size: int = 64,
         num_workers: int = 0,
         seed: int = 0,
-        texts: str | Spelling | None = None,
+        texts: str | Path | Spelling | None = None,  # a Path: jsonargparse would else read the file
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
         self.root, self.labels, self.max_seconds = Path(root), labels, max_seconds
@@ -177,7 +177,7 @@ class AudioFolder(DataModule):
 
         with ThreadPoolExecutor() as pool:
             results = pool.map(read, entries)
-            waveforms = list(track(results, "reading audio", len(entries), disable=len(entries) < 500, transient=True))
+            waveforms = list(track(results, "reading audio", len(entries)))
         for reason, names in skipped.items():
             log.warning(
                 "skipped %d files (%s): %s", len(names), reason, ", ".join(names[:3]) + " ..." * (len(names) > 3)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image, UnidentifiedImageError
-from rich.progress import track
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -15,6 +14,7 @@ from torchvision.transforms import v2
 
 from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.module import DataModule
+from ssql.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class ImageFolder(DataModule):
                 by_class.setdefault(label, []).append((path, label))
             samples = [sample for group in by_class.values() for sample in group[:each]]
         images, labels, skipped = [], [], []
-        for path, label in track(samples, f"reading {split}", disable=len(samples) < 500, transient=True):
+        for path, label in track(samples, f"reading {split}", len(samples)):
             try:
                 images.append(self._read(path))
                 labels.append(label)

@@ -23,6 +23,9 @@ class DataModule(lightning.LightningDataModule):
         num_workers: processes that load data; 0 loads in the training process.
         seed: of the training order.
 
+    Raises:
+        ValueError: a batch of nothing, or fewer than no processes.
+
     Attributes:
         modality: `audio` or `image`.
         classes: task name to class names in label order; empty for unlabelled data.
@@ -34,6 +37,8 @@ class DataModule(lightning.LightningDataModule):
 
     def __init__(self, batch_size: int = 64, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(f"batch_size is 1 or more and num_workers 0 or more, not {batch_size} and {num_workers}")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.classes: dict[str, list[str]] = {}
         self.targets: dict[str, str] = {}

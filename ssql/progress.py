@@ -1,0 +1,102 @@
+"""How far a command is: a bar on a terminal, and now and then a line in the log of a run without one."""
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from lightning import Callback, LightningModule, Trainer
+from rich.progress import track as bar
+
+log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+SECONDS = 30.0
+WORTH_A_BAR = 500  # items
+
+
+def on_terminal() -> bool:
+    """Whether someone looks at a bar."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
+def track(
+    items: Iterable[Item], description: str, total: int | None = None, seconds: float = SECONDS
+) -> Iterator[Item]:
+    """The items, and how many of them are done.
+
+    Args:
+        items: what is worked on, one after another.
+        description: what is done with them.
+        total: how many there are.
+        seconds: between lines of the log.
+    """
+    if on_terminal() and (total is None or total >= WORTH_A_BAR):
+        yield from bar(items, description, total, transient=True)
+        return
+    said = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - said >= seconds:
+            said = time.monotonic()
+            log.info("%s: %d%s", description, done, f" of {total}" if total else "")
+
+
+class LogProgress(Callback):
+    """Logs epoch, step, loss, speed and the time left: after the first step, then every so many seconds.
+
+    Args:
+        seconds: between lines; infinity for a run that has a bar.
+    """
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self.seconds = seconds
+        self.started = self.said = 0.0
+        self.first_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The clock starts; a resumed run has steps behind it."""
+        if trainer.is_global_zero:
+            counts = [(parameter.numel(), parameter.requires_grad) for parameter in pl_module.parameters()]
+            learning = sum(count for count, learns in counts if learns)
+            every = sum(count for count, _ in counts)
+            log.info("training %s of %s parameters on %s", f"{learning:,}", f"{every:,}", pl_module.device)
+        self.started = time.monotonic()
+        self.said, self.first_step = 0.0, trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Say it when it is time."""
+        now = time.monotonic()
+        if trainer.is_global_zero and self.seconds < math.inf and (not self.said or now - self.said >= self.seconds):
+            self.said = now
+            log.info("%s", self._line(trainer, now))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last line."""
+        if trainer.is_global_zero and self.seconds < math.inf:
+            log.info("%s, trained", self._line(trainer, time.monotonic()))
+
+    def _line(self, trainer: Trainer, now: float) -> str:
+        step, rate = trainer.global_step, (trainer.global_step - self.first_step) / max(now - self.started, 1e-9)
+        steps = trainer.estimated_stepping_batches
+        epoch, epochs = trainer.current_epoch + 1, ""
+        if trainer.max_epochs is not None and trainer.max_epochs > 0:
+            epoch, epochs = min(epoch, trainer.max_epochs), f" of {trainer.max_epochs}"
+        ends = 0 < steps < float("inf")
+        parts = [f"epoch {epoch}{epochs}", f"step {step}" + (f" of {steps:.0f}" if ends else "")]
+        loss = trainer.callback_metrics.get("loss")
+        if loss is not None:
+            parts.append(f"loss {float(loss):.4g}")
+        parts.append(f"{rate:.3g} steps/s")
+        if ends and rate > 0 and step < steps:
+            parts.append(f"{_duration((steps - step) / rate)} left")
+        return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
