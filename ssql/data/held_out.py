@@ -38,7 +38,11 @@ class HeldOut(DataModule):
     def load(self) -> dict[str, Dataset[Batch]]:
         """Draw both splits."""
         whole = self.data.dataset("train")
-        assert isinstance(whole, LabelledTensors)
+        if not isinstance(whole, LabelledTensors):
+            raise ValueError(
+                f"{type(self.data).__name__} makes its training items on the fly: a part of them cannot be set aside "
+                "for validation; give the data inside it"
+            )
         self.classes, self.targets = self.data.classes, self.data.targets
         order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(self.draw_seed)).tolist()
         if self.balance is not None:

@@ -6,7 +6,7 @@ from torch.utils import data as torch_data
 from torch.utils.data import Dataset
 
 from ssql.data.batch import Batch
-from ssql.data.module import DataModule
+from ssql.data.module import DataModule, Split
 
 
 class Subset(DataModule):
@@ -29,8 +29,12 @@ class Subset(DataModule):
         """Choose the items of both splits."""
         splits: dict[str, Dataset[Batch]] = {}
         for split, size in self.sizes.items():
-            dataset = self.data.dataset(split)
+            dataset = self.data.splits[split]
             order = torch.randperm(len(dataset), generator=Generator().manual_seed(self.choice_seed))  # type: ignore[arg-type]
             splits[split] = torch_data.Subset(dataset, order[:size].sort().values.tolist())
         self.classes, self.targets = self.data.classes, self.data.targets
         return splits
+
+    def empty_split(self, split: Split) -> str:
+        """The other data's sentence where they have no items themselves."""
+        return super().empty_split(split) if len(self.data.splits[split]) else self.data.empty_split(split)  # type: ignore[arg-type]
