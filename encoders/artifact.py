@@ -19,7 +19,7 @@ from encoders.folder import (
 )
 from encoders.heads import Head, save_head
 from encoders.tokenizer import Tokenizer, save_tokenizer
-from quant import Policy, QuantLayer, corrected_bit_widths, parse_bit_width, prepare, unprepare
+from quant import BitWidth, Policy, QuantLayer, corrected_bit_widths, parse_bit_width, prepare, unprepare
 from quant.activation import RANGE_BUFFERS
 from quant.bias_correction import add_corrections
 from quant.steps import add_steps
@@ -97,8 +97,8 @@ def load_encoder(folder: str | Path) -> Encoder:
         corrected = config.get("bias_corrections", [])
         if not isinstance(corrected, list):
             raise ValueError(f"bias_corrections must be a list of bit-widths, not {corrected!r:.60}")
-        steps = parse_bit_width(config["learned_steps"]) if "learned_steps" in config else None
-        corrections = [parse_bit_width(bit_width) for bit_width in corrected]
+        steps = _bit_width(config["learned_steps"], "learned_steps") if "learned_steps" in config else None
+        corrections = [_bit_width(bit_width, "bias_corrections") for bit_width in corrected]
         check_architecture(lambda: ENCODERS[name](**arguments), folder / WEIGHTS)
         encoder = ENCODERS[name](**arguments)
         if "policy" in config:
@@ -109,6 +109,12 @@ def load_encoder(folder: str | Path) -> Encoder:
             add_corrections(encoder, bit_width)
     load_weights(encoder, folder / WEIGHTS, one_range_ending=RANGE_BUFFERS)
     return encoder.eval()
+
+
+def _bit_width(text: object, key: str) -> BitWidth:
+    if not isinstance(text, str):
+        raise ValueError(f"{key} must be a bit-width such as 'w4a8', not {text!r:.60}")
+    return parse_bit_width(text)
 
 
 def init_from(folder: str) -> Encoder:

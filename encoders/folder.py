@@ -176,7 +176,7 @@ def load_beside(
     values = read_json(path, keys, versions)
     del values["format_version"]
     with described(path, path.stem):
-        check_arguments(form, values, "it")
+        check_arguments(form, values, "")
         check_architecture(lambda: form(**values), path.with_name(weights))
         part = form(**values)
     load_weights(part, path.with_name(weights))

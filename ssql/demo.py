@@ -185,7 +185,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, with_body: bool) -> None:
         self.connection.settimeout(ANSWER_SECONDS)
-        port = self.server.server_address[1]
+        assert isinstance(self.server, _Server)
+        port = self.server.server_port
         if self.headers.get_all("Host", []) not in ([f"127.0.0.1:{port}"], [f"localhost:{port}"]):
             self.close_connection = True
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST, explain=f"only http://127.0.0.1:{port} is answered")

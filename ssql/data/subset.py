@@ -13,13 +13,20 @@ class Subset(DataModule):
     """A random part of another data module's training and test items; its other splits are left out.
 
     Args:
-        data: whose items they are.
+        data: whose items they are; must be given.
         train_size: training items; all of them where there are no more.
         test_size: test items.
         seed: of the choice.
+
+    Raises:
+        ValueError: no other data.
     """
 
-    def __init__(self, data: DataModule, train_size: int = 1000, test_size: int = 500, seed: int = 0) -> None:
+    def __init__(
+        self, data: DataModule | None = None, train_size: int = 1000, test_size: int = 500, seed: int = 0
+    ) -> None:
+        if data is None:  # as the command line has it for `--data Subset` alone
+            raise ValueError("Subset takes its items from other data: name them, like --data.data SpokenWords")
         super().__init__(data.batch_size, data.num_workers, data.seed)
         self.probed_parts = data.probed_parts
         self.modality = data.modality  # type: ignore[misc]
