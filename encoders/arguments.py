@@ -79,7 +79,7 @@ def _misfit(value: object, hint: Any, least: int = 0) -> str | None:
         return _misfit_inside(value.values() if isinstance(value, Mapping) else None, inner[1:], "an object")
     if _is_kind(hint, Sequence):
         return _misfit_inside(value if isinstance(value, list) else None, inner, "a list")
-    return None if _is_plain(value) else "a number, a word, true, false, null or a list of those"
+    return None if _is_plain(value) else f"a number up to {LARGEST:,}, a word, true, false, null or a list of those"
 
 
 def _is_kind(hint: Any, kind: type) -> bool:

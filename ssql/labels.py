@@ -19,8 +19,8 @@ def check_labels(data: DataModule, tasks: Sequence[str]) -> None:
         ValueError: a split without items, a single class in training, a number to predict that is not finite, or the
             same for every item that it is measured on; the sentence names task and split.
     """
-    for split in ("train", *data.test_splits):
-        dataset = data.dataset(split)
+    splits = {split: data.dataset(split) for split in ("train", *data.test_splits)}
+    for split, dataset in splits.items():
         if isinstance(dataset, LabelledTensors):
             for task in tasks:
                 if task in dataset.labels:

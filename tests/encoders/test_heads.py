@@ -91,7 +91,7 @@ def test_damaged_head_says_what_is_wrong(encoder, tmp_path):
     ):
         load_head(folder)
     (folder / "head.json").write_text(json.dumps({"format_version": 1}))
-    with pytest.raises(ArtifactError, match="must have the keys classes, feature_dim"):
+    with pytest.raises(ArtifactError, match="must be an object with the keys classes, feature_dim"):
         load_head(folder)
     (folder / "head.json").write_text(json.dumps(config))
     (folder / "head.safetensors").unlink()

@@ -169,3 +169,29 @@ def test_rows_of_another_toolkit_are_not_numbers(tmp_path, said):
     (tmp_path / "rows.json").write_text('[{"method": "a", "value": NaN}]', encoding="utf-8")
     words = ["compare", "--rows", f"[{tmp_path / 'rows.json'}]", "--output", tmp_path / "out"]
     assert "rows.json is not JSON: NaN is no number of JSON" in said(*words)
+
+
+PRETRAINING = """
+trainer: {max_steps: 1, accelerator: cpu, enable_progress_bar: false, logger: false, enable_model_summary: false}
+model:
+  class_path: SimSiam
+  init_args:
+    encoder: {class_path: encoders.SpeechTransformer, init_args: {width: 16, depth: 1, heads: 2}}
+    augmentation: {class_path: ssql.augment.SpeechAugmentation}
+    dim: 16
+calibration_batches: 1
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*(num_workers|GPU|treespec|LeafSpec|logging interval|eval mode|lr_scheduler).*")
+def test_pretraining_needs_no_test_files(clips, tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").write_text(PRETRAINING, encoding="utf-8")
+    (tmp_path / "few").mkdir()
+    for index in range(5):
+        shutil.copy(clips / "a" / "0.wav", tmp_path / "few" / f"{index}.wav")
+    os.mkfifo(tmp_path / "few" / "pipe.wav")
+    data = ["--data", "AudioFolder", "--data.root", tmp_path / "few", "--data.batch_size", "4"]
+    words = ["pretrain", "--config", tmp_path / "config.yaml", "--output", tmp_path / "run", *data]
+    monkeypatch.setattr(sys, "argv", ["ssql", *map(str, words)])
+    cli.main()
+    assert (tmp_path / "run" / "encoder" / "model.safetensors").is_file()
