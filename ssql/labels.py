@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ssql.data import DataModule
-from ssql.data.batch import LabelledTensors
+from ssql.data.batch import in_memory
 
 
 def check_labels(data: DataModule, tasks: Sequence[str]) -> None:
@@ -21,10 +21,10 @@ def check_labels(data: DataModule, tasks: Sequence[str]) -> None:
     """
     splits = {split: data.dataset(split) for split in ("train", *data.test_splits)}
     for split, dataset in splits.items():
-        if isinstance(dataset, LabelledTensors):
-            for task in tasks:
-                if task in dataset.labels:
-                    _check(data, task, split, np.asarray(dataset.labels[task]))
+        held = in_memory(dataset)
+        for task in tasks:
+            if held is not None and task in held.labels:
+                _check(data, task, split, np.asarray(held.labels[task]))
 
 
 def _check(data: DataModule, task: str, split: str, answers: np.ndarray) -> None:
