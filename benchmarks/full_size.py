@@ -172,7 +172,7 @@ def main() -> None:
     if arguments.stage:
         started = time.perf_counter()
         result = stages(arguments)[arguments.stage]()
-        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
         assert peak is not None
         print(json.dumps(result | {"s": time.perf_counter() - started, "peak_gb": int(peak[1]) * 1024 / 1e9}))
         return

@@ -77,7 +77,7 @@ def measure(encoder: str, audio: Path, output: Path) -> dict[str, float]:
     started = time.process_time()
     written = write_features(windows, audio, output, {}, None, 4.0, 1)
     seconds = time.process_time() - started
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert peak is not None
     return {

@@ -90,7 +90,7 @@ def minute_of_audio(number: int) -> torch.Tensor:
 
 def resident_mb() -> float:
     """Resident memory of this process, in MB (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from encoders.arguments import check_arguments
+from encoders.description import ArtifactError, check_architecture, described
 from encoders.encoder import ENCODERS, Encoder
 from encoders.folder import (
     CONFIG,
     WEIGHTS,
-    ArtifactError,
     load_weights,
     local_folder,
     read_json,
@@ -18,7 +19,7 @@ from encoders.folder import (
 )
 from encoders.heads import Head, save_head
 from encoders.tokenizer import Tokenizer, save_tokenizer
-from quant import Policy, QuantLayer, corrected_bit_widths, parse_bit_width, prepare, unprepare
+from quant import BitWidth, Policy, QuantLayer, corrected_bit_widths, parse_bit_width, prepare, unprepare
 from quant.activation import RANGE_BUFFERS
 from quant.bias_correction import add_corrections
 from quant.steps import add_steps
@@ -76,7 +77,7 @@ def load_encoder(folder: str | Path) -> Encoder:
     """Build the encoder an artifact describes and load its weights, every key accounted for.
 
     Args:
-        folder: a local folder, or the name `owner/repository` of a model on the Hugging Face hub.
+        folder: a local folder, or `hf-hub:owner/name` for a model on the Hugging Face hub.
 
     Returns:
         the encoder in evaluation mode, prepared (with its ranges) if it was when saved.
@@ -86,21 +87,34 @@ def load_encoder(folder: str | Path) -> Encoder:
     """
     folder = local_folder(folder)
     config = read_json(folder / CONFIG, {"encoder", "arguments"}, READABLE_VERSIONS)
-    name = config["encoder"]
-    if name not in ENCODERS:
-        raise ArtifactError(f"{folder / CONFIG} names encoder {name!r}; known are: {', '.join(sorted(ENCODERS))}")
-    try:
-        encoder = ENCODERS[name](**config["arguments"])
+    name, arguments = config["encoder"], config["arguments"]
+    if not isinstance(name, str) or name not in ENCODERS:
+        raise ArtifactError(f"{folder / CONFIG} names encoder {name!r:.60}; known are: {', '.join(sorted(ENCODERS))}")
+    with described(folder / CONFIG, f"{name} encoder"):
+        check_arguments(ENCODERS[name], arguments, "arguments")
+        ENCODERS[name].check_description(arguments)
+        check_arguments(Policy, config.get("policy", {}), "policy")
+        corrected = config.get("bias_corrections", [])
+        if not isinstance(corrected, list):
+            raise ValueError(f"bias_corrections must be a list of bit-widths, not {corrected!r:.60}")
+        steps = _bit_width(config["learned_steps"], "learned_steps") if "learned_steps" in config else None
+        corrections = [_bit_width(bit_width, "bias_corrections") for bit_width in corrected]
+        check_architecture(lambda: ENCODERS[name](**arguments), folder / WEIGHTS)
+        encoder = ENCODERS[name](**arguments)
         if "policy" in config:
             prepare(encoder, Policy(**config["policy"]))
-        if "learned_steps" in config:
-            add_steps(encoder, parse_bit_width(config["learned_steps"]))
-        for bit_width in config.get("bias_corrections", ()):
-            add_corrections(encoder, parse_bit_width(bit_width))
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{folder / CONFIG} does not describe a {name} encoder: {error}") from error
+        if steps is not None:
+            add_steps(encoder, steps)
+        for bit_width in corrections:
+            add_corrections(encoder, bit_width)
     load_weights(encoder, folder / WEIGHTS, one_range_ending=RANGE_BUFFERS)
     return encoder.eval()
+
+
+def _bit_width(text: object, key: str) -> BitWidth:
+    if not isinstance(text, str):
+        raise ValueError(f"{key} must be a bit-width such as 'w4a8', not {text!r:.60}")
+    return parse_bit_width(text)
 
 
 def init_from(folder: str) -> Encoder:

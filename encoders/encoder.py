@@ -1,6 +1,6 @@
 """What every encoder offers: a front end, features, one embedding a clip or image, and its own description."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -38,6 +38,14 @@ class Encoder(nn.Module):
     feature_dim: int
     arguments: dict[str, Any]
     front_end: nn.Module
+
+    @classmethod
+    def check_description(cls, arguments: Mapping[str, Any]) -> None:
+        """Raise ValueError for arguments that a saved description, maybe a stranger's, must not have; by default none.
+
+        Args:
+            arguments: of the constructor, of the right types.
+        """
 
     def embed(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """One embedding a clip or image, shape (batch, feature_dim), from what `front_end` returns."""

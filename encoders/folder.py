@@ -9,36 +9,45 @@ from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
-from huggingface_hub import snapshot_download
 from torch import Tensor, nn
+
+from encoders.arguments import check_arguments
+from encoders.description import ArtifactError, check_architecture, described
+from encoders.hub import PREFIX, downloaded
+from encoders.paths import nearest_folder, shown
+from encoders.strict_json import read_strict_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HEAD_CONFIG, HEAD_WEIGHTS = "head.json", "head.safetensors"
 TOKENIZER_CONFIG, TOKENIZER_WEIGHTS = "tokenizer.json", "tokenizer.safetensors"
 FILES = [CONFIG, WEIGHTS, HEAD_CONFIG, HEAD_WEIGHTS, TOKENIZER_CONFIG, TOKENIZER_WEIGHTS]
 
-
 Part = TypeVar("Part", bound=nn.Module)
 
 
-class ArtifactError(ValueError):
-    """A folder that holds no encoder or head this version can read; the sentence names the file or key."""
-
-
 def local_folder(folder: str | Path) -> Path:
-    """A folder as it is, or the local copy of `owner/repository` on the Hugging Face hub.
+    """A folder as it is, or the local copy of `hf-hub:owner/name` on the Hugging Face hub.
 
     Raises:
-        ArtifactError: neither.
+        ArtifactError: neither; the sentence names the nearest folder there is.
     """
-    if Path(folder).is_dir():
-        return Path(folder)
-    if isinstance(folder, str) and folder.count("/") == 1 and not folder.startswith((".", "/", "~")):
+    if isinstance(folder, str) and folder.startswith(PREFIX):
         try:
-            return Path(snapshot_download(folder, allow_patterns=FILES))
-        except Exception as error:
-            raise ArtifactError(f"no encoder at {folder!r}: no such folder, and not on the hub ({error})") from error
-    raise ArtifactError(f"no encoder at {folder}: no such folder")
+            return downloaded(folder, FILES)
+        except ValueError as error:
+            raise ArtifactError(str(error)) from error
+    path = Path(folder)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise ArtifactError(f"no encoder at {shown(path)}: it is a file, an encoder is a folder with {CONFIG}")
+    hints = []
+    near = nearest_folder(path)
+    if near is not None:
+        hints.append(f"; the nearest is {shown(near)}")
+    if len(path.parts) == 2 and not path.is_absolute() and path.parts[0] not in (".", ".."):
+        hints.append(f"; for the hub write {PREFIX}{shown(path)}")
+    raise ArtifactError(f"no encoder at {shown(path)}: no such folder{''.join(hints)}")
 
 
 def read_json(path: Path, keys: set[str], versions: tuple[int, ...]) -> dict[str, Any]:
@@ -48,23 +57,30 @@ def read_json(path: Path, keys: set[str], versions: tuple[int, ...]) -> dict[str
         ArtifactError: missing, damaged, without a key, or of another version.
     """
     try:
-        config = json.loads(path.read_text())
+        config = read_strict_json(path)
     except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing: an encoder is a folder with {CONFIG} and {WEIGHTS}") from None
+        inside = sorted(path.parent.glob(f"*/{path.name}"))
+        hint = f"; {shown(inside[0].parent)} is one" if inside else ""
+        raise ArtifactError(
+            f"{shown(path)} is missing: an encoder is a folder with {CONFIG} and {WEIGHTS}{hint}"
+        ) from None
     except ValueError as error:
-        raise ArtifactError(f"{path} is not JSON: {error}") from error
+        raise ArtifactError(str(error)) from error
+    except OSError as error:
+        raise ArtifactError(f"{shown(path)} cannot be read: {error.strerror or error}") from error
     keys = keys | {"format_version"}
     if not isinstance(config, dict) or not keys <= config.keys():
-        raise ArtifactError(f"{path} must have the keys {', '.join(sorted(keys))}")
-    if config["format_version"] not in versions:
+        raise ArtifactError(f"{path} must be an object with the keys {', '.join(sorted(keys))}")
+    version = config["format_version"]
+    if type(version) is not int or version not in versions:
         readable = " and ".join(map(str, versions))
-        raise ArtifactError(f"{path} has format_version {config['format_version']}; this version reads {readable}")
+        raise ArtifactError(f"{path} has format_version {version!r:.40}; this version reads {readable}")
     return config
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
     """Write plain values, indented."""
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load_weights(module: nn.Module, path: Path, one_range_ending: tuple[str, ...] = ()) -> None:
@@ -145,7 +161,7 @@ def load_beside(
 
     Args:
         form: takes the values of the JSON file.
-        folder: a local folder, or the name `owner/repository` of a model on the Hugging Face hub.
+        folder: a local folder, or `hf-hub:owner/name` for a model on the Hugging Face hub.
         config: name of the JSON file.
         weights: name of the safetensors file.
         keys: of the JSON file.
@@ -155,14 +171,14 @@ def load_beside(
         ArtifactError: no such folder, a damaged file, or weights of another form.
     """
     path = local_folder(folder) / config
-    if not path.exists():
+    if not os.path.lexists(path):  # a link to nothing is a damaged file
         return None
     values = read_json(path, keys, versions)
     del values["format_version"]
-    try:
+    with described(path, path.stem):
+        check_arguments(form, values, "")
+        check_architecture(lambda: form(**values), path.with_name(weights))
         part = form(**values)
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{path} does not describe a {path.stem}: {error}") from error
     load_weights(part, path.with_name(weights))
     return part.eval()
 

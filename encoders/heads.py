@@ -130,7 +130,7 @@ def load_head(folder: str | Path) -> Head | None:
     """The head beside an encoder, in evaluation mode; None when there is none.
 
     Args:
-        folder: a local folder, or the name `owner/repository` of a model on the Hugging Face hub.
+        folder: a local folder, or `hf-hub:owner/name` for a model on the Hugging Face hub.
 
     Raises:
         ArtifactError: no such folder, a damaged file, or weights of another head.

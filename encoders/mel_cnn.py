@@ -11,7 +11,7 @@ from encoders.encoder import register_encoder
 from encoders.frames import FrameEncoder, checked_log_mel, frame_mask
 from encoders.log_mel import HOP, SAMPLE_RATE, LogMel
 from encoders.real_frames import mask_time, only_real_frames
-from encoders.vision import check_timm_model
+from encoders.vision import check_timm_description, described_arguments
 
 
 @register_encoder("mel_cnn")
@@ -26,7 +26,8 @@ class MelCNN(FrameEncoder):
             resnet18, ...: models of plain convolutions with batch norm.
         n_mels: mel bands, 80 or 128.
         time_stride: 1, 2, 4, 8, 16 or 32 mel frames a feature; 4 is 25 Hz.
-        model_arguments: further timm arguments, such as channels of a ResNet.
+        model_arguments: further arguments of the model's own class, such as channels of a ResNet; or `pretrained` and
+            the like for timm's weights, which are not part of the saved description.
 
     Raises:
         ValueError: an unknown model, or one whose features depend on padding.
@@ -42,14 +43,14 @@ class MelCNN(FrameEncoder):
         model_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        check_timm_model(model_name)
+        described = described_arguments(model_name, model_arguments or {})
         if time_stride not in (1, 2, 4, 8, 16, 32):
             raise ValueError(f"time_stride must be 1, 2, 4, 8, 16 or 32, got {time_stride}")
         self.arguments = {
             "model_name": model_name,
             "n_mels": n_mels,
             "time_stride": time_stride,
-            "model_arguments": dict(model_arguments or {}),
+            "model_arguments": described,
         }
         self.time_stride = time_stride
         self.frame_rate = SAMPLE_RATE / HOP / time_stride
@@ -62,6 +63,11 @@ class MelCNN(FrameEncoder):
         except (AssertionError, RuntimeError) as error:
             raise ValueError(f"{model_name!r} cannot see pictures of {n_mels} mels: {error}") from error
         self._check_frames()
+
+    @classmethod
+    def check_description(cls, arguments: Mapping[str, Any]) -> None:
+        """Raise ValueError where a saved description would have timm read or run something."""
+        check_timm_description(arguments)
 
     def forward(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Frame features.

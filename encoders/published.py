@@ -1,6 +1,5 @@
 """Import an encoder from a published safetensors file or folder: every key accounted for."""
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ from torch import Tensor
 
 from encoders.folder import ArtifactError
 from encoders.layouts import LAYOUTS, Layout
+from encoders.paths import check_regular, shown
 from encoders.speech_transformer import SpeechTransformer
+from encoders.strict_json import read_strict_json
 
 INDEX = "model.safetensors.index.json"
 HEAD_WIDTH = 64  # in every published encoder of this shape
@@ -62,14 +63,24 @@ def import_encoder(weights: str | Path, layout: str, heads: int | None = None) -
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}: write one of {', '.join(LAYOUTS)}")
     files, folder = _files(Path(weights))
-    published = {key: file for file in files for key in _keys(file)}
+    published: dict[str, Path] = {}
+    for file in files:
+        for key in _keys(file):
+            if key in published:
+                raise ArtifactError(
+                    f"{shown(file)} and {shown(published[key])} both have {key}: one of them is a stray"
+                )
+            published[key] = file
     ours = {key: LAYOUTS[layout].here(key) for key in published}
     left_out = [key for key, name in ours.items() if name is None]
     _check_explained(published.keys(), left_out, LAYOUTS[layout], weights, layout)
     state = {name: _read(published[key], key) for key, name in ours.items() if name is not None}
     arguments, heads_from = _sizes(state, LAYOUTS[layout], folder / "config.json", heads, weights)
-    with torch.device("meta"):
-        encoder = SpeechTransformer(**arguments, pooling=LAYOUTS[layout].pooling, log_mel="whisper")
+    try:
+        with torch.device("meta"):
+            encoder = SpeechTransformer(**arguments, pooling=LAYOUTS[layout].pooling, log_mel="whisper")
+    except ValueError as error:
+        raise ArtifactError(f"{weights} has sizes that no encoder in this layout has: {error}") from error
     front_end = type(encoder.front_end)(arguments["n_mels"])
     _check_keys(encoder, state, weights)
     encoder.load_state_dict(state, assign=True)
@@ -87,9 +98,16 @@ def _files(weights: Path) -> tuple[list[Path], Path]:
     index = weights / INDEX
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+            names = sorted(set(read_strict_json(index)["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ArtifactError(f"{index} is not an index of shards: {error!r}") from error
+        strangers = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+        if strangers or not names:
+            raise ArtifactError(
+                f"{index} must name files of its own folder, not {strangers[0]!r}"
+                if strangers
+                else f"{index} names no file"
+            )
         missing = [name for name in names if not (weights / name).is_file()]
         if missing:
             raise ArtifactError(f"{index} names {', '.join(missing)}, which {weights} does not have")
@@ -102,15 +120,18 @@ def _files(weights: Path) -> tuple[list[Path], Path]:
 
 def _keys(file: Path) -> list[str]:
     try:
+        check_regular(file)
         with safe_open(file, framework="pt") as tensors:
             return list(tensors.keys())
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ArtifactError(f"{file} is not a safetensors file: {error}") from error
 
 
 def _read(file: Path, key: str) -> Tensor:
     with safe_open(file, framework="pt") as tensors:
         value: Tensor = tensors.get_tensor(key)
+    if not value.is_floating_point():
+        raise ArtifactError(f"{file}: {key} is {value.dtype}, not floating point: quantized weights cannot be imported")
     if not value.isfinite().all():
         raise ArtifactError(f"{file}: {key} is NaN or infinite")
     return value.float()
@@ -134,12 +155,21 @@ def _sizes(
     missing = [key for key in needed if key not in state]
     if missing:
         raise ArtifactError(f"{weights} has no encoder in this layout: missing {', '.join(missing)}")
+    dimensions = {"conv1.weight": 3, "positional_embedding.weight": 2, "adaptor.linear2.weight": 2}
+    for key in needed:
+        shape = tuple(state[key].shape)
+        if len(shape) != dimensions[key] or 0 in shape:
+            raise ArtifactError(
+                f"{weights}: {key} (as it is named here) has shape {shape}, not {dimensions[key]} sizes"
+            )
     width, n_mels, _ = state["conv1.weight"].shape
-    blocks = {int(key.split(".")[1]) for key in state if key.startswith("blocks.")}
+    blocks = {key.split(".")[1] for key in state if key.startswith("blocks.")}
+    if blocks != set(map(str, range(len(blocks)))):
+        raise ArtifactError(f"{weights} must have blocks 0 to {len(blocks) - 1}, it has {_shown(sorted(blocks))}")
     found = {
         "n_mels": n_mels,
         "width": width,
-        "depth": max(blocks, default=-1) + 1,
+        "depth": len(blocks),
         "positions": len(state["positional_embedding.weight"]),
     }
     if layout.adaptor:
@@ -154,7 +184,7 @@ def _sizes(
         heads, source = stated["heads"], "config.json"
     else:
         heads, source = width // HEAD_WIDTH, f"width / {HEAD_WIDTH}, without a config.json"
-    if not heads or width % heads:
+    if not isinstance(heads, int) or heads < 1 or width % heads:
         raise ArtifactError(f"{weights}: width {width} does not fit {heads} heads; give the number with heads")
     return found | {"heads": heads}, source
 
@@ -164,9 +194,11 @@ def _stated(config: Path, layout: Layout) -> dict[str, int]:
     if not config.is_file():
         return {}
     try:
-        section = json.loads(config.read_text())
+        section = read_strict_json(config)
         for part in layout.config:
             section = section[part]
+        if not isinstance(section, dict):
+            raise TypeError(f"it is no object but {section!r:.40}")
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{config} has no section {'.'.join(layout.config) or 'at all'}: {error!r}") from error
     for key, value in layout.fixed.items():

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+HIGHEST = 1_000  # Hz; the matrix has a column for each frame until the ratio comes round
+
 
 class Resampling(nn.Module):
     """Each new frame is the mean of the frames it covers in time, weighted by the overlap.
@@ -22,15 +24,15 @@ class Resampling(nn.Module):
         weights: shape (given, taken): `taken` frames become `given`, again and again; rows sum to 1.
 
     Raises:
-        ValueError: a rate that is not above 0.
+        ValueError: a rate that is not above 0, or above 1,000 Hz.
     """
 
     weights: Tensor
 
     def __init__(self, rate_in: float, rate_out: float) -> None:
         super().__init__()
-        if rate_in <= 0 or rate_out <= 0:
-            raise ValueError(f"rates must be above 0 Hz, got {rate_in} and {rate_out}")
+        if not (0 < rate_in <= HIGHEST and 0 < rate_out <= HIGHEST):
+            raise ValueError(f"rates must be above 0 Hz and at most {HIGHEST:,} Hz, got {rate_in} and {rate_out}")
         ratio = Fraction(rate_in).limit_denominator(1000) / Fraction(rate_out).limit_denominator(1000)
         self.taken, self.given = ratio.numerator, ratio.denominator
         with torch.device("cpu"):  # an encoder may be built on the meta device

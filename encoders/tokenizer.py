@@ -180,7 +180,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer | None:
     """The tokenizer beside an encoder, in evaluation mode; None when there is none.
 
     Args:
-        folder: a local folder, or the name `owner/repository` of a model on the Hugging Face hub.
+        folder: a local folder, or `hf-hub:owner/name` for a model on the Hugging Face hub.
 
     Raises:
         ArtifactError: no such folder, a damaged file, or weights of another tokenizer.

@@ -1,13 +1,21 @@
 """Any timm model as a vision encoder."""
 
+import inspect
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
+from encoders.arguments import check_plain
 from encoders.encoder import Encoder, register_encoder
+
+# Arguments by which timm reads weights from somewhere: for one's own call, never from a saved description.
+READING = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"})
+# The encoder says these itself.
+OWN = frozenset({"self", "num_classes", "in_chans"})
 
 
 @register_encoder("vision")
@@ -21,7 +29,11 @@ class VisionEncoder(Encoder):
             as SSQL's CIFAR recipe has it.
         mean: mean of the pixels in [0, 1], subtracted from all channels.
         std: standard deviation of the pixels, divides all channels.
-        model_arguments: further timm arguments, such as img_size and patch_size of a ViT.
+        model_arguments: further arguments of the model's own class, such as img_size and patch_size of a ViT; or
+            `pretrained` and the like for timm's weights, which are not part of the saved description.
+
+    Raises:
+        ValueError: an unknown model, an argument that it does not take, or sizes that no image has.
     """
 
     modality = "image"
@@ -36,14 +48,14 @@ class VisionEncoder(Encoder):
         model_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        check_timm_model(model_name)
+        described = described_arguments(model_name, model_arguments or {})
         self.arguments = {
             "model_name": model_name,
             "in_channels": in_channels,
             "small_images": small_images,
             "mean": mean,
             "std": std,
-            "model_arguments": dict(model_arguments or {}),
+            "model_arguments": described,
         }
         self.model = timm.create_model(model_name, num_classes=0, in_chans=in_channels, **(model_arguments or {}))
         if small_images:
@@ -51,12 +63,45 @@ class VisionEncoder(Encoder):
         self.feature_dim = int(self.model.num_features)  # type: ignore[arg-type]
         self.front_end = PixelNormalization(mean, std)
 
+    @classmethod
+    def check_description(cls, arguments: Mapping[str, Any]) -> None:
+        """Raise ValueError where a saved description would have timm read or run something."""
+        check_timm_description(arguments)
+
     def forward(self, images: Tensor) -> Tensor:
-        """Normalized images (batch, channels, height, width) to pooled features (batch, feature_dim)."""
+        """Normalized images (batch, channels, height, width) to pooled features (batch, feature_dim).
+
+        Raises:
+            ValueError: another number of channels, or a size that the model is not built for.
+        """
+        if not torch.compiler.is_exporting():
+            self._check_images(images)
         if images.is_cuda:  # tensor cores want it; convolutions follow their input
             images = images.contiguous(memory_format=torch.channels_last)
-        features: Tensor = self.model(images)
+        try:
+            features: Tensor = self.model(images)
+        except AssertionError as error:  # timm's word on images that a model is not built for
+            height, width = images.shape[2:]
+            raise ValueError(
+                f"{self.arguments['model_name']} cannot take images of {height}x{width}: {error}"
+            ) from error
         return features
+
+    def _check_images(self, images: Tensor) -> None:
+        channels = self.arguments["in_channels"]
+        if images.dim() != 4 or images.shape[1] != channels:
+            raise ValueError(
+                f"images of shape {tuple(images.shape)} do not fit: {self.arguments['model_name']} takes (batch, "
+                f"{channels}, height, width); its in_channels is {channels}"
+            )
+        size = fixed_size(self.model)
+        if size is not None and tuple(images.shape[2:]) != size:
+            height, width = images.shape[2:]
+            raise ValueError(
+                f"images of {height}x{width} do not fit: {self.arguments['model_name']} is built for "
+                f"{size[0]}x{size[1]}; give data of that size (ImageFolder's image_size), or build the encoder with "
+                f"model_arguments {{img_size: {height}}} and a patch_size that divides it"
+            )
 
     def embed(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The pooled features; `lengths` is there for the common signature and ignored."""
@@ -81,10 +126,56 @@ class PixelNormalization(nn.Module):
 
 
 def check_timm_model(name: str) -> None:
-    """Raise ValueError, with close names, where timm has no such model."""
-    if not timm.is_model(name):
+    """Raise ValueError, with close names, where timm has no such model; names of hubs and folders are none."""
+    if not timm.is_model(name) or set(name) & set(":/\\"):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise ValueError(f"timm has no model {name!r}; close names: {', '.join(close) or 'none'}")
+
+
+def described_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that describe a timm model: all but those by which it reads weights.
+
+    Raises:
+        ValueError: an unknown model, or an argument that its class does not take.
+    """
+    check_timm_model(name)
+    unknown = sorted(arguments.keys() - READING - _class_arguments(name)) if arguments else []
+    if unknown:
+        raise ValueError(
+            f"model_arguments has {unknown[0]!r}, which {name} does not take; it takes: "
+            f"{', '.join(sorted(_class_arguments(name)))}"
+        )
+    return {key: value for key, value in arguments.items() if key not in READING}
+
+
+def check_timm_description(arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError where saved `model_arguments` are no plain values, or would have timm read weights."""
+    model_arguments = arguments.get("model_arguments") or {}
+    reading = sorted(READING & model_arguments.keys())
+    if reading:
+        raise ValueError(
+            f"model_arguments has {reading[0]!r}, by which timm would read weights: an encoder's own are beside it; "
+            "take the key out"
+        )
+    check_plain(model_arguments, "model_arguments")
+
+
+def fixed_size(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width that a timm model is built for; None where it takes any."""
+    embedding = getattr(model, "patch_embed", None)
+    size = getattr(embedding, "img_size", None)
+    if size is None or not getattr(embedding, "strict_img_size", True) or getattr(model, "dynamic_img_size", False):
+        return None
+    return int(size[0]), int(size[1])
+
+
+@cache
+def _class_arguments(name: str) -> frozenset[str]:
+    """What the constructor of a timm model's class takes, less what the encoder says itself."""
+    with torch.device("meta"):  # nothing is allocated
+        model = timm.create_model(name, num_classes=0)
+    parameters = inspect.signature(type(model).__init__).parameters.values()
+    return frozenset(it.name for it in parameters if it.kind is not it.VAR_KEYWORD) - OWN - READING
 
 
 def _shrink_stem(model: nn.Module, model_name: str, in_channels: int) -> None:

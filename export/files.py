@@ -31,7 +31,7 @@ def staged(path: Path) -> Iterator[Path]:
 def write_text(text: str, path: Path) -> None:
     """Write text, whole or not at all."""
     with staged(path) as staging:
-        staging.write_text(text)
+        staging.write_text(text, encoding="utf-8")
 
 
 def write_json(value: Any, path: Path) -> None:

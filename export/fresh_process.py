@@ -45,7 +45,7 @@ def main(path: str, seconds: float, threads: int) -> None:
     session = onnxruntime.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
     cold_start = 1000 * (time.perf_counter() - started)
     session.run(None, feed(session, seconds))
-    peak = re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text()) if STATUS.exists() else None
+    peak = re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text(encoding="utf-8")) if STATUS.exists() else None
     result = {"cold_start_ms": cold_start, "peak_memory_bytes": 1024 * int(peak[1]) if peak else None}
     sys.stdout.write(json.dumps(result))
 

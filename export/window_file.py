@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from encoders import LogMel, WhisperLogMel, WindowEncoder
-from encoders.log_mel import HOP
+from encoders.log_mel import HOP, SAMPLE_RATE
 from encoders.windows import limits
 from export.fresh_process import session_options
 from export.metadata import WHISPER_LOG_MEL, VerificationError
@@ -24,7 +24,7 @@ def file_window_encoder(path: str | Path, threads: int = 0) -> tuple[WindowEncod
     Raises:
         FileNotFoundError: no such file.
         VerificationError: ONNX Runtime cannot read it, `to_onnx` did not write it, or it takes neither waveforms nor
-            log-mels.
+            log-mels, or says of itself what cannot be.
     """
     session = open_session(path, session_options(threads))
     about: dict[str, str] = session.get_modelmeta().custom_metadata_map
@@ -36,8 +36,15 @@ def file_window_encoder(path: str | Path, threads: int = 0) -> tuple[WindowEncod
         )
     whisper = about.get("log_mel") == WHISPER_LOG_MEL
     front_end = None
-    if form == "log_mel":
-        front_end = (WhisperLogMel if whisper else LogMel)(int(about["n_mels"]))
+    try:
+        if form == "log_mel":
+            front_end = (WhisperLogMel if whisper else LogMel)(int(about["n_mels"]))
+        frame_rate, feature_dim = float(about["frame_rate_hz"]), int(about["feature_dim"])
+        longest, step = limits(json.loads(about["arguments"]), frame_rate)
+        if not 0 < frame_rate <= SAMPLE_RATE or feature_dim < 1 or "bit_width" not in about:
+            raise ValueError(f"{frame_rate} features a second, {feature_dim} wide, at {about.get('bit_width')}")
+    except (KeyError, ValueError, TypeError, AttributeError, ZeroDivisionError, OverflowError) as error:
+        raise VerificationError(f"{path} says of itself what no file of ssql export says: {error!r}") from error
 
     def encode(waveforms: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if front_end is not None:
@@ -46,9 +53,6 @@ def file_window_encoder(path: str | Path, threads: int = 0) -> tuple[WindowEncod
         features, feature_lengths = session.run(["features", "feature_lengths"], {form: waveforms, "lengths": lengths})
         return features, feature_lengths
 
-    frame_rate = float(about["frame_rate_hz"])
-    longest, step = limits(json.loads(about["arguments"]), frame_rate)
     if longest is not None and whisper:
         longest -= WhisperLogMel.lookahead * HOP  # a file has no way to drop a frame of lookahead without a position
-    feature_dim = int(about["feature_dim"])
     return WindowEncoder(encode, frame_rate, feature_dim, longest, step), about

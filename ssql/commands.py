@@ -15,6 +15,7 @@ from encoders import (
     save_encoder,
     window_encoder,
 )
+from encoders.paths import shown
 from quant import parse_bit_width
 from ssql.checks import at_least, not_empty
 from ssql.console import say
@@ -213,7 +214,7 @@ def features(
             at_bit_width = quant.at(loaded, run, reuse_weights=True)
     with at_bit_width:
         for recording, path in paths.items():
-            about = {"encoder": encoder, "bit_width": str(run), "audio": recording.name}
+            about = {"encoder": encoder, "bit_width": str(run), "audio": shown(recording.name)}
             written = write_features(in_windows, recording, path, about, window, overlap, batch_size)
             say(str(written))
 

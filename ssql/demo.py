@@ -3,6 +3,9 @@
 import io
 import json
 import logging
+import socket
+import threading
+import time
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +40,10 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+# What a browser on this machine needs moments for; a client that sends a byte now and then is not waited for.
+REQUEST_SECONDS, ANSWER_SECONDS = 10.0, 60.0
+CONNECTIONS = 64  # at once
+HEADERS_AT_MOST = 2**16  # bytes of a request's line and headers together
 SPOKEN = (("seven", "en-us+f2"), ("drei", "de+m1"), ("quatre", "fr+f4"), ("ocho", "es+m3"))
 
 
@@ -78,7 +85,8 @@ def open_server(
     """A server of the page and of a folder's exported files, listening on 127.0.0.1.
 
     It answers only paths it knew at the start, `/files/...`, `/clips/...` and the page's, so no request
-    reaches anything else.
+    reaches anything else; and only requests to this machine by name (`127.0.0.1:PORT`, `localhost:PORT`), so that no
+    page from elsewhere reaches it by a name of its own that leads here.
 
     Raises:
         FileNotFoundError: the page is not built; no config.json; a file it lists, or a clip, does not exist.
@@ -88,14 +96,86 @@ def open_server(
     resources = {**_page(Path(page)), **_files(Path(files)), **_clips(clips)}
     handler = type("Handler", (_Handler,), {"resources": resources})
     try:
-        return ThreadingHTTPServer(("127.0.0.1", port), handler)
-    except OSError as error:
+        return _Server(("127.0.0.1", port), handler)
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OverflowError):
+            raise ValueError(f"port {port} is none: write one from 0 to 65535") from None
         raise OSError(f"port {port} of 127.0.0.1 cannot be used ({error.strerror}): choose another --port") from error
+
+
+class _Server(ThreadingHTTPServer):
+    """Serves so many connections at once, and says no word about those that break."""
+
+    daemon_threads = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.free = threading.BoundedSemaphore(CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread for a connection, or close it where there are too many."""
+        if not self.free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer on a connection until it ends."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that breaks is the client's affair."""
+        log.debug("connection from %s broke", client_address, exc_info=True)
+
+
+class _InTime(io.RawIOBase):
+    """What a client sends, until a moment and up to a size: both are for each request anew."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.renew()
+
+    def renew(self) -> None:
+        """A request begins."""
+        self.until, self.left = time.monotonic() + REQUEST_SECONDS, HEADERS_AT_MOST
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Receive what has come, or wait for it until the moment.
+
+        Raises:
+            TimeoutError: the moment has passed, or more has come than a request has.
+        """
+        remaining = self.until - time.monotonic()
+        if remaining <= 0 or self.left <= 0:
+            raise TimeoutError("a request that takes too long, or is too long")
+        self.connection.settimeout(remaining)
+        count = self.connection.recv_into(buffer)
+        self.left -= count
+        return count
 
 
 class _Handler(BaseHTTPRequestHandler):
     resources: dict[str, Resource]
     protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        """Read from a client that has only so much time."""
+        super().setup()
+        self.rfile.close()
+        self.incoming = _InTime(self.connection)
+        self.rfile = io.BufferedReader(self.incoming)
+
+    def handle_one_request(self) -> None:
+        """A request, and its answer."""
+        self.incoming.renew()
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         """Answer with a resource, or 404."""
@@ -106,6 +186,15 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def _answer(self, with_body: bool) -> None:
+        self.connection.settimeout(ANSWER_SECONDS)
+        assert isinstance(self.server, _Server)
+        port = self.server.server_port
+        if self.headers.get_all("Host", []) not in ([f"127.0.0.1:{port}"], [f"localhost:{port}"]):
+            self.close_connection = True
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, explain=f"only http://127.0.0.1:{port} is answered")
+            return
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # a body is not read, and must not be taken for the next request
         resource = self.resources.get(self.path.partition("?")[0])
         try:
             body = resource.read() if resource else b""
@@ -168,7 +257,7 @@ def _clips(paths: Sequence[str | Path] | None) -> dict[str, Resource]:
     if paths is None:
         clips = _spoken()
     else:
-        missing = [str(path) for path in paths if not Path(path).is_file()]
+        missing = [str(path) for path in paths if not Path(path).is_file()]  # a folder or a named pipe is none
         if missing:
             raise FileNotFoundError(f"no such clip: {', '.join(missing)}")
         clips = [(Path(path).stem, _resource(Path(path))) for path in paths]

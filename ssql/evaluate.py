@@ -14,6 +14,7 @@ import quant
 from encoders.encoder import Encoder
 from ssql.data import DataModule
 from ssql.data.batch import Batch
+from ssql.labels import check_labels
 from ssql.probes import Heads, Outcome, fit_heads, most_frequent, outcome_of, scores, with_full_precision_heads
 from ssql.progress import track
 
@@ -76,6 +77,7 @@ def evaluate(
     tasks = list(tasks or data.tasks)
     if not tasks or not set(tasks) <= set(data.tasks):
         raise ValueError(f"tasks {list(tasks)} are not all among the data's labels: {', '.join(data.tasks) or 'none'}")
+    check_labels(data, tasks)
     rows: list[Row] = []
     for method, encoder in encoders.items():
         if encoder.modality != data.modality:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from rich.progress import Progress
 
 from encoders import WindowEncoder, encode_windows, read_blocks
+from encoders.audio import AudioFileError, opened
 from encoders.log_mel import SAMPLE_RATE
+from encoders.paths import shown
 from encoders.windows import plan
 from ssql.feature_file import feature_file
 from ssql.progress import SECONDS, on_terminal
@@ -43,7 +44,8 @@ class Written:
     def __str__(self) -> str:
         speed = self.audio_seconds / self.seconds
         meet = f"windows differ by {max(self.seams):.2g} at most where they meet" if self.seams else "one window"
-        return f"{self.path}: {self.frames} features of {self.audio_seconds:.2f} s, {speed:.0f} times real time, {meet}"
+        features = f"{self.frames} features of {self.audio_seconds:.2f} s"
+        return f"{shown(self.path)}: {features}, {speed:.0f} times real time, {meet}"
 
 
 def feature_paths(files: Sequence[str], output: str) -> dict[Path, Path]:
@@ -63,7 +65,9 @@ def feature_paths(files: Sequence[str], output: str) -> dict[Path, Path]:
     for recording in recordings:
         path = Path(output) / f"{recording.stem}{SUFFIX}"
         if path in paths.values():
-            raise ValueError(f"{recording} and another audio file would both go to {path}: give them apart")
+            raise ValueError(
+                f"{shown(recording)} and another audio file would both go to {shown(path)}: give them apart"
+            )
         paths[recording] = path
     return paths
 
@@ -104,16 +108,18 @@ def write_features(
         Progress(transient=True, disable=not on_terminal()) as progress,
     ):
         counter, total, said = _Counter(read_blocks(recording)), _seconds(recording), time.monotonic()
-        task = progress.add_task(recording.name, total=total)
+        task = progress.add_task(shown(recording.name), total=total)
         for piece in encode_windows(encoder, counter, window, overlap, batch_size):
             file.append(piece.features)
             seams += [] if piece.seam is None else [piece.seam]
             progress.update(task, completed=file.frames / encoder.frame_rate)
             if not on_terminal() and time.monotonic() - said >= SECONDS:
                 said = time.monotonic()
-                log.info("%s: %.0f s of %.0f s", recording.name, file.frames / encoder.frame_rate, total or math.nan)
+                log.info(
+                    "%s: %.0f s of %.0f s", shown(recording.name), file.frames / encoder.frame_rate, total or math.nan
+                )
         if not file.frames:
-            raise ValueError(f"{recording} of {1000 * counter.seconds:.0f} ms is too short for one feature")
+            raise ValueError(f"{shown(recording)} of {1000 * counter.seconds:.0f} ms is too short for one feature")
         if seams:
             metadata["largest_seam"] = f"{max(seams):.3g}"
     return Written(path, file.frames, counter.seconds, time.perf_counter() - started, seams)
@@ -134,6 +140,7 @@ class _Counter:
 def _seconds(recording: Path) -> float | None:
     """As the file's header has it, for the progress bar alone."""
     try:
-        return float(soundfile.info(recording).duration)
-    except (soundfile.SoundFileError, OSError):
+        with opened(recording) as file:
+            return float(file.frames / file.samplerate)
+    except (AudioFileError, OSError):
         return None

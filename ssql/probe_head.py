@@ -13,6 +13,7 @@ from encoders import Head
 from encoders.encoder import Encoder
 from ssql.data import DataModule
 from ssql.evaluate import embed_split, prepare_anew
+from ssql.labels import check_labels
 from ssql.probes import fit_heads
 from ssql.tasks import task_of
 
@@ -32,6 +33,7 @@ def probe_head(encoder: Encoder, data: DataModule, task: str, bit_width: str) ->
     if data.modality != encoder.modality:
         raise ValueError(f"the encoder is for {encoder.modality}, the data is {data.modality}")
     check_task(data, task)
+    check_labels(data, [task])
     encoder = copy.deepcopy(encoder)
     prepare_anew(encoder, None)
     embeddings, answers = embed_split(encoder, data, "train", bit_width)

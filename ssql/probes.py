@@ -63,10 +63,13 @@ class Outcome:
     def skill(self, weights: np.ndarray) -> np.ndarray:
         """1 - loss / baseline: 1 is perfect, 0 no better than a constant; R2 for numbers.
 
+        NaN where the constant answer makes no error: few clips have resamples of one class, or of one number.
+
         Args:
             weights: of the clips, shape (..., clips).
         """
-        skill: np.ndarray = 1 - (weights @ self.loss) / (weights @ self.baseline)
+        baseline = weights @ self.baseline
+        skill: np.ndarray = 1 - (weights @ self.loss) / np.where(baseline > 0, baseline, np.nan)
         return skill
 
 
@@ -112,7 +115,7 @@ def retained(outcome: Outcome, full: Outcome) -> dict[str, float | None]:
     clips = len(outcome.loss)
     weights, even = resamples(clips), np.full(clips, 1 / clips)
     before = full.skill(weights)
-    if np.percentile(before, 2.5) <= 0:
+    if np.isnan(before).all() or np.nanpercentile(before, 2.5) <= 0:
         return {"retained": None, "retained_low": None, "retained_high": None}
     some = before > 0  # at least 97.5 % of the resamples
     ends = _ends(outcome.skill(weights[some]) / before[some])
@@ -143,5 +146,5 @@ def with_full_precision_heads(heads: Heads, full: Mapping[str, Any]) -> Heads:
 
 
 def _ends(values: np.ndarray) -> dict[str, float]:
-    low, high = np.percentile(values, [2.5, 97.5])
+    low, high = np.nanpercentile(values, [2.5, 97.5])
     return {"low": float(low), "high": float(high)}

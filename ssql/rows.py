@@ -3,13 +3,14 @@
 Where rows have `low` and `high`, these are an interval of 95 %.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
+
+from encoders.strict_json import read_strict_json
 
 Row = dict[str, Any]
 
@@ -136,10 +137,7 @@ def load_rows(path: Path) -> list[Row]:
         FileNotFoundError: no such file.
         ValueError: not JSON, or not rows of results.
     """
-    try:
-        rows = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    rows = read_strict_json(path)
     keys = {"method", "task", "bit_width", "metric", "value"}
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and keys <= row.keys() for row in rows):
         raise ValueError(f"{path} does not hold rows of {', '.join(sorted(keys))}: give what ssql evaluate wrote")

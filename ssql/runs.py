@@ -1,7 +1,6 @@
 """What the folder of a run holds for a report: results, training curves, configuration, encoder."""
 
 import csv
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 
 from encoders import Encoder, load_encoder
+from encoders.strict_json import read_strict_json
 from ssql.rows import Row, load_rows
 
 # Quantity to (steps, values).
@@ -81,13 +81,14 @@ def _read(folder: Path, name: str) -> Run:
     encoder = load_encoder(folder / "encoder") if (folder / "encoder").is_dir() else None
     if not rows and not curves and encoder is None:
         raise ValueError(f"run {folder} holds no results (*.json), no logs/ and no encoder/: nothing to report")
-    return Run(name, rows, curves, configurations[-1].read_text() if configurations else "", encoder)
+    configuration = configurations[-1].read_text(encoding="utf-8", errors="replace") if configurations else ""
+    return Run(name, rows, curves, configuration, encoder)
 
 
 def _holds_rows(file: Path) -> bool:
     """Whether a JSON file is a list of results: others (latency, verification) are for other readers."""
     try:
-        content = json.loads(file.read_text())
+        content = read_strict_json(file)
     except ValueError:
         return False
     return isinstance(content, list) and bool(content) and isinstance(content[0], dict) and "metric" in content[0]
@@ -99,7 +100,7 @@ def _curves(files: Sequence[Path]) -> Curves:
     for file in files:
         if not file.is_file():
             continue
-        with file.open(newline="") as text:
+        with file.open(newline="", encoding="utf-8", errors="replace") as text:
             for line in csv.DictReader(text):
                 for quantity, value in line.items():
                     if quantity not in ("step", "epoch") and value:

@@ -18,7 +18,7 @@ def main(folder: Path) -> None:
     print("| recipe | test results | file | clips | torch, % right | ONNX, % right | the same answer, % |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for run in sorted(path.parent for path in folder.glob("*/results.json")):
-        rows = json.loads((run / "results.json").read_text())
+        rows = json.loads((run / "results.json").read_text(encoding="utf-8"))
         results = ", ".join(
             f"{row['task']} {row['metric']} {row['value']:{decimals(row)}} {row['unit']} at {row['bit_width']}"
             for row in rows

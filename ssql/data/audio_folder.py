@@ -1,7 +1,9 @@
 """Any folder of audio files, with labels from folders, file names or a CSV manifest."""
 
 import csv
+import io
 import logging
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -9,15 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import soundfile
 import torch
-import torchaudio.functional as AF
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from encoders.audio import AudioFileError, read_whole, resampled_whole
 from encoders.log_mel import SAMPLE_RATE, WINDOW
+from encoders.paths import kind_of, shown
+from encoders.strict_json import read_text
 from ssql.data.batch import Batch, LabelledTensors
-from ssql.data.module import DataModule
+from ssql.data.module import DataModule, Split
 from ssql.data.texts import Spelling, read_transcripts
 from ssql.progress import track
 
@@ -47,16 +50,17 @@ class Entry:
 class AudioFolder(DataModule):
     """wav, flac and ogg files of any sample rate below a folder; channel 0, resampled to 16,000 Hz, kept in memory.
 
-    Files that cannot be read, are empty, silent, not finite or shorter than 25 ms are skipped, counted and logged.
+    Files that cannot be read, are no regular files, cut off, empty, silent, not finite, at a rate that no sound has or
+    shorter than 25 ms are skipped, counted and logged.
 
     Args:
         root: folder, searched recursively.
-        labels: `folder` (the parent folder's name is the label of task `class`), a CSV file (columns path and,
-            if wanted, split and sample_rate; a column named like `pitch (Hz)` is a number to predict, in this unit,
-            every other column is a task), a regular expression with named groups searched in the relative path
+        labels: `folder` (the parent folder's name is the label of task `class`), a CSV file in UTF-8 (columns path
+            and, if wanted, split and sample_rate; a column named like `pitch (Hz)` is a number to predict, in this
+            unit, every other column is a task), a regular expression with named groups searched in the relative path
             (each group is a task), or null.
         test_pattern: regular expression that marks the relative paths of the test split; without it (and
-            without a split column) every tenth file is a test file.
+            without a split column) every tenth file is a test file. Pretraining needs none.
         max_seconds: longer files are cut into consecutive segments of this many seconds.
         batch_size: clips a batch, on each process.
         num_workers: processes that load data; 0 loads in the training process.
@@ -91,7 +95,10 @@ class AudioFolder(DataModule):
         waveforms = self._read_all(entries)
         used = [(entry, waveform) for entry, waveform in zip(entries, waveforms, strict=True) if waveform is not None]
         if not used:
-            raise ValueError(f"none of the {len(entries)} audio files in {self.root} can be used; the log says why")
+            raise ValueError(
+                f"none of the {len(entries)} audio files in {shown(self.root)} can be used; the log says why"
+            )
+        self.counts = {name: sum(entry.split == name for entry, _ in used) for name in ("train", "test")}
         targets = {name: match for name in used[0][0].labels if (match := _TARGET.fullmatch(name))}
         self.targets = {match["name"]: match["unit"] for match in targets.values()}
         tasks = [name for name in used[0][0].labels if name not in targets]
@@ -115,13 +122,13 @@ class AudioFolder(DataModule):
 
     def _entries(self) -> list[Entry]:
         if not self.root.is_dir():
-            raise FileNotFoundError(f"audio folder {self.root} does not exist")
+            raise FileNotFoundError(f"audio folder {shown(self.root)} does not exist")
         if self.labels is not None and self.labels.endswith(".csv"):
             entries = _read_manifest(Path(self.labels), self.root)
         else:
             paths = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in EXTENSIONS)
             if not paths:
-                raise ValueError(f"audio folder {self.root} has no {', '.join(EXTENSIONS)} file")
+                raise ValueError(f"audio folder {shown(self.root)} has no {', '.join(EXTENSIONS)} file")
             entries = [Entry(path) for path in paths]
             self._label(entries)
         self._add_texts(entries)
@@ -133,12 +140,13 @@ class AudioFolder(DataModule):
         return entries
 
     def _relative(self, entry: Entry) -> str:
-        return entry.path.relative_to(self.root).as_posix() if entry.path.is_relative_to(self.root) else str(entry.path)
+        within = entry.path.is_relative_to(self.root)
+        return shown(entry.path.relative_to(self.root).as_posix() if within else entry.path)
 
     def _label(self, entries: Iterable[Entry]) -> None:
         if self.labels == "folder":
             for entry in entries:
-                entry.labels = {"class": entry.path.parent.name}
+                entry.labels = {"class": shown(entry.path.parent.name)}
         elif self.labels is not None:
             pattern = _compiled(self.labels, "labels")
             if not pattern.groupindex:
@@ -148,6 +156,12 @@ class AudioFolder(DataModule):
                 if not match:
                     raise ValueError(f"file {self._relative(entry)} does not match labels {self.labels!r}")
                 entry.labels = match.groupdict()
+                absent = [name for name, text in entry.labels.items() if text is None]
+                if absent:
+                    raise ValueError(
+                        f"file {self._relative(entry)} gives labels {self.labels!r} no {absent[0]}: that group is "
+                        "optional, and every file needs a label"
+                    )
 
     def _add_texts(self, entries: Iterable[Entry]) -> None:
         if isinstance(self.texts, Spelling):
@@ -184,6 +198,19 @@ class AudioFolder(DataModule):
             )
         return waveforms
 
+    def empty_split(self, split: Split) -> str:
+        """How a folder gets files for a split that has none."""
+        usable = sum(self.counts.values())
+        files = f"{shown(self.root)} has {usable} usable file{'s' * (usable != 1)}"
+        if self.test_pattern:
+            return f"{files}, and test_pattern {self.test_pattern.pattern!r} leaves none for the {split} split"
+        if self.labels is not None and self.labels.endswith(".csv"):
+            return f"{files}, and none of them is in the {split} split: mark files with a split column or test_pattern"
+        return (
+            f"{files}, which leave no {split} split: every tenth file is a test file, so give at least 10, or mark "
+            "test files with test_pattern"
+        )
+
     def _segments(self, waveform: Tensor) -> list[Tensor]:
         segments = waveform.split(int(self.max_seconds * SAMPLE_RATE))
         return [segment for segment in segments if len(segment) >= WINDOW]
@@ -197,33 +224,36 @@ def read_audio(path: Path, sample_rate: int | None = None) -> Tensor:
         sample_rate: what a manifest says the file has, in Hz.
 
     Raises:
-        UnusableAudioError: unreadable, empty, silent, not finite or shorter than one 25 ms frame.
+        UnusableAudioError: no regular file, unreadable, cut off, empty, silent, not finite, at a rate that no sound
+            has, or shorter than one 25 ms frame.
         ValueError: the file's sample rate is another than `sample_rate`.
     """
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError):
-        raise UnusableAudioError("unreadable") from None
+        samples, rate = read_whole(path)
+    except AudioFileError as error:
+        raise UnusableAudioError(error.reason) from error
+    except OSError as error:
+        raise UnusableAudioError(f"out of reach: {error.strerror or 'it is gone'}") from error
     if sample_rate is not None and rate != sample_rate:
-        raise ValueError(f"{path} has {rate} Hz, the manifest says {sample_rate} Hz")
-    waveform = torch.from_numpy(samples[:, 0].copy())
-    if len(waveform) == 0:
-        raise UnusableAudioError("zero-length")
-    if not waveform.isfinite().all():
-        raise UnusableAudioError("not finite")
+        raise ValueError(f"{shown(path)} has {rate} Hz, the manifest says {sample_rate} Hz")
+    waveform = torch.from_numpy(samples)
     if waveform.abs().max() == 0:
         raise UnusableAudioError("all silent")
-    waveform = AF.resample(waveform, rate, SAMPLE_RATE)
+    waveform = resampled_whole(waveform, rate)
     if len(waveform) < WINDOW:
         raise UnusableAudioError("shorter than one 25 ms frame")
     return waveform
 
 
 def _number(entry: Entry, column: str) -> float:
+    text = entry.labels[column]
     try:
-        return float(entry.labels[column])
+        number = float(text)
     except ValueError:
-        raise ValueError(f"manifest row {entry.row}: {column} is {entry.labels[column]!r}, not a number") from None
+        raise ValueError(f"manifest row {entry.row}: {column} is {text!r}, not a number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"manifest row {entry.row}: {column} is {text!r}, not a finite number")
+    return number
 
 
 def _compiled(pattern: str, argument: str) -> re.Pattern[str]:
@@ -234,19 +264,34 @@ def _compiled(pattern: str, argument: str) -> re.Pattern[str]:
 
 
 def _read_manifest(manifest: Path, root: Path) -> list[Entry]:
-    if not manifest.is_file():
-        raise FileNotFoundError(f"manifest {manifest} does not exist")
-    with manifest.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or "path" not in rows[0]:
-        raise ValueError(f"manifest {manifest} needs a header with the column path, and at least one row")
+    try:
+        lines = csv.reader(io.StringIO(read_text(manifest), newline=""), strict=True)
+        rows = [(lines.line_num, row) for row in lines if row]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"manifest {shown(manifest)} does not exist") from None
+    except csv.Error as error:
+        raise ValueError(f"manifest {shown(manifest)} row {lines.line_num} is not CSV: {error}") from None
+    header = rows[0][1] if rows else []
+    if "path" not in header or len(rows) < 2:
+        raise ValueError(f"manifest {shown(manifest)} needs a header with the column path, and at least one row")
+    if len(set(header)) < len(header) or "" in header:
+        raise ValueError(f"manifest {shown(manifest)} needs columns with names, all different; it has {header}")
     entries = []
-    for number, row in enumerate(rows, start=2):
+    for number, fields in rows[1:]:
+        where = f"manifest {shown(manifest)} row {number}"
+        if len(fields) != len(header):
+            raise ValueError(f"{where} has {len(fields)} fields, the header has {len(header)}: {', '.join(header)}")
+        row = dict(zip(header, fields, strict=True))
         path = root / row.pop("path")
-        if not path.is_file():
-            raise ValueError(f"manifest {manifest} row {number}: {path} does not exist")
+        kind = kind_of(path)
+        if kind == "missing":
+            raise ValueError(f"{where}: {shown(path)} does not exist")
+        if kind is not None:
+            raise ValueError(f"{where}: {shown(path)} is {kind}, not an audio file")
         split, rate = row.pop("split", None), row.pop("sample_rate", None)
         if split not in (None, "train", "test"):
-            raise ValueError(f"manifest {manifest} row {number}: split is {split!r}, not train or test")
+            raise ValueError(f"{where}: split is {split!r}, not train or test")
+        if rate and not (rate.isascii() and rate.isdigit()):
+            raise ValueError(f"{where}: sample_rate is {rate!r}, not a whole number of Hz")
         entries.append(Entry(path, row, split, int(rate) if rate else None, number))
     return entries

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 Batch = dict[str, Any]
 
@@ -74,6 +74,13 @@ class LabelledTensors(Dataset[Batch]):
         inputs = self.inputs[list(indices)] if isinstance(self.inputs, Tensor) else [self.inputs[i] for i in indices]
         labels = {task: [values[i] for i in indices] for task, values in self.labels.items()}
         return LabelledTensors(inputs, labels, None if self.texts is None else [self.texts[i] for i in indices])
+
+
+def in_memory(dataset: Dataset[Batch]) -> LabelledTensors | None:
+    """A data set, or the chosen part of one, as tensors with labels; None where its items are made on the fly."""
+    if isinstance(dataset, Subset) and isinstance(dataset.dataset, LabelledTensors):
+        return dataset.dataset.subset(dataset.indices)
+    return dataset if isinstance(dataset, LabelledTensors) else None
 
 
 def collate(items: Sequence[Batch] | Batch) -> Batch:

@@ -127,7 +127,7 @@ def fundamental_frequency(voice: str, pitch: int) -> float:
         file = Path(espeakng_loader.get_data_path()) / "voices" / "!v" / variant
         if not file.is_file():
             raise ValueError(f"eSpeak NG has no voice variant {variant!r}; variants are like m1, f2")
-        ends = re.search(r"^pitch\s+(\d+)\s+(\d+)", file.read_text(), re.MULTILINE)
+        ends = re.search(r"^pitch\s+(\d+)\s+(\d+)", file.read_text(encoding="utf-8"), re.MULTILINE)
         if ends:
             base, span = int(ends[1]) - 9.0, 108.0 * (int(ends[2]) - int(ends[1]))
     # eSpeak's table of integers is this power of two; a range of zero still adds what it is narrowed by.

@@ -3,7 +3,7 @@
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ssql.data.batch import Batch, LabelledTensors
+from ssql.data.batch import Batch, in_memory
 from ssql.data.module import DataModule
 
 
@@ -37,8 +37,12 @@ class HeldOut(DataModule):
 
     def load(self) -> dict[str, Dataset[Batch]]:
         """Draw both splits."""
-        whole = self.data.dataset("train")
-        assert isinstance(whole, LabelledTensors)
+        whole = in_memory(self.data.dataset("train"))
+        if whole is None:
+            raise ValueError(
+                f"{type(self.data).__name__} makes its training items on the fly: a part of them cannot be set aside "
+                "for validation; give the data inside it"
+            )
         self.classes, self.targets = self.data.classes, self.data.targets
         order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(self.draw_seed)).tolist()
         if self.balance is not None:

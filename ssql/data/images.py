@@ -5,18 +5,22 @@ import tempfile
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
 
+from encoders.paths import check_regular, shown
 from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.module import DataModule
 from ssql.progress import track
 
 log = logging.getLogger(__name__)
+
+# What Pillow raises for files that are damaged, no images at all, or so large that they are bombs.
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 class Digits(DataModule):
@@ -77,26 +81,32 @@ class ImageFolder(DataModule):
 
     def load(self) -> dict[str, Dataset[Batch]]:
         """Decode both splits."""
+        root = shown(self.root)
         for name in ("train", "test"):
             if not (self.root / name).is_dir():
-                raise FileNotFoundError(
-                    f"{self.root / name} does not exist: expected {self.root}/{{train,test}}/CLASS/IMAGE"
-                )
+                raise FileNotFoundError(f"{root}/{name} does not exist: expected {root}/{{train,test}}/CLASS/IMAGE")
         folders = {}
         for name in ("train", "test"):
             try:
                 folders[name] = datasets.ImageFolder(self.root / name)
             except FileNotFoundError as error:
-                raise ValueError(f"{self.root / name} holds no images in class folders: {error}") from None
-        if folders["train"].classes != folders["test"].classes:
-            raise ValueError(f"{self.root}: train and test have different class folders")
-        self.classes = {"class": folders["train"].classes}
+                raise ValueError(f"{root}/{name} holds no images in class folders: {shown(str(error))}") from None
+        train, test = (set(folders[name].classes) for name in ("train", "test"))
+        if train != test:
+            alone = ", ".join(shown(name) for name in sorted(train ^ test)[:5])
+            raise ValueError(f"{root}: train and test must have the same class folders; in one of them only: {alone}")
+        self.classes = {"class": [shown(name) for name in folders["train"].classes]}
         return {name: self._decode(folder.samples, name) for name, folder in folders.items()}
 
     def _decode(self, samples: list[tuple[str, int]], split: str) -> LabelledTensors:
         limit = self.limits[split]
         if limit is not None:
             each = limit // len(self.classes["class"])
+            if not each:
+                raise ValueError(
+                    f"{split}_limit {limit} leaves no image of each of the {len(self.classes['class'])} classes: give "
+                    "at least one of each"
+                )
             by_class: dict[int, list[tuple[str, int]]] = {}
             for path, label in samples:
                 by_class.setdefault(label, []).append((path, label))
@@ -104,17 +114,20 @@ class ImageFolder(DataModule):
         images, labels, skipped = [], [], []
         for path, label in track(samples, f"reading {split}", len(samples)):
             try:
-                images.append(self._read(path))
+                images.append(self._read(Path(path)))
                 labels.append(label)
-            except (UnidentifiedImageError, OSError):
-                skipped.append(path)
+            except _UNREADABLE:
+                skipped.append(shown(path))
         if skipped:
-            log.warning("skipped %d unreadable images: %s", len(skipped), ", ".join(skipped[:3]))
+            log.warning(
+                "skipped %d unreadable images: %s", len(skipped), ", ".join(skipped[:3]) + " ..." * (len(skipped) > 3)
+            )
         if not images:
-            raise ValueError(f"{self.root / split} holds no readable image")
+            raise ValueError(f"{shown(self.root / split)} holds no readable image")
         return LabelledTensors(torch.stack(images), {"class": labels})
 
-    def _read(self, path: str) -> Tensor:
+    def _read(self, path: Path) -> Tensor:
+        check_regular(path)
         with Image.open(path) as file:
             image = v2.functional.pil_to_tensor(file.convert("L" if self.grey else "RGB"))
         if image.shape[1:] != (self.image_size, self.image_size):
@@ -145,9 +158,16 @@ class FashionMNIST(DataModule):
         return {name: self._read(prefix) for name, prefix in (("train", "train"), ("test", "t10k"))}
 
     def _read(self, prefix: str) -> LabelledTensors:
-        with tempfile.TemporaryDirectory() as unpacked:
-            images = datasets.mnist.read_image_file(self._file(f"{prefix}-images-idx3-ubyte", unpacked))
-            labels = datasets.mnist.read_label_file(self._file(f"{prefix}-labels-idx1-ubyte", unpacked))
+        try:
+            with tempfile.TemporaryDirectory() as unpacked:
+                images = datasets.mnist.read_image_file(self._file(f"{prefix}-images-idx3-ubyte", unpacked))
+                labels = datasets.mnist.read_label_file(self._file(f"{prefix}-labels-idx1-ubyte", unpacked))
+            if len(images) != len(labels) or not len(images) or not 0 <= int(labels.min()) <= int(labels.max()) < 10:
+                raise ValueError(f"{len(images)} images and {len(labels)} labels from 0 to 9 do not go together")
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # torchvision's reader fails in many ways
+            raise ValueError(f"{shown(self.root)}: the {prefix} IDX files are damaged: {error!r}") from error
         return LabelledTensors(images.unsqueeze(1), {"class": labels.tolist()})
 
     def _file(self, name: str, unpacked: str) -> str:

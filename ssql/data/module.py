@@ -66,10 +66,29 @@ class DataModule(lightning.LightningDataModule):
         self.setup()
         return [split for split in self._splits if split != "train"]
 
-    def dataset(self, split: Split) -> Dataset[Batch]:
-        """A split."""
+    @property
+    def splits(self) -> dict[str, Dataset[Batch]]:
+        """Every split, one without items too."""
         self.setup()
-        return self._splits[split]
+        return self._splits
+
+    def dataset(self, split: Split) -> Dataset[Batch]:
+        """A split.
+
+        Raises:
+            ValueError: no such split, or one without items.
+        """
+        self.setup()
+        if split not in self._splits:
+            raise ValueError(f"the data have no split {split!r}; they have: {', '.join(self._splits)}")
+        dataset = self._splits[split]
+        if not len(dataset):  # type: ignore[arg-type]
+            raise ValueError(self.empty_split(split))
+        return dataset
+
+    def empty_split(self, split: Split) -> str:
+        """The sentence for a split without items, which is an error only where the split is needed."""
+        return f"the {split} split of {type(self).__name__} has no items: give it some"
 
     def batches_per_epoch(self, world_size: int = 1) -> int:
         """Training batches that each process has in an epoch.

@@ -18,7 +18,7 @@ class Noisy(DataModule):
     """Another data module, and its test clips once more at each signal-to-noise ratio (splits like `white 10 dB`).
 
     Args:
-        data: clean clips.
+        data: clean clips; must be given.
         snr_db: signal-to-noise ratios in dB, of the whole clip's power.
         noises: `white`, or `babble`: four training clips at once.
         noisy_tasks: labels that the noisy clips keep; all of them when None.
@@ -29,12 +29,14 @@ class Noisy(DataModule):
 
     def __init__(
         self,
-        data: DataModule,
+        data: DataModule | None = None,
         snr_db: Sequence[float] = (20, 10, 5, 0),
         noises: Sequence[Noise] = get_args(Noise),
         noisy_tasks: Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
+        if data is None:  # as the command line has it for `--data Noisy` alone
+            raise ValueError("Noisy puts noise behind other data's clips: name them, like --data.data SpokenWords")
         super().__init__(data.batch_size, data.num_workers, data.seed)
         self.probed_parts = data.probed_parts
         if data.modality != "audio":

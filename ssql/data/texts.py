@@ -1,9 +1,13 @@
 """What is said in audio files: from a transcript file, or from the files' labels."""
 
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from encoders.paths import shown
+from encoders.strict_json import read_text
 
 
 @dataclass(frozen=True)
@@ -34,16 +38,20 @@ def read_transcripts(path: Path) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line that has another form, or a path that comes twice.
+        ValueError: not UTF-8, a line that has another form, or a path that comes twice.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"transcript file {path} does not exist")
+    try:
+        lines = io.StringIO(read_text(path), newline="")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"transcript file {shown(path)} does not exist") from None
     texts: dict[str, str] = {}
-    with path.open(newline="") as file:
-        for number, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
+    try:
+        for number, row in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
             if len(row) != 2 or not all(row):
-                raise ValueError(f"{path} line {number} is not path<TAB>text")
+                raise ValueError(f"{shown(path)} line {number} is not path<TAB>text")
             if row[0] in texts:
-                raise ValueError(f"{path} line {number}: {row[0]} has a text already")
+                raise ValueError(f"{shown(path)} line {number}: {row[0]} has a text already")
             texts[row[0]] = row[1]
+    except csv.Error as error:
+        raise ValueError(f"{shown(path)} is not a list of lines path<TAB>text: {error}") from None
     return texts

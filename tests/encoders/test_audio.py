@@ -1,10 +1,14 @@
+import os
+import time
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 import torchaudio.functional as AF
 
-from encoders.audio import read_blocks, resampled
+from encoders.audio import AudioFileError, read_blocks, read_whole, resampled, resampled_whole
+from encoders.sinc import SincResampling
 
 
 def noise(samples: int) -> np.ndarray:
@@ -79,3 +83,82 @@ def test_a_wav_whose_length_was_not_known_when_it_was_begun_is_read(tmp_path):
     content[4:8] = content[place : place + 4] = b"\xff" * 4
     path.write_bytes(content)
     assert sum(map(len, read_blocks(path))) == 20_000
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 48_000, 96_000, 767_000])
+def test_weights_computed_where_they_are_needed_are_torchaudios(rate):
+    samples = noise(rate // 4 + 137)
+    ends = np.sort(np.random.default_rng(1).integers(0, len(samples), 30))
+    found = np.concatenate(list(SincResampling(rate, 16_000).blocks(np.split(samples, ends))))
+    expected = AF.resample(torch.from_numpy(samples).double(), rate, 16_000).numpy()
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 1e-7
+
+
+@pytest.mark.parametrize("rate", [44_101, 15_999, 191_999, 1_001])
+def test_an_odd_rate_is_resampled_as_any_other(rate):
+    seconds, pitch = 0.5, 217.0
+    samples = np.sin(2 * np.pi * pitch * np.arange(round(seconds * rate)) / rate).astype(np.float32)
+    started = time.process_time()
+    whole = resampled_whole(torch.from_numpy(samples), rate).numpy()
+    assert time.process_time() - started < 2  # torchaudio's table takes 20 s and gigabytes
+    blocks = np.concatenate(list(resampled(np.array_split(samples, 7), rate)))
+    expected = np.sin(2 * np.pi * pitch * np.arange(len(whole)) / 16_000)
+    middle = slice(400, -400)
+    assert len(whole) == -(-len(samples) * 16_000 // rate)
+    assert np.abs(whole - expected)[middle].max() < 0.01
+    assert np.array_equal(blocks, whole)
+
+
+def test_ordinary_rates_are_torchaudios_bit_by_bit():
+    for rate in (8_000, 22_050, 44_100, 48_000):
+        samples = torch.from_numpy(noise(rate // 3))
+        assert torch.equal(resampled_whole(samples, rate), AF.resample(samples, rate, 16_000))
+
+
+def test_a_whole_file_is_its_blocks(tmp_path):
+    for name in ("a.wav", "a.flac", "a.ogg"):
+        soundfile.write(tmp_path / name, np.stack([noise(250_000)] * 2, axis=1), 16_000)
+        samples, rate = read_whole(tmp_path / name)
+        assert rate == 16_000
+        assert np.array_equal(samples, soundfile.read(tmp_path / name, dtype="float32")[0][:, 0])
+
+
+def with_rate(path, rate):
+    soundfile.write(path, noise(1_000), 16_000)
+    content = bytearray(path.read_bytes())
+    content[24:28] = rate.to_bytes(4, "little")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768_001, 2_000_000_000])
+def test_a_rate_that_no_sound_has_is_a_damaged_header(tmp_path, rate):
+    path = with_rate(tmp_path / "a.wav", rate)
+    with pytest.raises(AudioFileError, match=rf"a\.wav says its rate is {rate:,} Hz: 1,000 to 768,000 Hz are read"):
+        list(read_blocks(path))
+
+
+def test_no_regular_file_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "link.wav").symlink_to("nowhere")
+    (tmp_path / "zero.wav").symlink_to("/dev/zero")
+    for name, kind in (
+        ("pipe", "a named pipe"),
+        ("folder", "a folder"),
+        ("link", "a link to nothing"),
+        ("zero", "a device"),
+    ):
+        with pytest.raises(AudioFileError, match=rf"{name}\.wav is {kind}, not an audio file"):
+            list(read_blocks(tmp_path / f"{name}.wav"))
+
+
+def test_a_name_that_is_not_utf_8_is_a_name(tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(1_000), 16_000)
+    path = tmp_path / os.fsdecode(b"\xff.wav")
+    os.rename(tmp_path / "a.wav", path)
+    assert sum(map(len, read_blocks(path))) == 1_000
+    path.write_bytes(b"no sound")
+    with pytest.raises(AudioFileError, match=r"/\\xff\.wav is no audio file that libsndfile reads"):
+        list(read_blocks(path))

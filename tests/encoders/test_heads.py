@@ -85,10 +85,13 @@ def test_damaged_head_says_what_is_wrong(encoder, tmp_path):
     with pytest.raises(ArtifactError, match=r"linear.weight has shape \(2, 16\), not \(1, 16\)"):
         load_head(folder)
     (folder / "head.json").write_text(json.dumps(config | {"task": "sing"}))
-    with pytest.raises(ArtifactError, match="head.json does not describe a head: unknown task 'sing'"):
+    with pytest.raises(
+        ArtifactError,
+        match="head.json does not describe a head: task must be one of .*, not 'sing'",
+    ):
         load_head(folder)
     (folder / "head.json").write_text(json.dumps({"format_version": 1}))
-    with pytest.raises(ArtifactError, match="must have the keys classes, feature_dim"):
+    with pytest.raises(ArtifactError, match="must be an object with the keys classes, feature_dim"):
         load_head(folder)
     (folder / "head.json").write_text(json.dumps(config))
     (folder / "head.safetensors").unlink()

@@ -140,3 +140,60 @@ def test_wrong_layouts_files_and_configurations_say_so(tmp_path, weights):
     (shards / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(ArtifactError, match=r"names model-00002-of-00003\.safetensors, which"):
         import_encoder(shards, "whisper")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"encoder.conv1.weight": torch.zeros(128)},
+            r"conv1\.weight \(as it is named here\) has shape \(128,\)",
+        ),
+        ({"encoder.conv1.weight": torch.zeros(0, 80, 3)}, r"conv1\.weight .* has shape \(0, 80, 3\)"),
+        ({"encoder.conv1.weight": torch.zeros(128, 81, 3)}, "has sizes that no encoder .*: n_mels must be 80 or 128"),
+        ({"encoder.conv2.bias": torch.zeros(128, dtype=torch.int8)}, r"conv2\.bias is torch\.int8, not floating point"),
+        ({"encoder.blocks.99999999.attn_ln.bias": torch.zeros(128)}, "must have blocks 0 to 4, it has .*99999999"),
+        ({"encoder.blocks.x.attn_ln.bias": torch.zeros(128)}, "must have blocks 0 to 4, it has .*x"),
+        ({"adapter.linear2.weight": torch.zeros(())}, r"adaptor\.linear2\.weight .* has shape \(\)"),
+    ],
+)
+def test_strange_shapes_and_keys_are_sentences(tmp_path, change, message):
+    folder = published.write(tmp_path / "published", "step_audio_2", published.random_weights(adaptor=True))
+    save_file(load_file(folder / "model.safetensors") | change, folder / "model.safetensors")
+    (folder / "config.json").unlink()
+    with pytest.raises(ArtifactError, match=message):
+        import_encoder(folder, "step_audio_2")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_imported_as_float(tmp_path, weights, dtype):
+    folder = published.write(
+        tmp_path / "published", "whisper", {key: value.to(dtype) for key, value in weights.items()}
+    )
+    encoder, _ = import_encoder(folder, "whisper")
+    assert torch.equal(encoder.conv1.weight, weights["conv1.weight"].to(dtype).float())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.safetensors", b"", r"model\.safetensors is not a safetensors file"),
+        ("model.safetensors.index.json", b"[1]", r"index\.json is not an index of shards"),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": 5}}', "must name files of its own folder, not 5"),
+        (
+            "model.safetensors.index.json",
+            b'{"weight_map": {"a": "../a.safetensors"}}',
+            r"not '\.\./a\.safetensors'",
+        ),
+        ("model.safetensors.index.json", b'{"weight_map": {}}', "names no file"),
+        ("config.json", b"[]", r"config\.json has no section at all: .*it is no object but \[\]"),
+        ("config.json", b'{"d_model": NaN}', r"config\.json has no section at all: .*NaN is no number of JSON"),
+        ("config.json", b'{"encoder_attention_heads": "four"}', "does not fit four heads"),
+        ("config.json", b'{"encoder_attention_heads": 0}', "does not fit 0 heads"),
+    ],
+)
+def test_strange_files_beside_the_weights_are_sentences(tmp_path, weights, name, content, message):
+    folder = published.write(tmp_path / "published", "whisper", weights)
+    (folder / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=message):
+        import_encoder(folder, "whisper")

@@ -39,5 +39,5 @@ def test_a_clip_shorter_than_a_new_frame_has_none():
 
 
 def test_a_rate_of_zero():
-    with pytest.raises(ValueError, match="rates must be above 0 Hz, got 0 and 25"):
+    with pytest.raises(ValueError, match="rates must be above 0 Hz and at most 1,000 Hz, got 0 and 25"):
         Resampling(0, 25)

@@ -34,3 +34,15 @@ def test_unknown_model_and_stem_are_errors():
         VisionEncoder("resnet19x")
     with pytest.raises(ValueError, match="small_images knows ResNets only, not 'vit_tiny_patch16_224'"):
         VisionEncoder("vit_tiny_patch16_224", small_images=True)
+
+
+def test_images_that_do_not_fit_are_said_with_both_sizes():
+    arguments = {"img_size": 32, "patch_size": 16, "depth": 1, "embed_dim": 8, "num_heads": 2}
+    encoder = VisionEncoder("vit_tiny_patch16_224", model_arguments=arguments)
+    with pytest.raises(ValueError, match="images of 64x48 do not fit: vit_tiny_patch16_224 is built for 32x32"):
+        encoder.embed_raw(torch.rand(1, 3, 64, 48))
+    with pytest.raises(ValueError, match=r"shape \(1, 1, 32, 32\) do not fit: .* takes \(batch, 3, height, width\)"):
+        encoder.embed_raw(torch.rand(1, 1, 32, 32))
+    free = VisionEncoder("vit_tiny_patch16_224", model_arguments=arguments | {"dynamic_img_size": True})
+    assert free.embed_raw(torch.rand(1, 3, 64, 48)).shape == (1, 8)
+    assert VisionEncoder("resnet10t").embed_raw(torch.rand(1, 3, 40, 24)).shape == (1, 512)

@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -51,6 +52,31 @@ def test_files_without_whole_clips_are_refused(tmp_path):
         file_window_encoder(images)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.onnx does not exist"):
         file_window_encoder(tmp_path / "nowhere.onnx")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[
+            (key, text)
+            for key in ("n_mels", "frame_rate_hz", "feature_dim", "arguments")
+            for text in (None, "-1", "[1]")
+        ],
+        ("frame_rate_hz", "nan"),
+        ("bit_width", None),
+    ],
+)
+def test_a_file_that_says_of_itself_what_cannot_be_is_refused(tmp_path, key, value):
+    tensor = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [tensor], [out]), ir_version=10)
+    about = {"input": "log_mel", "n_mels": "80", "frame_rate_hz": "50", "feature_dim": "8", "bit_width": "fp"}
+    about = about | {"arguments": "{}"} | {key: value}
+    onnx.helper.set_model_props(model, {name: text for name, text in about.items() if text is not None})
+    onnx.save(model, tmp_path / "a.onnx")
+    with pytest.raises(VerificationError, match=r"a\.onnx says of itself what no file of ssql export says"):
+        file_window_encoder(tmp_path / "a.onnx")
 
 
 def test_chunks_of_a_streaming_encoder_stay_where_they_are(tmp_path):

@@ -1,12 +1,16 @@
 import http.client
 import io
 import json
+import os
+import socket
 import threading
+import time
 import wave
 from pathlib import Path
 
 import pytest
 
+from ssql import demo
 from ssql.demo import open_server
 
 
@@ -136,3 +140,82 @@ def test_a_taken_port_is_named(files, page):
         port = server.server_address[1]
         with pytest.raises(OSError, match=rf"port {port} of 127\.0\.0\.1 cannot be used .*: choose another --port"):
             open_server(files, port, clips=[], page=page)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:{port}", 200),
+        ("localhost:{port}", 200),
+        ("evil.example:{port}", 421),
+        ("127.0.0.1.evil.example:{port}", 421),
+        ("localhost:1", 421),
+        ("localhost", 421),
+        ("", 421),
+    ],
+)
+def test_only_this_machine_is_answered_by_name(connection, host, status):
+    connection.putrequest("GET", "/files/encoder-int8.onnx", skip_host=True)
+    connection.putheader("Host", host.format(port=connection.port))
+    connection.endheaders()
+    response = connection.getresponse()
+    assert response.status == status
+    assert (response.read() == b"a model") == (status == 200)
+
+
+@pytest.mark.parametrize("hosts", [0, 2])
+def test_a_request_names_one_host(connection, hosts):
+    connection.putrequest("GET", "/", skip_host=True)
+    for _ in range(hosts):
+        connection.putheader("Host", f"localhost:{connection.port}")
+    connection.endheaders()
+    assert connection.getresponse().status == 421
+
+
+def sent(connection, *parts: bytes, pause: float = 0.0) -> bytes:
+    """What the server says to parts of a request, until it closes."""
+    with socket.create_connection((connection.host, connection.port), timeout=5) as client:
+        try:
+            for part in parts:
+                client.sendall(part)
+                time.sleep(pause)
+            return b"".join(iter(lambda: client.recv(4096), b""))
+        except (ConnectionError, BrokenPipeError):
+            return b""
+
+
+def test_slow_clients_are_left(connection, monkeypatch):
+    monkeypatch.setattr(demo, "REQUEST_SECONDS", 0.3)
+    started = time.monotonic()
+    assert sent(connection, b"GET / HTTP/1.1\r\n") == b""
+    assert sent(connection, *[b"X-A: b\r\n"[:1]] * 10, pause=0.1) == b""
+    assert time.monotonic() - started < 4
+    assert get(connection, "/")[0].status == 200
+
+
+def test_long_requests_are_left(connection):
+    line = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+    assert b"200 OK" not in sent(connection, line, b"X-A: " + b"b" * 100_000 + b"\r\n\r\n")
+    assert b"200 OK" not in sent(connection, line, b"X-A: b\r\n" * 200 + b"\r\n")
+    assert get(connection, "/")[0].status == 200
+
+
+def test_connections_at_once_have_an_end(files, page, monkeypatch):
+    monkeypatch.setattr(demo, "CONNECTIONS", 2)
+    with open_server(files, clips=[], page=page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        held = [socket.create_connection(server.server_address[:2], timeout=5) for _ in range(2)]
+        time.sleep(0.2)
+        with socket.create_connection(server.server_address[:2], timeout=5) as third:
+            assert third.recv(10) == b""
+        for client in held:
+            client.close()
+        server.shutdown()
+
+
+def test_a_clip_is_a_file(files, page, tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(FileNotFoundError, match=r"no such clip: .*pipe\.wav"):
+        open_server(files, clips=[tmp_path / "pipe.wav"], page=page)
+    with pytest.raises(ValueError, match="port 99999 is none: write one from 0 to 65535"):
+        open_server(files, 99999, clips=[], page=page)

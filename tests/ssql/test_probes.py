@@ -3,7 +3,16 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score
 
-from ssql.probes import fit_heads, most_frequent, outcome_of, resamples, retained, scores, with_full_precision_heads
+from ssql.probes import (
+    Outcome,
+    fit_heads,
+    most_frequent,
+    outcome_of,
+    resamples,
+    retained,
+    scores,
+    with_full_precision_heads,
+)
 
 RANDOM = np.random.default_rng(0)
 FEATURES = RANDOM.normal(size=(400, 8))
@@ -79,3 +88,20 @@ def test_full_precision_heads_stand_beside_the_linear_ones():
     tried = with_full_precision_heads(quantized, full)
     assert list(tried.items()) == [("linear", "q"), ("linear_fp_head", "f"), ("knn", "k")]
     assert with_full_precision_heads({"r2": "q"}, {"r2": "f"}) == {"r2": "q", "r2_fp_head": "f"}
+
+
+def test_what_has_no_error_to_lower_has_no_share_retained():
+    right = Outcome(np.zeros(3), np.zeros(3), True)  # every test clip is of the class most frequent in training
+    assert retained(right, right) == {"retained": None, "retained_low": None, "retained_high": None}
+    (row,) = scores("linear", right, right)
+    assert (row["value"], row["chance"], row["retained"]) == (100, 100, None)
+
+
+def test_a_few_clips_have_resamples_of_one_class():
+    outcome = Outcome(np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 1.0]), True)
+    (row,) = scores("linear", outcome, outcome)
+    assert all(np.isfinite(row[key]) for key in ("value", "low", "high"))
+    numbers = Outcome(np.array([0.5, 0.5, 0.5]), np.array([1.0, 0.0, 1.0]), False)
+    r2, _ = scores("r2", numbers, numbers)
+    assert r2["value"] == pytest.approx(0.25)
+    assert np.isfinite([r2["low"], r2["high"]]).all()

@@ -1,4 +1,5 @@
 import logging
+import os
 import subprocess
 import sys
 
@@ -134,3 +135,89 @@ def test_unknown_voices_and_languages_are_errors():
         list(synthesize([Utterance("")]))
     with pytest.raises(ValueError, match=r"\['tlh'\] have no numerals here; known are: en-us"):
         SpokenWords(languages=["tlh"])
+
+
+def test_one_odd_file_stops_no_folder(folder, caplog):
+    ann = folder / "ann"
+    os.mkfifo(ann / "pipe.wav")
+    (ann / "folder.wav").mkdir()
+    (ann / "link.wav").symlink_to("nowhere")
+    (ann / "loop.wav").symlink_to("loop.wav")
+    (ann / "zero.wav").symlink_to("/dev/zero")
+    soundfile.write(ann / "half.wav", TONE, 16_000)
+    (ann / "half.wav").write_bytes((ann / "half.wav").read_bytes()[:9_000])
+    soundfile.write(ann / "fast.wav", TONE, 16_000)
+    content = bytearray((ann / "fast.wav").read_bytes())
+    content[24:28] = (2_000_000_000).to_bytes(4, "little")
+    (ann / "fast.wav").write_bytes(content)
+    (ann / os.fsdecode(b"\xff.wav")).write_bytes(b"no sound")
+    named = folder / os.fsdecode(b"caf\xe9")
+    named.mkdir()
+    soundfile.write(ann / "good.wav", TONE, 16_000)
+    os.rename(ann / "good.wav", named / os.fsdecode(b"\xfe.wav"))
+    data = AudioFolder(str(folder), test_pattern="_bob")
+    assert (len(data.dataset("train")), len(data.dataset("test"))) == (4, 3)
+    assert data.classes == {"class": ["ann", "bob", r"caf\xe9"]}
+    for reason in (
+        "a named pipe): ann/pipe.wav",
+        "a folder): ann/folder.wav",
+        "a link to nothing): ann/link.wav",
+        "a device): ann/zero.wav",
+        "cut off): ann/half.wav",
+        "rate outside 1,000 to 768,000 Hz): ann/fast.wav",
+        r"unreadable): ann/\xff.wav",
+    ):
+        assert f"skipped 1 files ({reason}" in caplog.text
+    assert "ann/loop.wav" in caplog.text
+
+
+def test_few_files_are_enough_for_what_needs_no_test(folder):
+    data = AudioFolder(str(folder), batch_size=3)
+    assert len(data.dataset("train")) == 6
+    assert sum(len(batch["lengths"]) for batch in data.train_dataloader()) == 6
+    message = "has 6 usable files, which leave no test split: every tenth file .* at least 10, or mark .* test_pattern"
+    with pytest.raises(ValueError, match=message):
+        data.evaluation_dataloader("test")
+    with pytest.raises(
+        ValueError, match=r"6 usable files, and test_pattern 'wav\|flac\|ogg' leaves none for the train"
+    ):
+        AudioFolder(str(folder), test_pattern="wav|flac|ogg").dataset("train")
+    with pytest.raises(ValueError, match="the data have no split 'dev'; they have: train, test"):
+        data.dataset("dev")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"path,word\n", "needs a header with the column path, and at least one row"),
+        (b"", "needs a header with the column path, and at least one row"),
+        (b"path,word\nann/0_ann.wav\n", "row 2 has 1 fields, the header has 2: path, word"),
+        (b"path,word\n\nann/0_ann.wav,a,b\n", "row 3 has 3 fields, the header has 2: path, word"),
+        (b"path,word,word\nann/0_ann.wav,a,b\n", "needs columns with names, all different; it has"),
+        (b"path,sample_rate\nann/0_ann.wav,fast\n", "row 2: sample_rate is 'fast', not a whole number of Hz"),
+        (b"path,pitch (Hz)\nann/0_ann.wav,nan\n", r"row 2: pitch \(Hz\) is 'nan', not a finite number"),
+        (b"path,word\nann/0_ann.wav,gr\xfcn\n", r"m\.csv is not UTF-8: byte 0xfc at offset 26 \(line 2\)"),
+        (b'path,word\nann/0_ann.wav,"a\n', "row 2 is not CSV: unexpected end of data"),
+        (b"path\nann\n", "row 2: .*ann is a folder, not an audio file"),
+        (
+            b"path,word\nann/0_ann.wav,a\n",
+            "1 usable file, and none of them is in the test split: mark files",
+        ),
+    ],
+)
+def test_manifests_that_say_too_little_or_too_much(folder, content, message):
+    (folder / "m.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        AudioFolder(str(folder), labels=str(folder / "m.csv")).dataset("test")
+
+
+def test_a_manifest_with_a_byte_order_mark(folder):
+    (folder / "m.csv").write_bytes("path,split,word\nann/0_ann.wav,train,grün\n".encode("utf-8-sig"))
+    data = AudioFolder(str(folder), labels=str(folder / "m.csv"))
+    assert len(data.dataset("train")) == 1
+    assert data.classes == {"word": ["grün"]}
+
+
+def test_a_group_that_some_files_do_not_have_is_no_label(folder):
+    with pytest.raises(ValueError, match=r"file ann/0_ann\.wav gives labels .* no loud: that group is optional"):
+        AudioFolder(str(folder), labels=r"(?P<digit>\d)_(?P<loud>loud)?").setup()

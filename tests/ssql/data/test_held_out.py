@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ssql.data import DataModule, Digits
+from ssql.data import DataModule, Digits, Subset
 from ssql.data.batch import LabelledTensors
 from ssql.data.held_out import HeldOut, in_turns
 
@@ -63,3 +63,21 @@ def test_a_split_that_would_be_empty():
         HeldOut(Clips(), share=1.0)
     with pytest.raises(ValueError, match="2 labelled training items leave none for training or for validation"):
         HeldOut(Clips(), share=0.1, limit=2).setup()
+
+
+def test_a_part_of_a_part_can_be_set_aside():
+    whole = Subset(Digits(), 40, 10)
+    data = HeldOut(whole, share=0.25, balance="class")
+    assert [len(data.dataset(split)) for split in ("train", "validation", "test")] == [30, 10, 10]
+    items = [*data.dataset("train").inputs, *data.dataset("validation").inputs]
+    chosen = [item["inputs"] for item in whole.dataset("train")]
+    assert sorted(float(item.sum()) for item in items) == sorted(float(item.sum()) for item in chosen)
+
+
+def test_items_made_on_the_fly_cannot_be_set_aside():
+    class Rendered(Digits):
+        def load(self):
+            return {"train": [1, 2, 3], "test": [4]}
+
+    with pytest.raises(ValueError, match="Rendered makes its training items on the fly: .* give the data inside it"):
+        HeldOut(Rendered()).setup()

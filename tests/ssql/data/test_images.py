@@ -1,4 +1,5 @@
 import gzip
+import os
 import struct
 
 import numpy as np
@@ -73,3 +74,36 @@ def test_images_come_as_a_whole_batch_equal_to_their_items():
     assert batch["labels"]["class"].tolist() == items["labels"]["class"].tolist() == [5, 0, 3]
     assert torch.equal(batch["indices"], items["indices"])
     assert batch["lengths"] is items["lengths"] is None
+
+
+def test_odd_images_stop_no_folder(folder, caplog, monkeypatch):
+    os.mkfifo(folder / "train" / "cat" / "pipe.png")
+    (folder / "train" / "cat" / "link.png").symlink_to("nowhere")
+    (folder / "train" / "dog" / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    Image.new("RGB", (400, 400)).save(folder / "train" / "dog" / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70_000)
+    assert len(ImageFolder(str(folder)).dataset("train")) == 8
+    assert "skipped 4 unreadable images" in caplog.text
+
+
+def test_classes_must_be_the_same_and_there(folder):
+    with pytest.raises(ValueError, match="test_limit 1 leaves no image of each of the 2 classes"):
+        ImageFolder(str(folder), test_limit=1).setup()
+    (folder / "train" / "emu").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "train" / "emu" / "0.png")
+    with pytest.raises(ValueError, match="must have the same class folders; in one of them only: emu"):
+        ImageFolder(str(folder)).setup()
+    (folder / "test" / "emu").mkdir()
+    with pytest.raises(ValueError, match="test holds no images in class folders: .* emu"):
+        ImageFolder(str(folder)).setup()
+
+
+def test_damaged_idx_files_are_said_to_be(tmp_path):
+    for prefix in ("train", "t10k"):
+        (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 2, 28, 28) + bytes(1568))
+        (tmp_path / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 3) + bytes([3, 9, 1]))
+    with pytest.raises(ValueError, match="the train IDX files are damaged: .*2 images and 3 labels"):
+        FashionMNIST(str(tmp_path)).setup()
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"")
+    with pytest.raises(ValueError, match="the train IDX files are damaged"):
+        FashionMNIST(str(tmp_path)).setup()

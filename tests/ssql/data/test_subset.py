@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from ssql.data import Digits, SpokenWords, Subset
+from ssql.data import Digits, Noisy, SpokenWords, Subset
 
 
 def test_a_part_of_both_splits_the_same_for_a_seed():
@@ -20,3 +21,10 @@ def test_a_part_of_both_splits_the_same_for_a_seed():
 
 def test_images_stay_images():
     assert Subset(Digits(), 10, 10).modality == "image"
+
+
+def test_a_part_of_nothing():
+    with pytest.raises(ValueError, match=r"Subset takes its items from other data: name them, like --data\.data"):
+        Subset()
+    with pytest.raises(ValueError, match=r"Noisy puts noise behind other data's clips: name them, like --data\.data"):
+        Noisy()

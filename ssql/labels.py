@@ -1,0 +1,46 @@
+"""Labels that a probe can learn from and be measured by, looked at before the encoder runs over all clips."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ssql.data import DataModule
+from ssql.data.batch import in_memory
+
+
+def check_labels(data: DataModule, tasks: Sequence[str]) -> None:
+    """Raise where a task cannot be learned from the training split, or not be measured on another split.
+
+    Args:
+        data: splits that are made on the fly are not looked at.
+        tasks: names among the data's classes and targets.
+
+    Raises:
+        ValueError: a split without items, a single class in training, a number to predict that is not finite, or the
+            same for every item that it is measured on; the sentence names task and split.
+    """
+    splits = {split: data.dataset(split) for split in ("train", *data.test_splits)}
+    for split, dataset in splits.items():
+        held = in_memory(dataset)
+        for task in tasks:
+            if held is not None and task in held.labels:
+                _check(data, task, split, np.asarray(held.labels[task]))
+
+
+def _check(data: DataModule, task: str, split: str, answers: np.ndarray) -> None:
+    leave = f"leave {task} out of the tasks"
+    if task in data.targets:
+        if not np.isfinite(answers).all():
+            where = int(np.flatnonzero(~np.isfinite(answers))[0])
+            raise ValueError(f"{task} of item {where} of the {split} split is {answers[where]}: give a finite number")
+        if split != "train" and np.ptp(answers) == 0:
+            raise ValueError(
+                f"{task} is {answers[0]:g} {data.targets[task]} in all {len(answers)} items of the {split} split: R2, "
+                f"error over variance, has no meaning there; give items that differ, or {leave}"
+            )
+    elif split == "train" and len(np.unique(answers)) == 1:
+        name = data.classes[task][int(answers[0])]
+        raise ValueError(
+            f"all {len(answers)} training items have the same {task}, {name!r}: there is nothing to tell apart; give "
+            f"items of two classes or more, or {leave}"
+        )
