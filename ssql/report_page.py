@@ -86,7 +86,7 @@ def report_page(runs: Sequence[Run], data: DataModule | None = None, batches: in
     sections = [section for section in sections if section.blocks]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     title = f"SSQL report: {', '.join(run.name for run in runs)}"
-    return environment.from_string(TEMPLATE.read_text()).render(title=title, sections=sections)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(title=title, sections=sections)
 
 
 def _overview(runs: Sequence[Run]) -> Section:

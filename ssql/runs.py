@@ -74,20 +74,27 @@ def differences(configurations: Mapping[str, str]) -> dict[str, list[str]]:
 def _read(folder: Path, name: str) -> Run:
     if not folder.is_dir():
         raise FileNotFoundError(f"run {folder} does not exist")
-    rows = [row for file in sorted(folder.glob("*.json")) if _holds_rows(file) for row in load_rows(file)]
+    files = [file for file in sorted(folder.glob("*.json")) if not _superseded(file) and _holds_rows(file)]
+    rows = [row for file in files for row in load_rows(file)]
     logs = sorted(folder.glob("logs/version_*"), key=lambda path: int(re.sub(r"\D", "", path.name) or 0))
     curves = _curves([path / "metrics.csv" for path in logs])
     configurations = [path / "config.yaml" for path in logs if (path / "config.yaml").is_file()]
     encoder = load_encoder(folder / "encoder") if (folder / "encoder").is_dir() else None
     if not rows and not curves and encoder is None:
         raise ValueError(f"run {folder} holds no results (*.json), no logs/ and no encoder/: nothing to report")
-    return Run(name, rows, curves, configurations[-1].read_text() if configurations else "", encoder)
+    return Run(name, rows, curves, configurations[-1].read_text(encoding="utf-8") if configurations else "", encoder)
+
+
+def _superseded(file: Path) -> bool:
+    """Whether these are parts of a suite that was stopped, beside those of a whole one."""
+    whole = file.name.replace(".partial.json", ".json")
+    return whole != file.name and file.with_name(whole).is_file()
 
 
 def _holds_rows(file: Path) -> bool:
     """Whether a JSON file is a list of results: others (latency, verification) are for other readers."""
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         return False
     return isinstance(content, list) and bool(content) and isinstance(content[0], dict) and "metric" in content[0]
@@ -99,7 +106,7 @@ def _curves(files: Sequence[Path]) -> Curves:
     for file in files:
         if not file.is_file():
             continue
-        with file.open(newline="") as text:
+        with file.open(newline="", encoding="utf-8") as text:
             for line in csv.DictReader(text):
                 for quantity, value in line.items():
                     if quantity not in ("step", "epoch") and value:
