@@ -93,6 +93,7 @@ def sole_writer(path: str | Path) -> Iterator[bool]:
         OSError: nothing can be written there.
     """
     path, lock = Path(path), beside(path, LOCK)
+    check_writable(path)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle, locked = _locked(lock)
@@ -168,14 +169,15 @@ def _locked(lock: Path) -> tuple[int, bool]:
 
 
 def _exchange(staging: Path, folder: Path, old: Path) -> None:
+    place = os.path.abspath(folder)  # `.` has no name to be renamed by
     try:
-        if os.path.lexists(folder):
-            os.rename(folder, old)
+        if os.path.lexists(place):
+            os.rename(place, old)
         try:
-            os.rename(staging, folder)
+            os.rename(staging, place)
         except OSError:
             if os.path.lexists(old):
-                os.rename(old, folder)
+                os.rename(old, place)
             raise
     except OSError as error:
         raise _said(error, f"{folder} cannot be replaced: {os.strerror(error.errno or 0)}") from error
