@@ -127,6 +127,8 @@ def export(
     refuse_existing(paths.values(), overwrite)
     latency_file = Path(output) / "latency.json"
     refuse_foreign(latency_file, LATENCIES)
+    for path in paths.values():
+        refuse_foreign(path.with_suffix(".verification.json"), REPORT)
     onnx_export.refuse_foreign_card(Path(output))
     known = results_by_bits(load_rows(Path(accuracy))) if accuracy else {}
     loaded, own_head, tokenizer = load_encoder(encoder), load_head(encoder), load_tokenizer(encoder)

@@ -101,11 +101,6 @@ def write_features(
         counter = _Counter(read_blocks(recording))
         task = progress.add_task(recording.name, total=_seconds(recording))
         for piece in encode_windows(encoder, counter, window, overlap, batch_size):
-            if not np.isfinite(piece.features).all():
-                raise ValueError(
-                    f"{recording} has features that are NaN or infinite, from "
-                    f"{file.frames / encoder.frame_rate:.2f} s on: the encoder or the recording is damaged"
-                )
             file.append(piece.features)
             seams += [] if piece.seam is None else [piece.seam]
             progress.update(task, completed=file.frames / encoder.frame_rate)

@@ -137,7 +137,7 @@ def load_rows(path: Path) -> list[Row]:
         ValueError: not JSON, or not rows of results.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     keys = {"method", "task", "bit_width", "metric", "value"}

@@ -82,7 +82,7 @@ def _read(folder: Path, name: str) -> Run:
     encoder = load_encoder(folder / "encoder") if (folder / "encoder").is_dir() else None
     if not rows and not curves and encoder is None:
         raise ValueError(f"run {folder} holds no results (*.json), no logs/ and no encoder/: nothing to report")
-    return Run(name, rows, curves, configurations[-1].read_text(encoding="utf-8") if configurations else "", encoder)
+    return Run(name, rows, curves, configurations[-1].read_text() if configurations else "", encoder)
 
 
 def _superseded(file: Path) -> bool:
@@ -94,7 +94,7 @@ def _superseded(file: Path) -> bool:
 def _holds_rows(file: Path) -> bool:
     """Whether a JSON file is a list of results: others (latency, verification) are for other readers."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text())
     except ValueError:
         return False
     return isinstance(content, list) and bool(content) and isinstance(content[0], dict) and "metric" in content[0]
@@ -106,7 +106,7 @@ def _curves(files: Sequence[Path]) -> Curves:
     for file in files:
         if not file.is_file():
             continue
-        with file.open(newline="", encoding="utf-8") as text:
+        with file.open(newline="") as text:
             for line in csv.DictReader(text):
                 for quantity, value in line.items():
                     if quantity not in ("step", "epoch") and value:

@@ -16,7 +16,7 @@ from torch import nn
 
 import export
 import quant
-from encoders import Head, SpeechTransformer, VisionEncoder, save_encoder
+from encoders import Head, SpeechTransformer, VisionEncoder, load_encoder, save_encoder
 
 
 class DataDependent(nn.Module):
