@@ -7,12 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
 
-import export
+import export.onnx
+import export.streaming
 import quant
 import ssql.commands
 import ssql.results
@@ -50,16 +52,34 @@ def ssql_ends(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture(scope="module")
+def graphs():
+    """Of each module that exports, the one graph that the commands here write, as bytes."""
+    return {}
+
+
 @pytest.fixture
-def quick(monkeypatch):
-    """Measuring is not what is tested here."""
+def quick(monkeypatch, graphs):
+    """Tracing once is enough, and measuring is not what is tested here."""
     row = {"size_bytes": 1, "size_ratio": 1.0, "cold_start_ms": 1.0, "peak_memory_bytes": 1, "threads": 1}
     row |= {"seconds": 1.0, "latency_ms": 1.0, "spread_ms": 0.1, "fastest_ms": 1.0, "speedup": 1.0}
 
     def measure(files, *_):
         return [row | {"file": Path(file).name, "real_time_factor": 0.1} for file in files]
 
+    def build_once(module):
+        build = module._build
+
+        def built(*arguments):
+            if module not in graphs:
+                graphs[module] = build(*arguments).SerializeToString()
+            return onnx.load_from_string(graphs[module])
+
+        return built
+
     monkeypatch.setattr(ssql.commands.onnx_export, "measure_files", measure)
+    for module in (export.onnx, export.streaming):
+        monkeypatch.setattr(module, "_build", build_once(module))
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +101,11 @@ def inputs(saved, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported_file(inputs, tmp_path_factory):
+def exported_file(inputs, graphs, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "encoder.onnx"
-    return export.to_onnx(load_encoder(inputs / "plain"), path, "w8a8", check=False)
+    export.to_onnx(load_encoder(inputs / "plain"), path, "fp", check=False)
+    graphs[export.onnx] = path.read_bytes()
+    return path
 
 
 def commands(inputs, output):
@@ -103,10 +125,10 @@ def commands(inputs, output):
         ),
         "report": (["--runs", f"[{inputs}/run]", "--output", output / "page.html"], ["page.html"]),
         "export": (
-            ["--encoder", inputs / "plain", "--bit_width", "w8a8", *out],
-            ["encoder-int8.onnx", "encoder-int8.verification.json", "latency.json", "README.md", "config.json"],
+            ["--encoder", inputs / "plain", "--bit_width", "fp", *out],
+            ["encoder-fp32.onnx", "encoder-fp32.verification.json", "latency.json", "README.md", "config.json"],
         ),
-        "stream": (["--encoder", inputs / "streaming", "--bit_width", "w8a8", *out], ["stream-int8.onnx"]),
+        "stream": (["--encoder", inputs / "streaming", "--bit_width", "fp", *out], ["stream-fp32.onnx"]),
         "features": ([inputs / "talk.wav", "--encoder", encoder, *out], ["talk.safetensors"]),
         "bench": ([inputs / "encoder.onnx", "--output", output / "notes"], ["notes.json", "notes.png"]),
     }
@@ -182,7 +204,7 @@ def test_bad_input_with_overwrite_loses_nothing(inputs, ssql_ends, tmp_path):
     for ending in ("json", "csv", "md", "png"):
         for name in ("accuracy", "tokens", "suite"):
             (output / f"{name}.{ending}").touch()
-    for name in ("page.html", "encoder-int8.onnx", "stream-int8.onnx", "talk.safetensors", "notes.json"):
+    for name in ("page.html", "encoder-fp32.onnx", "stream-fp32.onnx", "talk.safetensors", "notes.json"):
         (output / name).touch()  # may be replaced: there is nothing to lose
     save_encoder(load_encoder(inputs / "encoder"), tmp_path / "damaged")
     weights = tmp_path / "damaged" / "model.safetensors"
@@ -331,7 +353,7 @@ def test_a_later_export_keeps_the_latencies_of_other_files(
 ):
     monkeypatch.setattr(ssql.commands.onnx_export, "to_onnx", lambda _, path, *a, **b: shutil.copy(exported_file, path))
     words = ["export", "--encoder", inputs / "plain", "--output", tmp_path, "--bit_width"]
-    assert ssql_ends(*words, "w8a8") is None
+    assert ssql_ends(*words, "fp") is None
     assert ssql_ends(*words, "w4a8") is None
     rows = json.loads((tmp_path / "latency.json").read_text())
-    assert [row["file"] for row in rows] == ["encoder-int8.onnx", "encoder-int4.onnx"]
+    assert [row["file"] for row in rows] == ["encoder-fp32.onnx", "encoder-int4.onnx"]
