@@ -58,8 +58,8 @@ def refuse_foreign(path: Path, kind: str) -> None:
         return
     found = _kind(path, kind)
     if found != kind:
-        what = f"holds {found}, not {kind}" if found else f"is not {kind} that ssql wrote: it belongs to something else"
-        raise FileExistsError(f"{path} {what}; choose another output")
+        what = f"holds {found}" if found else "was not written by ssql"
+        raise FileExistsError(f"{path} {what} and would be replaced by {kind}: choose another output")
 
 
 def check_folder(folder: Path, overwrite: bool, names: list[str], description: str) -> None:

@@ -260,7 +260,9 @@ def test_ours_is_what_says_so(tmp_path):
         path.write_bytes(good)
         ownership.refuse_foreign(path, kind)
         path.write_bytes(bad)
-        with pytest.raises(FileExistsError, match=f"{name} (is not {kind} that ssql wrote|holds .*, not {kind})"):
+        with pytest.raises(
+            FileExistsError, match=f"{name} (was not written by ssql|holds .*) and would be replaced by {kind}"
+        ):
             ownership.refuse_foreign(path, kind)
         path.write_bytes(b"")
         ownership.refuse_foreign(path, kind)

@@ -141,7 +141,7 @@ def test_a_killed_export_leaves_the_old_file_and_at_most_a_hidden_one(standing):
     left = {".encoder.onnx.ssql-tmp", ".encoder.onnx.ssql-lock"}
     assert set(os.listdir(path.parent)) == {"encoder.onnx", "encoder.verification.json"} | left
     assert json.loads(path.with_suffix(".verification.json").read_text())["passed"]
-    export.to_onnx(load_encoder(saved), path, "w8a8", overwrite=True)  # the next one removes them
+    export.to_onnx(load_encoder(saved), path, overwrite=True)  # the next one removes them
     assert set(os.listdir(path.parent)) == {"encoder.onnx", "encoder.verification.json"}
     assert path.read_bytes() != before
 

@@ -154,7 +154,11 @@ def test_a_file_of_that_name_that_ssql_did_not_write_stays(command, inputs, ssql
                 path.mkdir()
             before = listing(tmp_path)
             said = ssql_ends(command, *words, "--overwrite", "true")
-            wrong = {"mine": "that ssql wrote", "link": "is a symbolic link", "folder": "is a folder"}[kind]
+            wrong = {
+                "mine": "was not written by ssql and would be replaced by",
+                "link": "is a symbolic link",
+                "folder": "is a folder",
+            }[kind]
             assert said is not None and f"{path} " in said and wrong in said
             assert listing(tmp_path) == before
             shutil.rmtree(output)
@@ -303,10 +307,31 @@ def test_verify_and_features_and_bench_leave_what_is_not_theirs(inputs, exported
     before = listing(tmp_path)
     audio, encoder = inputs / "talk.wav", ("--encoder", tmp_path / "encoder")
     for words, message in {
-        ("verify", "--file", file, *encoder): f"{report} is not a verification report that ssql wrote",
-        ("features", audio, *encoder, "--output", weights): f"{weights} is not features that ssql wrote",
-        ("bench", file, "--output", tmp_path / "accuracy"): "accuracy.json holds results of an evaluation, not lat",
-        ("export", *encoder, "--output", tmp_path / "encoder"): "holds the description of an encoder, not a model card",
+        (
+            "verify",
+            "--file",
+            file,
+            *encoder,
+        ): f"{report} was not written by ssql and would be replaced by a verification report",
+        (
+            "features",
+            audio,
+            *encoder,
+            "--output",
+            weights,
+        ): f"{weights} was not written by ssql and would be replaced by features",
+        (
+            "bench",
+            file,
+            "--output",
+            tmp_path / "accuracy",
+        ): "accuracy.json holds results of an evaluation and would be replaced by lat",
+        (
+            "export",
+            *encoder,
+            "--output",
+            tmp_path / "encoder",
+        ): "holds the description of an encoder and would be replaced by a model card",
     }.items():
         said = ssql_ends(*words, *(["--overwrite", "true"] if words[0] != "verify" else []))
         assert said is not None and message in said
