@@ -117,7 +117,5 @@ def test_an_encoders_folder_and_another_readme_are_never_written_over(encoder, t
     with pytest.raises(FileExistsError, match="config.json holds the description of an encoder and would be replaced"):
         export.entries_to_keep(tmp_path / "encoder", encoder, None, None, overwrite=True)
     (tmp_path / "README.md").write_text("my project")
-    with pytest.raises(
-        FileExistsError, match="README.md was not written by ssql and would be replaced by a model card"
-    ):
+    with pytest.raises(FileExistsError, match="README.md was not written by ssql and would be replaced"):
         export.entries_to_keep(tmp_path, encoder, None, None, overwrite=True)

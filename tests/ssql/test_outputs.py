@@ -155,7 +155,7 @@ def test_a_file_of_that_name_that_ssql_did_not_write_stays(command, inputs, ssql
             before = listing(tmp_path)
             said = ssql_ends(command, *words, "--overwrite", "true")
             wrong = {
-                "mine": "was not written by ssql and would be replaced by",
+                "mine": "was not written by ssql",
                 "link": "is a symbolic link",
                 "folder": "is a folder",
             }[kind]
@@ -312,26 +312,26 @@ def test_verify_and_features_and_bench_leave_what_is_not_theirs(inputs, exported
             "--file",
             file,
             *encoder,
-        ): f"{report} was not written by ssql and would be replaced by a verification report",
+        ): f"{report} was not written by ssql",
         (
             "features",
             audio,
             *encoder,
             "--output",
             weights,
-        ): f"{weights} was not written by ssql and would be replaced by features",
+        ): f"{weights} was not written by ssql",
         (
             "bench",
             file,
             "--output",
             tmp_path / "accuracy",
-        ): "accuracy.json holds results of an evaluation and would be replaced by lat",
+        ): "accuracy.json holds results of an evaluation",
         (
             "export",
             *encoder,
             "--output",
             tmp_path / "encoder",
-        ): "holds the description of an encoder and would be replaced by a model card",
+        ): "config.json holds the description of an encoder",
     }.items():
         said = ssql_ends(*words, *(["--overwrite", "true"] if words[0] != "verify" else []))
         assert said is not None and message in said
