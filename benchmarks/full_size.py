@@ -176,6 +176,8 @@ def main() -> None:
         assert peak is not None
         print(json.dumps(result | {"s": time.perf_counter() - started, "peak_gb": int(peak[1]) * 1024 / 1e9}))
         return
+    if not arguments.keep and arguments.output.exists() and any(arguments.output.iterdir()):
+        parser.error(f"{arguments.output} is not empty, and would be deleted at the end: choose another --output")
     arguments.output.mkdir(parents=True, exist_ok=True)
     results = {stage: alone(stage, arguments) for stage in stages(arguments)}
     print(tables(results))

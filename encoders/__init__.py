@@ -4,7 +4,7 @@ from encoders.artifact import init_from, load_encoder, save_encoder
 from encoders.audio import read_blocks
 from encoders.conformer import Conformer
 from encoders.encoder import ENCODERS, Encoder, register_encoder
-from encoders.folder import ArtifactError
+from encoders.folder import ArtifactError, check_folder_target
 from encoders.frames import FrameEncoder
 from encoders.heads import Head, load_head, save_head
 from encoders.interleaving import deinterleave, interleave
@@ -42,6 +42,7 @@ __all__ = [
     "WavLM",
     "WhisperLogMel",
     "WindowEncoder",
+    "check_folder_target",
     "deinterleave",
     "encode_windows",
     "import_encoder",

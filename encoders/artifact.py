@@ -1,21 +1,22 @@
 """The saved encoder: a folder with `config.json` and `model.safetensors`, in the Hugging Face manner."""
 
-import shutil
-import tempfile
+from functools import partial
 from pathlib import Path
 
 from encoders.arguments import check_arguments
 from encoders.description import ArtifactError, check_architecture, described
 from encoders.encoder import ENCODERS, Encoder
+from encoders.files import staged_folder
 from encoders.folder import (
+    CHECKSUM,
     CONFIG,
     WEIGHTS,
+    check_folder_target,
+    description_bytes,
     load_weights,
     local_folder,
     read_json,
-    replace_folder,
     save_weights,
-    write_json,
 )
 from encoders.heads import Head, save_head
 from encoders.tokenizer import Tokenizer, save_tokenizer
@@ -24,9 +25,9 @@ from quant.activation import RANGE_BUFFERS
 from quant.bias_correction import add_corrections
 from quant.steps import add_steps
 
-FORMAT_VERSION = 2
-# Version 1 had one activation range for all bit-widths, shape ().
-READABLE_VERSIONS = (1, 2)
+FORMAT_VERSION = 3
+# Version 2 had no checksum of the weights.
+READABLE_VERSIONS = (2, FORMAT_VERSION)
 
 
 def save_encoder(
@@ -38,17 +39,17 @@ def save_encoder(
 ) -> None:
     """Write an encoder, prepared or not, with policy, ranges, learned steps, bias corrections; head and tokenizer.
 
-    The folder appears whole or not at all: files are written beside it and renamed.
+    The folder appears whole or not at all: files are written beside it and renamed. Only an empty folder, or one that
+    holds nothing but what this function wrote, is replaced; the encoder may have been loaded from it.
 
     Raises:
-        FileExistsError: the folder exists and overwrite is False.
+        FileExistsError: the folder exists and overwrite is False, or it holds anything else.
         ValueError: a weight is NaN or infinite, or the tokenizer is another encoder's.
+        OSError: it cannot be written, the disk is full, or something else is writing it.
     """
     folder = Path(folder)
     if tokenizer is not None:
         tokenizer.check_encoder(encoder)
-    if folder.exists() and not overwrite:
-        raise FileExistsError(f"{folder} exists already: choose another folder, or overwrite")
     config = {"format_version": FORMAT_VERSION, "encoder": encoder.name, "arguments": encoder.arguments}
     mode = next((module.mode for module in encoder.modules() if isinstance(module, QuantLayer)), None)
     if mode is not None:
@@ -58,19 +59,13 @@ def save_encoder(
     if mode is not None and corrected_bit_widths(encoder):
         config["bias_corrections"] = [str(run) for run in corrected_bit_widths(encoder)]
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        staging.chmod(0o755)
-        write_json(config, staging / CONFIG)
+    with staged_folder(folder, partial(check_folder_target, overwrite=overwrite)) as staging:
         save_weights(encoder, staging / WEIGHTS, may_be_infinite=RANGE_BUFFERS)
+        (staging / CONFIG).write_bytes(description_bytes(config, staging / WEIGHTS))
         if head is not None:
             save_head(head, staging)
         if tokenizer is not None:
             save_tokenizer(tokenizer, staging)
-        replace_folder(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def load_encoder(folder: str | Path) -> Encoder:
@@ -107,7 +102,7 @@ def load_encoder(folder: str | Path) -> Encoder:
             add_steps(encoder, steps)
         for bit_width in corrections:
             add_corrections(encoder, bit_width)
-    load_weights(encoder, folder / WEIGHTS, one_range_ending=RANGE_BUFFERS)
+    load_weights(encoder, folder / WEIGHTS, config.get(CHECKSUM))
     return encoder.eval()
 
 

@@ -11,7 +11,9 @@ from encoders.folder import HEAD_CONFIG, HEAD_WEIGHTS, load_beside, save_beside
 
 HeadTask = Literal["classification", "ctc", "regression"]
 HEAD_TASKS: tuple[HeadTask, ...] = get_args(HeadTask)
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Version 1 had no checksum of the weights.
+READABLE_VERSIONS = (1, FORMAT_VERSION)
 # Of CTC's logits, the one that is no token.
 BLANK = 0
 
@@ -136,4 +138,4 @@ def load_head(folder: str | Path) -> Head | None:
         ArtifactError: no such folder, a damaged file, or weights of another head.
     """
     keys = {"task", "feature_dim", "classes", "units", "label"}
-    return load_beside(Head, folder, HEAD_CONFIG, HEAD_WEIGHTS, keys, (FORMAT_VERSION,))
+    return load_beside(Head, folder, HEAD_CONFIG, HEAD_WEIGHTS, keys, READABLE_VERSIONS)

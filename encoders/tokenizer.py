@@ -19,7 +19,9 @@ from encoders.resampling import Resampling
 
 LINGUISTIC_RATE, SEMANTIC_RATE = 50 / 3, 25.0  # Hz
 PADDING = -1
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Version 1 had no checksum of the weights.
+READABLE_VERSIONS = (1, FORMAT_VERSION)
 
 
 class Tokens(NamedTuple):
@@ -186,4 +188,4 @@ def load_tokenizer(folder: str | Path) -> Tokenizer | None:
         ArtifactError: no such folder, a damaged file, or weights of another tokenizer.
     """
     keys = {"feature_dim", "frame_rate", "linguistic_codes", "semantic_codes", "code_dim"}
-    return load_beside(Tokenizer, folder, TOKENIZER_CONFIG, TOKENIZER_WEIGHTS, keys, (FORMAT_VERSION,))
+    return load_beside(Tokenizer, folder, TOKENIZER_CONFIG, TOKENIZER_WEIGHTS, keys, READABLE_VERSIONS)

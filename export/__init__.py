@@ -2,7 +2,7 @@
 
 from export.accuracy import Accuracy, Labelled
 from export.bench import measure_files
-from export.card import describe, entries_to_keep, write_card
+from export.card import describe, entries_to_keep, refuse_foreign_card, write_card
 from export.head import stored_head
 from export.metadata import VerificationError, load_file
 from export.onnx import to_onnx
@@ -25,6 +25,7 @@ __all__ = [
     "integer_operators",
     "load_file",
     "measure_files",
+    "refuse_foreign_card",
     "stored_head",
     "stream_to_onnx",
     "to_onnx",

@@ -8,8 +8,9 @@ from typing import Any
 import onnx
 
 from encoders import Encoder, Head, Tokenizer
+from encoders.files import write_json, write_text
 from encoders.log_mel import HOP, SAMPLE_RATE
-from export.files import write_json, write_text
+from encoders.ownership import CARD, mark, refuse_foreign
 from export.head import stored_head
 from export.metadata import load_file, weights_sha256
 from export.signature import SpeechInput, input_form
@@ -69,11 +70,10 @@ def entries_to_keep(
             `config.json` that is not a card's, always: an encoder's own folder is no place for its files.
     """
     path, form = folder / CONFIG, input_form(encoder, input)
+    refuse_foreign_card(folder)
     if not path.exists():
-        if (folder / README).exists():
-            raise FileExistsError(f"{folder / README} is not a model card of an export: choose another folder")
         return []
-    found = _read(path)
+    found = json.loads(path.read_text(encoding="utf-8"))
     same = (
         found["encoder"]["weights_sha256"] == weights_sha256(encoder)
         and found["input"] == form
@@ -90,6 +90,12 @@ def entries_to_keep(
     return []
 
 
+def refuse_foreign_card(folder: Path) -> None:
+    """Raise FileExistsError where a folder's `README.md` or `config.json` is not an export's, such as an encoder's."""
+    for name in (CONFIG, README):
+        refuse_foreign(folder / name, CARD)
+
+
 def write_card(config: dict[str, Any], folder: Path, kept: Sequence[dict[str, Any]] = ()) -> None:
     """Write `config.json` and a `README.md` that says the same in words.
 
@@ -102,7 +108,7 @@ def write_card(config: dict[str, Any], folder: Path, kept: Sequence[dict[str, An
     files = [entry for entry in kept if entry["file"] not in new] + config["files"]
     config = config | {"files": sorted(files, key=lambda entry: -entry["size_bytes"])}
     write_json(config, folder / CONFIG)
-    write_text(card_text(config), folder / README)
+    write_text(card_text(config) + "\n" + mark(CARD), folder / README)
 
 
 def card_text(config: dict[str, Any]) -> str:
@@ -168,17 +174,6 @@ def snippet(config: dict[str, Any]) -> str:
     elif head:
         lines.append(f'print(outputs["{"values" if head["task"] == "regression" else "logits"}"][0])')
     return "\n".join(lines) + "\n"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        ours = isinstance(found, dict) and {"encoder", "input", "head", "files"} <= found.keys()
-    except ValueError:
-        ours = False
-    if not ours or not isinstance(found["encoder"], dict):
-        raise FileExistsError(f"{path} belongs to something else, such as an encoder: choose another folder")
-    return dict(found)
 
 
 def _entry(path: Path) -> dict[str, Any]:

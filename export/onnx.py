@@ -11,8 +11,9 @@ from onnx import helper
 from torch import Tensor, nn
 
 from encoders import Encoder, Head, Tokenizer
+from encoders.files import staged_file, write_json
+from encoders.ownership import ONNX, REPORT, refuse_foreign
 from export.accuracy import Labelled
-from export.files import staged, write_json
 from export.front_end import ExportedFrontEnd, shrink_tables
 from export.head import ExportedHead
 from export.metadata import OPSET, VerificationError, metadata
@@ -79,7 +80,7 @@ def to_onnx(
         path.
 
     Raises:
-        FileExistsError: the file exists and overwrite is False.
+        FileExistsError: the file exists and overwrite is False, or it or its report is not one of ours.
         ValueError: unknown bit-width or input, an encoder that is not prepared, a weight that is NaN or infinite, a
             layer or operation without an ONNX form, an opset that is too old, a file over protobuf's 2 GB, or a
             tokenizer of another encoder.
@@ -88,13 +89,13 @@ def to_onnx(
     """
     path, halves = Path(path), bit_width == FLOAT16
     run = FULL_PRECISION if halves else parse_bit_width(bit_width)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already: choose another name, or overwrite")
+    report, failed = path.with_suffix(".verification.json"), path.with_suffix(".failed.onnx")
+    failed_report = failed.with_suffix(".verification.json")
+    check_targets({path: ONNX, report: REPORT, failed: ONNX, failed_report: REPORT}, overwrite)
     proto = _build(encoder, run, input_form(encoder, input), head, image_size, opset, tokenizer)
     if halves:
         halve_floats(proto)
-    report = path.with_suffix(".verification.json")
-    with staged(path) as staging:
+    with staged_file(path) as staging:
         onnx.save(proto, staging)
         if not check:
             report.unlink(missing_ok=True)  # of an earlier file
@@ -103,13 +104,29 @@ def to_onnx(
         result.file = str(path)
         log.info("%s: %s", path, result)
         if not result.passed:
-            failed = path.with_suffix(".failed.onnx")
             result.file = str(failed)
             os.replace(staging, failed)
-            write_json(result.to_dict(), failed.with_suffix(".verification.json"))
+            write_json(result.to_dict(), failed_report)
             raise VerificationError(f"{path} was not written, {failed.name} departs from torch: {result}")
         write_json(result.to_dict(), report)
     return path
+
+
+def check_targets(paths: dict[Path, str], overwrite: bool) -> None:
+    """Check that files may be written: nothing is there, or, to be overwritten, a file of ours of the same kind.
+
+    Args:
+        paths: file to its kind, one of `encoders.ownership`; the first is the one that overwrite is about.
+        overwrite: whether it may be replaced.
+
+    Raises:
+        FileExistsError: a file may not be replaced.
+    """
+    for path, kind in paths.items():
+        refuse_foreign(path, kind)
+    first = next(iter(paths))
+    if first.exists() and not overwrite:
+        raise FileExistsError(f"{first} exists already: choose another name, or overwrite")
 
 
 def _build(

@@ -13,11 +13,12 @@ from onnx import helper
 from torch import Tensor, nn
 
 from encoders import StreamingTransformer
+from encoders.files import staged_file
+from encoders.ownership import ONNX
 from encoders.streaming import State
-from export.files import staged
 from export.metadata import OPSET, VerificationError, check_metadata, load_file, metadata
 from export.model import Pipeline, run_in_torch
-from export.onnx import export_form
+from export.onnx import check_targets, export_form
 from export.packing import pack_weights
 from export.runtime import open_session
 from export.signature import Axes, Signature, frozen_copy, synthetic_clips
@@ -64,16 +65,15 @@ def stream_to_onnx(
         path.
 
     Raises:
-        FileExistsError: the file exists and overwrite is False.
+        FileExistsError: the file exists and overwrite is False, or it is not one of ours.
         ValueError: unknown bit-width, an encoder that is not prepared, or a weight that is NaN or infinite.
         quant.NotCalibratedError: a layer whose activation range was never observed.
         VerificationError: the file departs from torch.
     """
     path, run = Path(path), parse_bit_width(bit_width)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already: choose another name, or overwrite")
+    check_targets({path: ONNX}, overwrite)
     proto = _build(encoder, run)
-    with staged(path) as staging:
+    with staged_file(path) as staging:
         onnx.save(proto, staging)
         if check:
             result = verify_stream(staging, encoder, run, waveforms)

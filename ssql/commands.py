@@ -1,7 +1,9 @@
 """The commands that make and try files, each a typed function that jsonargparse turns into a command line."""
 
+import json
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import export as onnx_export
 import quant
@@ -9,12 +11,14 @@ from encoders import (
     FrameEncoder,
     Head,
     StreamingTransformer,
+    check_folder_target,
     load_encoder,
     load_head,
     load_tokenizer,
     save_encoder,
     window_encoder,
 )
+from encoders.ownership import LATENCIES, REPORT, refuse_foreign
 from encoders.paths import shown
 from quant import parse_bit_width
 from ssql.checks import at_least, not_empty
@@ -23,7 +27,7 @@ from ssql.data import DataModule
 from ssql.evaluate import calibrate_on, correct_bias_on, prepare_anew, sensitivities_on
 from ssql.features import feature_paths, write_features
 from ssql.figures import latency_figure
-from ssql.output import refuse_existing, save_json, save_plot
+from ssql.output import refuse_existing, reserved, save_json, save_plot
 from ssql.probe_head import labelled_test, probe_head
 from ssql.report import latency_tables, sensitivity_table
 from ssql.rows import load_rows, results_by_bits
@@ -65,9 +69,9 @@ def calibrate(
         batches: training batches looked at.
         bias_correction: bit-widths at which the layers keep their mean outputs, as heads trained at full precision
             need it: '[w8a8, w4a8]'.
-        overwrite: replace an existing folder.
+        overwrite: replace an existing encoder folder, which may be the same; one that holds anything else is refused.
     """
-    refuse_existing([Path(output)], overwrite)
+    check_folder_target(output, overwrite)
     loaded = load_encoder(encoder)
     prepare_anew(loaded, policy)
     if average_bits is not None:
@@ -124,26 +128,32 @@ def export(
     not_empty(bit_width=bit_widths)
     paths = {b: Path(output) / (FILE_NAMES.get(b) or f"encoder-{parse_bit_width(b)}.onnx") for b in bit_widths}
     refuse_existing(paths.values(), overwrite)
+    latency_file = Path(output) / "latency.json"
+    refuse_foreign(latency_file, LATENCIES)
+    for path in paths.values():
+        refuse_foreign(path.with_suffix(".verification.json"), REPORT)
+    onnx_export.refuse_foreign_card(Path(output))
     known = results_by_bits(load_rows(Path(accuracy))) if accuracy else {}
     loaded, own_head, tokenizer = load_encoder(encoder), load_head(encoder), load_tokenizer(encoder)
     heads = {b: own_head for b in bit_widths}
     if data is not None and task is not None and (own_head is None or own_head.label != task):
         heads = {b: probe_head(loaded, data, task, "fp" if b == "fp16" else b) for b in bit_widths}
-    kept = onnx_export.entries_to_keep(Path(output), loaded, input, heads[bit_widths[0]], overwrite, tokenizer)
-    for b, path in paths.items():
-        labelled = _labelled(data, heads[b])
-        onnx_export.to_onnx(loaded, path, b, input, heads[b], overwrite, labelled=labelled, tokenizer=tokenizer)
-    latencies = onnx_export.measure_files(list(paths.values()))
-    save_json(latencies, Path(output) / "latency.json")
-    say(*latency_tables(latencies))
-    card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
-    for entry in card["files"]:
-        entry["accuracy"] |= known.get(entry["bit_width"], {})
-        entry["latency_ms"] = {
-            f"{row['seconds']:g}": row["latency_ms"] for row in latencies if row["file"] == entry["file"]
-        }
-    onnx_export.write_card(card, Path(output), kept)
-    say(f"model card: {Path(output) / 'README.md'}")
+    with reserved(Path(output) / "export", paths.values(), overwrite):
+        kept = onnx_export.entries_to_keep(Path(output), loaded, input, heads[bit_widths[0]], overwrite, tokenizer)
+        for b, path in paths.items():
+            labelled = _labelled(data, heads[b])
+            onnx_export.to_onnx(loaded, path, b, input, heads[b], overwrite, labelled=labelled, tokenizer=tokenizer)
+        latencies = onnx_export.measure_files(list(paths.values()))
+        save_json(_with_others(latencies, latency_file), latency_file)
+        say(*latency_tables(latencies))
+        card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
+        for entry in card["files"]:
+            entry["accuracy"] |= known.get(entry["bit_width"], {})
+            entry["latency_ms"] = {
+                f"{row['seconds']:g}": row["latency_ms"] for row in latencies if row["file"] == entry["file"]
+            }
+        onnx_export.write_card(card, Path(output), kept)
+        say(f"model card: {Path(output) / 'README.md'}")
 
 
 def stream(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overwrite: bool = False) -> None:
@@ -160,11 +170,15 @@ def stream(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overw
         overwrite: replace existing files.
     """
     not_empty(bit_width=bit_width)
+    bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
+    names = {b: FILE_NAMES.get(b) or f"encoder-{parse_bit_width(b)}.onnx" for b in bit_widths}
+    paths = {b: Path(output) / name.replace("encoder", "stream") for b, name in names.items()}
+    refuse_existing(paths.values(), overwrite)
     loaded = StreamingTransformer.from_pretrained(encoder)
-    for b in [bit_width] if isinstance(bit_width, str) else bit_width:
-        name = FILE_NAMES.get(b, f"encoder-{parse_bit_width(b)}.onnx").replace("encoder", "stream")
-        path = onnx_export.stream_to_onnx(loaded, Path(output) / name, b, overwrite)
-        say(f"{path}: {onnx_export.verify_stream(path, loaded, b)}")
+    with reserved(Path(output) / "stream", paths.values(), overwrite):
+        for b, path in paths.items():
+            onnx_export.stream_to_onnx(loaded, path, b, overwrite)
+            say(f"{path}: {onnx_export.verify_stream(path, loaded, b)}")
 
 
 def features(
@@ -235,7 +249,9 @@ def verify(
         data: labelled data: what the file's own head, or a linear probe, says of its test split.
         task: the label to predict; the head's own by default.
     """
-    path, loaded = Path(file), load_encoder(encoder)
+    path, report = Path(file), Path(file).with_suffix(".verification.json")
+    refuse_foreign(report, REPORT)
+    loaded = load_encoder(encoder)
     proto, found = onnx_export.load_file(path)
     head = onnx_export.stored_head(proto)
     if data is not None and head is None:
@@ -246,7 +262,7 @@ def verify(
         raise ValueError(f"{file} has a head for the task {head.label}, not {task}")
     labelled, tokenizer = _labelled(data, head), load_tokenizer(encoder)
     result = onnx_export.verify(path, loaded, bit_width, head=head, labelled=labelled, tokenizer=tokenizer)
-    save_json(result.to_dict(), path.with_suffix(".verification.json"))
+    save_json(result.to_dict(), report)
     say(f"{path}: {result}")
     if not result.passed:
         raise onnx_export.VerificationError(f"{path} does not agree with torch: {result}")
@@ -258,6 +274,7 @@ def bench(
     threads: list[int] = [1, 2],  # noqa: B006
     repeats: int = 15,
     output: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Size, cold start, memory, latency and real-time factor of ONNX files, side by side in ONNX Runtime.
 
@@ -269,16 +286,28 @@ def bench(
         threads: of ONNX Runtime, one measurement each; 0 takes its default.
         repeats: timed runs of each file.
         output: <output>.json gets the rows, <output>.png the plot.
+        overwrite: replace earlier latencies.
     """
     not_empty(files=files, seconds=seconds, threads=threads)
     at_least(1, repeats=repeats)
     at_least(0, threads=threads)
     at_least(SHORTEST_CLIP, seconds=seconds)
-    rows = onnx_export.measure_files([Path(file) for file in files], seconds, threads, repeats)
-    if output:
-        save_json(rows, Path(f"{output}.json"))
-        save_plot(latency_figure(rows), Path(f"{output}.png"))
+    targets = [Path(f"{output}.json"), Path(f"{output}.png")] if output else []
+    refuse_existing(targets, overwrite, LATENCIES)
+    with reserved(Path(output), targets, overwrite, LATENCIES) if output else nullcontext():
+        rows = onnx_export.measure_files([Path(file) for file in files], seconds, threads, repeats)
+        if output:
+            save_json(rows, targets[0])
+            save_plot(latency_figure(rows), targets[1])
     say(*latency_tables(rows))
+
+
+def _with_others(latencies: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """Latencies, after those that a file has of other ONNX files beside it."""
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() and file.stat().st_size else []
+    measured = {row["file"] for row in latencies}
+    others = [row for row in earlier if row["file"] not in measured and file.with_name(row["file"]).is_file()]
+    return others + latencies
 
 
 def _labelled(data: DataModule | None, head: Head | None) -> onnx_export.Labelled | None:

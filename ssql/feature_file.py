@@ -1,12 +1,13 @@
 """Features of one recording as safetensors, written while they come: in memory there are only the next ones."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
+from encoders.files import staged_file
 
 # Bytes for the header, which is known last: spaces after its JSON are part of the format.
 HEADER = 4096
@@ -46,8 +47,7 @@ class FeatureFile:
             raise ValueError(f"metadata of {len(text)} bytes does not fit the {HEADER} bytes of a header")
         self.file.seek(0)
         self.file.write(HEADER.to_bytes(8, "little") + text.ljust(HEADER))
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        self.file.close()
 
 
 @contextmanager
@@ -63,13 +63,10 @@ def feature_file(path: Path, feature_dim: int, frame_rate: float, metadata: dict
         frame_rate: in Hz.
         metadata: of the file's header; may be added to until the block ends.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.tmp")
-    writing = FeatureFile(staging, feature_dim)
-    try:
-        yield writing
-        writing.close(frame_rate, metadata)
-        os.replace(staging, path)
-    finally:
-        writing.file.close()
-        staging.unlink(missing_ok=True)
+    with staged_file(path) as staging:
+        writing = FeatureFile(staging, feature_dim)
+        try:
+            yield writing
+            writing.close(frame_rate, metadata)
+        finally:
+            writing.file.close()

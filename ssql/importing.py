@@ -1,9 +1,8 @@
 """`ssql import`: published weights become an encoder folder."""
 
-from pathlib import Path
 from typing import Literal
 
-from encoders import import_encoder
+from encoders import check_folder_target, import_encoder
 from ssql.console import say
 
 
@@ -27,10 +26,9 @@ def import_weights(
             qwen2_audio.
         output: folder of the encoder.
         heads: attention heads; config.json's, or width / 64, when null.
-        overwrite: replace an existing folder.
+        overwrite: replace an existing encoder folder; one that holds anything else is refused.
     """
-    if Path(output).exists() and not overwrite:
-        raise FileExistsError(f"{output} exists already: use --overwrite true, or another --output")
+    check_folder_target(output, overwrite)
     encoder, report = import_encoder(weights, layout, heads)
     encoder.save_pretrained(output, overwrite=overwrite)
     sizes = ", ".join(f"{name} {value}" for name, value in encoder.arguments.items())

@@ -13,7 +13,7 @@ from ssql.data import DataModule
 from ssql.evaluate import BIT_WIDTHS, Quantizer
 from ssql.evaluate import evaluate as evaluate_encoders
 from ssql.figures import accuracy_figure, retained_figure
-from ssql.output import refuse_existing, save_csv, save_json, save_plot, save_text
+from ssql.output import refuse_existing, reserved, save_csv, save_json, save_plot, save_text
 from ssql.report import markdown_report, suite_report, terminal_table
 from ssql.report_page import report_page
 from ssql.rows import Row, load_rows, retained_rows
@@ -54,8 +54,10 @@ def evaluate(
     """
     not_empty(encoders=encoders, bit_widths=bit_widths, tasks=tasks, quantizers=quantizers)
     refuse_existing(_files(output, "accuracy"), overwrite)
-    rows = evaluate_encoders(_loaded(encoders), data, bit_widths, tasks, calibration_batches, quantizers)
-    _save(rows, output, "accuracy", markdown_report(rows), accuracy_figure(rows))
+    loaded = _loaded(encoders)
+    with reserved(Path(output) / "accuracy", _files(output, "accuracy"), overwrite):
+        rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches, quantizers)
+        _save(rows, output, "accuracy", markdown_report(rows), accuracy_figure(rows))
 
 
 def evaluate_tokenizer(
@@ -92,8 +94,9 @@ def evaluate_tokenizer(
         raise ValueError(f"no tokenizer in {', '.join(missing)}: give what ssql tokenizer wrote, OUTPUT/model")
     loaded = _loaded(tokenizers)
     pairs = {name: (loaded[name], head) for name, head in heads.items() if head is not None}
-    rows = token_agreement(pairs, data, bit_widths, calibration_batches, quantizers)
-    _save(rows, output, "tokens", markdown_report(rows), accuracy_figure(rows, "agreement"))
+    with reserved(Path(output) / "tokens", _files(output, "tokens"), overwrite):
+        rows = token_agreement(pairs, data, bit_widths, calibration_batches, quantizers)
+        _save(rows, output, "tokens", markdown_report(rows), accuracy_figure(rows, "agreement"))
 
 
 def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
@@ -110,7 +113,8 @@ def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
     refuse_existing(_files(output, "accuracy"), overwrite)
     not_empty(rows=rows)
     merged = [row for file in rows for row in load_rows(Path(file))]
-    _save(merged, output, "accuracy", markdown_report(merged), accuracy_figure(merged))
+    with reserved(Path(output) / "accuracy", _files(output, "accuracy"), overwrite):
+        _save(merged, output, "accuracy", markdown_report(merged), accuracy_figure(merged))
 
 
 def suite(
@@ -129,7 +133,7 @@ def suite(
 
     Writes suite.json and suite.csv (rows as of `ssql evaluate`), suite.md (each task, and what is retained of full
     precision) and suite.png. Parts: words and prosody (eSpeak NG, made on the spot), fsdd and prompts (recordings).
-    suite.json grows part by part: a stopped suite goes on with --parts of what is missing and --rows of what is there.
+    suite.partial.json grows part by part: a stopped suite goes on with --parts of what is missing and --rows of it.
     Example: ssql suite --encoders '{"SSQL": "runs/a/encoder", "SimSiam": "runs/b/encoder"}' --output runs/suite
 
     Args:
@@ -146,7 +150,9 @@ def suite(
         overwrite: replace earlier results.
     """
     not_empty(encoders=encoders, bit_widths=bit_widths, quantizers=quantizers)
+    partial = Path(output) / "suite.partial.json"
     refuse_existing(_files(output, "suite"), overwrite)
+    refuse_existing([partial], overwrite or str(partial) in map(str, map(Path, rows)))
     modules, skipped = speech_suite(parts, recordings, seed)
     for sentence in skipped:
         log.warning("%s", sentence)
@@ -156,13 +162,15 @@ def suite(
     for data in modules.values():
         data.setup()  # what cannot be read is said before anything is measured
     found = [row for file in rows for row in load_rows(Path(file))]
-    for name, data in modules.items():
-        log.info("suite: %s", name)
-        measured = evaluate_encoders(loaded, data, bit_widths, None, calibration_batches, quantizers)
-        found += [row | {"task": f"{name}/{row['task']}"} for row in measured]
-        save_json(found, _files(output, "suite")[0])  # what is measured is kept
-    kept = retained_rows(found)
-    _save(found, output, "suite", suite_report(found, skipped), retained_figure(kept))
+    with reserved(Path(output) / "suite", _files(output, "suite"), overwrite):
+        for name, data in modules.items():
+            log.info("suite: %s", name)
+            measured = evaluate_encoders(loaded, data, bit_widths, None, calibration_batches, quantizers)
+            found += [row | {"task": f"{name}/{row['task']}"} for row in measured]
+            save_json(found, partial)  # what is measured is kept, beside the results of an earlier suite
+        kept = retained_rows(found)
+        _save(found, output, "suite", suite_report(found, skipped), retained_figure(kept))
+        partial.unlink(missing_ok=True)
     say(terminal_table(kept, "retained", title="suite:"))
 
 
@@ -184,6 +192,8 @@ def report(
     """
     not_empty(runs=runs)
     at_least(1, batches=batches)
+    if not output.endswith(".html"):
+        raise ValueError(f"the report is a page: --output {output} should end in .html")
     refuse_existing([Path(output)], overwrite)
     save_text(report_page(read_runs(runs), data, batches), Path(output))
     say(f"report: {output}")

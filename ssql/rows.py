@@ -141,7 +141,8 @@ def load_rows(path: Path) -> list[Row]:
     keys = {"method", "task", "bit_width", "metric", "value"}
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and keys <= row.keys() for row in rows):
         raise ValueError(f"{path} does not hold rows of {', '.join(sorted(keys))}: give what ssql evaluate wrote")
-    return rows
+    # JSON has no NaN: a value that is not a number was written as null.
+    return [row | {"value": float("nan")} if row["value"] is None else row for row in rows]
 
 
 def results_by_bits(rows: Sequence[Row]) -> dict[str, dict[str, float]]:

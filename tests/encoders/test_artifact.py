@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -5,7 +6,23 @@ import safetensors.torch
 import torch
 
 import quant
-from encoders import ArtifactError, SpeechTransformer, VisionEncoder, init_from, load_encoder
+from encoders import (
+    ArtifactError,
+    Head,
+    SpeechTransformer,
+    Tokenizer,
+    VisionEncoder,
+    init_from,
+    load_encoder,
+    load_head,
+    load_tokenizer,
+    save_encoder,
+)
+
+
+def listing(folder):
+    """Every name below a folder, and the content of every file."""
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
 
 
 @pytest.fixture
@@ -44,18 +61,70 @@ def test_grids_clipped_ranges_and_learned_steps_come_back(saved, tmp_path):
         assert torch.equal(again(mel)[0], encoder(mel)[0])
 
 
-def test_an_artifact_of_format_1_has_one_range_for_all_bit_widths(saved):
+def test_one_flipped_byte_of_any_weights_file_is_noticed(saved):
     encoder, folder = saved
-    config = json.loads((folder / "config.json").read_text()) | {"format_version": 1}
-    for new in ("granularity", "weight_range", "attention"):
-        del config["policy"][new]
+    head, tokenizer = Head("classification", 32, ["yes", "no"]), Tokenizer(32, encoder.frame_rate, 8, 8)
+    save_encoder(encoder, folder, overwrite=True, head=head, tokenizer=tokenizer)
+    loaders = {"model": load_encoder, "head": load_head, "tokenizer": load_tokenizer}
+    for name, load in loaders.items():
+        load(folder)
+        path = folder / f"{name}.safetensors"
+        content = path.read_bytes()
+        described = json.loads((folder / ("config.json" if name == "model" else f"{name}.json")).read_text())
+        assert described["weights_file_sha256"] == hashlib.sha256(content).hexdigest()
+        for place in (9, len(content) // 2, len(content) - 1):
+            damaged = bytearray(content)
+            damaged[place] ^= 1
+            path.write_bytes(damaged)
+            with pytest.raises(ArtifactError, match=rf"{name}\.safetensors is damaged: "):
+                load(folder)
+        path.write_bytes(content)
+
+
+def test_an_artifact_of_format_2_has_no_checksum_and_says_so(saved, caplog):
+    encoder, folder = saved
+    load_encoder(folder)
+    assert caplog.text == ""
+    config = json.loads((folder / "config.json").read_text())
+    del config["weights_file_sha256"]
     (folder / "config.json").write_text(json.dumps(config))
-    state = safetensors.torch.load_file(folder / "model.safetensors")
-    old = {key: value[0] if "activation_m" in key else value for key, value in state.items()}
-    safetensors.torch.save_file(old, folder / "model.safetensors")
+    with pytest.raises(ArtifactError, match="must have the key weights_file_sha256"):
+        load_encoder(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"format_version": 2}))
     again, mel = load_encoder(folder), torch.randn(1, 80, 40)
+    assert "model.safetensors has no checksum" in caplog.text
     with torch.no_grad(), quant.at(encoder, "w3a5"), quant.at(again, "w3a5"):
         assert torch.equal(again(mel)[0], encoder(mel)[0])
+    config = json.loads((folder / "config.json").read_text()) | {"weights_file_sha256": 64 * "0"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match="is damaged"):
+        load_encoder(folder)
+
+
+def test_only_an_encoders_own_folder_is_replaced(saved, tmp_path):
+    encoder, folder = saved
+
+    def refused(target, message):
+        before = listing(tmp_path)
+        with pytest.raises(OSError, match=message):
+            encoder.save_pretrained(target, overwrite=True)
+        assert listing(tmp_path) == before
+
+    (folder / "notes.txt").write_text("mine")
+    refused(folder, r"encoder holds what is not of an encoder \(notes.txt\): choose another folder")
+    refused(tmp_path, r"holds what is not of an encoder \(encoder\)")
+    (tmp_path / "file").write_text("mine")
+    refused(tmp_path / "file", "file is a file: a folder is to be written there")
+    refused(tmp_path / "file" / "encoder", "cannot be written: .*file is not a folder")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    refused(tmp_path / "link", "link is a symbolic link")
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "config.json").write_text('{"model_type": "whisper"}')
+    (tmp_path / "published" / "model.safetensors").write_bytes(b"weights")
+    refused(tmp_path / "published", "has no config.json of an encoder that ssql saved")
+    encoder.save_pretrained(tmp_path / "elsewhere")
+    assert load_encoder(tmp_path / "elsewhere").feature_dim == 32
 
 
 def test_unprepared_encoder_stays_unprepared(tmp_path):
@@ -102,7 +171,7 @@ def test_weights_of_another_architecture_name_the_keys(saved):
             "encoder 'bat'; known are: conformer, .*vision",
         ),
         ({"arguments": {"wide": 3}}, "does not describe"),
-        ({"format_version": 9}, "format_version 9; this version reads 1 and 2"),
+        ({"format_version": 9}, "format_version 9; this version reads 2 and 3"),
         ({"policy": {"layers": {"nothing": "w8"}}}, "'nothing' matches no layer"),
     ],
 )

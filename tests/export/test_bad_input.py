@@ -16,7 +16,7 @@ from torch import nn
 
 import export
 import quant
-from encoders import Head, SpeechTransformer, VisionEncoder, save_encoder
+from encoders import Head, SpeechTransformer, VisionEncoder, load_encoder, save_encoder
 
 
 class DataDependent(nn.Module):
@@ -120,7 +120,8 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(standing):
     program = [sys.executable, "-c", PROGRAM.format(before=limit), str(saved), str(path)]
     result = subprocess.run(program, capture_output=True, text=True)
     assert result.returncode == 1
-    assert "OSError: [Errno 27]" in result.stderr
+    said = result.stderr.splitlines()[-1]
+    assert said == f"OSError: {path} was not written, and what was there is unchanged: File too large"
     assert path.read_bytes() == before
     assert sorted(os.listdir(path.parent)) == ["encoder.onnx", "encoder.verification.json"]
 
@@ -130,16 +131,19 @@ def test_a_killed_export_leaves_the_old_file_and_at_most_a_hidden_one(standing):
     slow = "import export.onnx as module, time\nmodule.verify = lambda *_: time.sleep(600)"  # the new file is written
     process = subprocess.Popen([sys.executable, "-c", PROGRAM.format(before=slow), str(saved), str(path)])
     try:
-        while process.poll() is None and not any(name.startswith(".encoder") for name in os.listdir(path.parent)):
+        while process.poll() is None and not any(name.endswith(".ssql-tmp") for name in os.listdir(path.parent)):
             time.sleep(0.01)
         assert process.poll() is None
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert path.read_bytes() == before
-    left = set(os.listdir(path.parent)) - {"encoder.onnx", "encoder.verification.json"}
-    assert all(name.startswith(".encoder-") for name in left)
+    left = {".encoder.onnx.ssql-tmp", ".encoder.onnx.ssql-lock"}
+    assert set(os.listdir(path.parent)) == {"encoder.onnx", "encoder.verification.json"} | left
     assert json.loads(path.with_suffix(".verification.json").read_text())["passed"]
+    export.to_onnx(load_encoder(saved), path, overwrite=True)  # the next one removes them
+    assert set(os.listdir(path.parent)) == {"encoder.onnx", "encoder.verification.json"}
+    assert path.read_bytes() != before
 
 
 def test_an_error_in_the_middle_leaves_nothing(encoder, tmp_path, monkeypatch):

@@ -114,8 +114,8 @@ def test_an_export_joins_files_of_the_same_encoder_and_no_others(folder, encoder
 
 def test_an_encoders_folder_and_another_readme_are_never_written_over(encoder, tmp_path):
     save_encoder(encoder, tmp_path / "encoder")
-    with pytest.raises(FileExistsError, match="belongs to something else, such as an encoder"):
+    with pytest.raises(FileExistsError, match="config.json holds the description of an encoder and would be replaced"):
         export.entries_to_keep(tmp_path / "encoder", encoder, None, None, overwrite=True)
     (tmp_path / "README.md").write_text("my project")
-    with pytest.raises(FileExistsError, match="is not a model card"):
+    with pytest.raises(FileExistsError, match="README.md was not written by ssql and would be replaced"):
         export.entries_to_keep(tmp_path, encoder, None, None, overwrite=True)

@@ -107,7 +107,7 @@ def test_words_that_do_not_go_together_are_refused(saved, ssql, tmp_path):
     (tmp_path / "accuracy.json").write_text(json.dumps(rows))
     with pytest.raises(SystemExit, match="these are results of a, b"):
         ssql("export", "--encoder", saved, "--output", tmp_path, "--accuracy", tmp_path / "accuracy.json")
-    with pytest.raises(SystemExit, match="belongs to something else, such as an encoder"):
+    with pytest.raises(SystemExit, match="config.json holds the description of an encoder and would be replaced"):
         ssql("export", "--encoder", saved, "--output", saved, "--bit_width", "w8a8")
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
 

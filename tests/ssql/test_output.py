@@ -28,7 +28,7 @@ def test_rows_become_json_csv_and_a_plot_and_nothing_else(tmp_path):
 def test_results_are_not_replaced_unasked(tmp_path):
     file = tmp_path / "rows.json"
     refuse_existing([file], overwrite=False)
-    file.write_text("[]")
+    save_json(ROWS, file)
     refuse_existing([file], overwrite=True)
     with pytest.raises(FileExistsError, match="rows.json exists already: use --overwrite true, or another --output"):
         refuse_existing([file], overwrite=False)
