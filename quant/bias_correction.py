@@ -73,6 +73,21 @@ def corrected_bit_widths(model: nn.Module) -> list[BitWidth]:
     return list(next(iter(quant_layers(model).values())).corrected)
 
 
+def drop_corrections(model: nn.Module) -> list[BitWidth]:
+    """Forget the corrections of all bit-widths, in place: they belong to the weights and ranges they were found with.
+
+    Returns:
+        the bit-widths that had some.
+
+    Raises:
+        ValueError: a model that is not prepared.
+    """
+    dropped = corrected_bit_widths(model)
+    for layer in quant_layers(model).values():
+        layer.drop_corrections()
+    return dropped
+
+
 @torch.no_grad()
 def _full_precision_means(
     model: nn.Module, layers: dict[str, QuantLayer], forward: Callable[[Any], Any], batch: Any

@@ -196,9 +196,16 @@ def _alone(model: nn.Module, layer: QuantLayer, bits: int) -> Iterator[None]:
     for activation in activations.values():
         activation.rule = replace(activation.rule, weight=FLOAT_BITS, activation=FLOAT_BITS)
     layer.rule = replace(layer.rule, weight=bits)
+    # Corrections are of whole runs, not of this one layer.
+    layers = quant_layers(model)
+    corrected = {name: each.corrected for name, each in layers.items()}
+    for each in layers.values():
+        each.corrected = ()
     try:
         with at(model, BitWidth(bits, FLOAT_BITS), reuse_weights=True):
             yield
     finally:
+        for name, each in layers.items():
+            each.corrected = corrected[name]
         for name, activation in activations.items():
             activation.rule = before[name]
