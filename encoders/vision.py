@@ -1,5 +1,6 @@
 """Any timm model as a vision encoder."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.encoder import Encoder, register_encoder
+from quant.checks import check_above, check_at_least
 
 
 @register_encoder("vision")
@@ -37,6 +39,9 @@ class VisionEncoder(Encoder):
     ) -> None:
         super().__init__()
         check_timm_model(model_name)
+        check_at_least(1, in_channels=in_channels)
+        check_at_least(-math.inf, mean=mean)
+        check_above(0, std=std)
         self.arguments = {
             "model_name": model_name,
             "in_channels": in_channels,

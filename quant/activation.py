@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class Run:
 
 _RESTING = Run()
 # Each thread (and asyncio task) has its own: two may run one model at different bit-widths.
-RUNS: ContextVar[Mapping["Mode", Run]] = ContextVar("runs", default={})
+RUNS: ContextVar[Mapping["Mode", Run]] = ContextVar("runs", default=MappingProxyType({}))
 
 
 @dataclass(eq=False)

@@ -58,10 +58,15 @@ def add_corrections(model: nn.Module, run: BitWidth) -> None:
     Raises:
         ValueError: full precision, or a model that is not prepared.
     """
-    if run == FULL_PRECISION:
-        raise ValueError("full precision needs no bias correction: choose a bit-width such as w4a8")
+    check_correctable(run)
     for layer in quant_layers(model).values():
         layer.add_correction(run)
+
+
+def check_correctable(bit_width: str | BitWidth) -> None:
+    """Raise ValueError for a bit-width that cannot have corrections: an unknown one, or full precision."""
+    if parse_bit_width(bit_width) == FULL_PRECISION:
+        raise ValueError("full precision needs no bias correction: choose a bit-width such as w4a8")
 
 
 def corrected_bit_widths(model: nn.Module) -> list[BitWidth]:

@@ -18,6 +18,8 @@ from encoders import (
     window_encoder,
 )
 from quant import parse_bit_width
+from quant.checks import check_above, check_at_least
+from quant.observers import parse_observer
 from ssql.data import DataModule
 from ssql.evaluate import calibrate_on, correct_bias_on, prepare_anew, sensitivities_on
 from ssql.features import feature_paths, write_features
@@ -66,8 +68,19 @@ def calibrate(
         overwrite: replace an existing folder.
     """
     refuse_existing([Path(output)], overwrite)
+    check_at_least(1, batches=batches)
+    check_at_least(2, average_bits=average_bits)
+    parse_observer(observer)
+    for bit_width in bias_correction:
+        quant.check_correctable(bit_width)
     loaded = load_encoder(encoder)
     prepare_anew(loaded, policy)
+    learned = quant.learned_bit_width(loaded)
+    if learned is not None:
+        raise ValueError(
+            f"the steps of {encoder} were learned at {learned}, they are its ranges: give a policy to begin anew, such "
+            "as --policy.first_layer w8a32"
+        )
     if average_bits is not None:
         rows = sensitivities_on(loaded, data, batches)
         mixed = quant.policy_within(loaded, rows, average_bits)
@@ -265,6 +278,11 @@ def bench(
         repeats: timed runs of each file.
         output: <output>.json gets the rows, <output>.png the plot.
     """
+    for length in seconds:
+        check_above(0, seconds=length)
+    for count in threads:
+        check_at_least(0, threads=count)
+    check_at_least(1, repeats=repeats)
     rows = onnx_export.measure_files([Path(file) for file in files], seconds, threads, repeats)
     if output:
         save_json(rows, Path(f"{output}.json"))

@@ -14,6 +14,7 @@ import quant
 from encoders.encoder import Encoder
 from ssql.data import DataModule
 from ssql.data.batch import Batch
+from ssql.measurable import check_finite, check_measurable
 from ssql.probes import Heads, Outcome, fit_heads, most_frequent, outcome_of, scores, with_full_precision_heads
 
 BIT_WIDTHS = ("fp", "w8a8", "w4a8", "w4a4", "w2a4")
@@ -68,10 +69,10 @@ def evaluate(
         `SSQL, 64 clips`. The task of a split beside `test` is named like `digit, white 10 dB`.
 
     Raises:
-        ValueError: unknown bit-width or task, unlabelled data, an encoder for another modality.
+        ValueError: unknown bit-width or task, unlabelled data, an encoder for another modality, with steps learned at
+            another bit-width, or whose embeddings are NaN or infinite.
     """
-    for bit_width in bit_widths:
-        quant.parse_bit_width(bit_width)
+    check_measurable(encoders, bit_widths, calibration_batches, quantizers)
     tasks = list(tasks or data.tasks)
     if not tasks or not set(tasks) <= set(data.tasks):
         raise ValueError(f"tasks {list(tasks)} are not all among the data's labels: {', '.join(data.tasks) or 'none'}")
@@ -202,6 +203,9 @@ def embed_split(
     """Embeddings and labels (clips,) of a whole split at a bit-width.
 
     Embeddings are (clips, feature_dim), or (clips, parts * feature_dim) where the data ask for several parts of a clip.
+
+    Raises:
+        ValueError: embeddings that are NaN or infinite.
     """
     device = next(encoder.parameters()).device
     encoder.eval()
@@ -218,7 +222,9 @@ def embed_split(
             embeddings.append(embedding.float().cpu())
             for task, values in batch["labels"].items():
                 labels.setdefault(task, []).append(values)
-    return torch.cat(embeddings).numpy(), {task: torch.cat(values).numpy() for task, values in labels.items()}
+    found = torch.cat(embeddings)
+    check_finite(found, f"embeddings at {bit_width} of the split {split}")
+    return found.numpy(), {task: torch.cat(values).numpy() for task, values in labels.items()}
 
 
 def part_means(features: Tensor, lengths: Tensor, parts: int) -> Tensor:

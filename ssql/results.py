@@ -8,10 +8,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from encoders import Encoder, load_encoder, load_tokenizer
+from quant.checks import check_at_least
 from ssql.data import DataModule
 from ssql.evaluate import BIT_WIDTHS, Quantizer
 from ssql.evaluate import evaluate as evaluate_encoders
 from ssql.figures import accuracy_figure, retained_figure
+from ssql.measurable import check_measurable
 from ssql.output import refuse_existing, save_csv, save_json, save_plot, save_text
 from ssql.report import markdown_report, suite_report, terminal_table
 from ssql.report_page import report_page
@@ -142,6 +144,7 @@ def suite(
         overwrite: replace earlier results.
     """
     refuse_existing(_files(output, "suite"), overwrite)
+    check_measurable({}, bit_widths, calibration_batches, quantizers)
     modules, skipped = speech_suite(parts, recordings, seed)
     for sentence in skipped:
         log.warning("%s", sentence)
@@ -178,6 +181,7 @@ def report(
         overwrite: replace an existing file.
     """
     refuse_existing([Path(output)], overwrite)
+    check_at_least(1, batches=batches)
     save_text(report_page(read_runs(runs), data, batches), Path(output))
     Console().print(f"report: {output}")
 

@@ -5,6 +5,7 @@ from torch import Generator
 from torch.utils import data as torch_data
 from torch.utils.data import Dataset
 
+from quant.checks import check_at_least
 from ssql.data.batch import Batch
 from ssql.data.module import DataModule
 
@@ -21,6 +22,7 @@ class Subset(DataModule):
 
     def __init__(self, data: DataModule, train_size: int = 1000, test_size: int = 500, seed: int = 0) -> None:
         super().__init__(data.batch_size, data.num_workers, data.seed)
+        check_at_least(1, train_size=train_size, test_size=test_size)
         self.probed_parts = data.probed_parts
         self.modality = data.modality  # type: ignore[misc]
         self.data, self.sizes, self.choice_seed = data, {"train": train_size, "test": test_size}, seed
