@@ -54,7 +54,8 @@ def calibrate(
         observer: `min_max`, `moving_average` (over batches), `percentile`, `mse`, or one with its own arguments.
 
     Raises:
-        ValueError: no batch at all, an unknown observer, or a model with learned steps.
+        ValueError: no batch at all, an unknown observer, a model with learned steps, or inputs of a layer that are NaN
+            or infinite.
     """
     training = model.training
     model.eval()
@@ -65,6 +66,11 @@ def calibrate(
                 (forward or model)(batch)
             if count == 0:
                 raise ValueError("calibration got no batch: give at least one")
+        for name, activation in quant_activations(model).items():
+            low, high = activation.activation_min, activation.activation_max
+            # Not observed is +inf and -inf.
+            if not ((low > -torch.inf) & (high < torch.inf)).all():
+                raise ValueError(f"calibration: inputs of layer {name!r} are NaN or infinite, they have no range")
     finally:
         model.train(training)
 

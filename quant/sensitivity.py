@@ -54,7 +54,8 @@ def sensitivities(
         bits: to try, each from 2 to 8.
 
     Raises:
-        ValueError: no batch, bits that no grid has, or a model that is not prepared or has no layer left to choose for.
+        ValueError: no batch, bits that no grid has, a model that is not prepared or has no layer left to choose for, or
+            outputs that are the same for all examples, or not finite.
     """
     batches, run = list(batches), forward or model
     if not batches:
@@ -69,6 +70,11 @@ def sensitivities(
     try:
         exact = _outputs(run, batches)
         variance = (exact - exact.mean(dim=0)).square().mean()
+        if not 0 < variance < torch.inf:
+            raise ValueError(
+                f"sensitivity is in units of the outputs' variance, which is {variance:g} over {len(exact)} examples: "
+                "give more than one, with finite outputs that differ"
+            )
         rows = []
         for name, layer in free.items():
             for b in sorted(bits):

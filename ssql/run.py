@@ -103,7 +103,10 @@ class RunCLI(LightningCLI):
         names = ("accumulate_grad_batches", "check_val_every_n_epoch")
         check_at_least(1, **{f"trainer.{name}": trainer[name] for name in names})
         check_at_least(0, **{"trainer.gradient_clip_val": trainer.gradient_clip_val})
-        check_above(0, **{"trainer.limit_train_batches": trainer.limit_train_batches})
+        above = ("limit_train_batches", "limit_test_batches")
+        check_above(0, **{f"trainer.{name}": trainer[name] for name in above})
+        if 0 in (trainer.max_steps, trainer.max_epochs):
+            raise ValueError("trainer.max_steps and trainer.max_epochs must not be 0: nothing would be trained")
         # Lightning's own default, but with max_time, is 1,000 epochs.
         endless = trainer.max_epochs is None and trainer.max_time is not None
         check_ends(trainer.max_steps, -1 if endless else trainer.max_epochs)

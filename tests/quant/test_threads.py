@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import quant
+from quant.moment import Moment
 
 INPUTS = torch.linspace(-1, 1, 40).view(5, 8)
 
@@ -128,3 +129,22 @@ def test_the_backward_pass_of_another_thread_is_that_of_the_forward(model):
     thread.start()
     thread.join()
     assert torch.equal(model[0].weight.grad, expected)
+
+
+@torch.no_grad()
+def test_a_moment_is_run_again_on_another_thread_at_its_bit_width(model):
+    """The autograd engine computes blocks again on a thread of its own where a GPU is used."""
+    with quant.at(model, "w3a32", reuse_weights=True):
+        expected, moment = model(INPUTS), Moment(model)
+    found = []
+
+    def run():
+        with torch.no_grad(), moment.again():
+            found.append(model(INPUTS))
+        found.append(model(INPUTS))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert torch.equal(found[0], expected)
+    assert torch.equal(found[1].detach(), model(INPUTS))
