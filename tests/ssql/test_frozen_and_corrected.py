@@ -5,11 +5,13 @@ import logging
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
 import quant
-from encoders import load_encoder, save_encoder
+from encoders import init_from, load_encoder, save_encoder
 from ssql.finetune import finetune
 from ssql.finetuning import Finetuning
+from ssql.methods import SimSiam
 from ssql.tokenizer import tokenizer
 from ssql.tokenizer_training import TokenizerTraining
 
@@ -22,7 +24,7 @@ data:
   class_path: ssql.data.SpokenWords
   init_args: {languages: [en-us], train_size: 40, test_size: 20, batch_size: 16}
 validation: 0.2
-model: {optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}}
+model: {optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.01}}}
 """
 WORDS = {
     finetune: "task: word\ncalibration_batches: 2\n",
@@ -125,20 +127,7 @@ def test_learned_steps_that_learn_on_forget_corrections(run, learned):
     assert not [key for key in state(model) if "correction" in key]
 
 
-def test_a_learning_tokenizer_sees_what_an_encoder_without_corrections_gives(run, corrected, pretrained, monkeypatch):
-    """The first quantized pass, against the same encoder that was never corrected."""
-    outputs = {}
-    for folder in (corrected, pretrained):
-        step = TokenizerTraining.training_step
-
-        def first(self, batch, batch_idx, folder=folder, step=step):
-            with torch.no_grad(), quant.at(self.encoder, "w4a4"):
-                features, _ = self.encoder(*self.encoder.front_end(batch["inputs"], batch["lengths"]))
-            outputs.setdefault(folder, features)
-            return step(self, batch, batch_idx)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(TokenizerTraining, "training_step", first)
-            run(tokenizer, folder, "--freeze", "false", "--ssql", "true", "--overwrite", "true")
-    assert torch.equal(outputs[corrected], outputs[pretrained])
-
+def test_weights_that_start_a_pretraining_have_no_corrections(corrected):
+    method = SimSiam(init_from(str(corrected)), nn.Identity(), dim=8)
+    assert quant.corrected_bit_widths(method.encoder) == []
+    assert not [key for key in method.state_dict() if "correction" in key]

@@ -1,17 +1,21 @@
 """What could fail only after training, or would train something else, is refused when a command starts."""
 
+import math
 import sys
 
 import pytest
 import torch
+from torch import nn
 
 import quant
-from encoders import SpeechTransformer, load_encoder, save_encoder
+from encoders import SpeechTransformer, Tokenizer, load_encoder, save_encoder
+from ssql.adapters import Adapters
+from ssql.augment import ImageAugmentation, SpeechAugmentation
 from ssql.cli import main
-from ssql.data import SpokenProsody, SpokenWords
-from ssql.finetuning import Finetuning
-from ssql.methods import Method
-from ssql.tokenizer_training import TokenizerTraining
+from ssql.data import AudioFolder, ImageFolder, Noisy, SpokenProsody, SpokenWords, Subset
+from ssql.finetuning import Finetuning, Learning
+from ssql.methods import Method, MoCo, SimSiam
+from ssql.tokenizer_training import Codebooks, TokenizerTraining
 
 # Warnings are those of Lightning; runs have them on stderr.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("speak_once")]
@@ -77,38 +81,28 @@ def said(tmp_path, monkeypatch, pretrained):
 
 TRAINING = ("pretrain", "finetune", "tokenizer")
 BEFORE_THE_DATA = [
-    *[(command, ["--checkpoint_steps", "0"], "checkpoint_steps must be 1 or more, got 0") for command in TRAINING],
+    ("pretrain", ["--checkpoint_steps", "0"], "checkpoint_steps must be 1 or more, got 0"),
     *[
         (command, ["--trainer.max_time", "00:00:00:01", "--trainer.max_epochs", epochs], "last step is not known: give")
-        for command, epochs in (("pretrain", "null"), ("finetune", "-1"), ("tokenizer", "-1"))
+        for command, epochs in (("pretrain", "null"), ("finetune", "-1"))
     ],
     ("finetune", ["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches must be above 0, got 0"),
     ("pretrain", ["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches must be 1 or more"),
     ("tokenizer", ["--trainer.check_val_every_n_epoch", "0"], "trainer.check_val_every_n_epoch must be 1 or more"),
-    ("finetune", ["--trainer.gradient_clip_val", "-1"], "trainer.gradient_clip_val must be 0 or more, got -1"),
+    ("tokenizer", ["--trainer.max_epochs", "0"], "must not be 0: nothing would be trained"),
     ("pretrain", ["--calibration_batches", "0"], "calibration_batches must be 1 or more, got 0"),
     ("pretrain", ["--bias_correction", "[w9a9]"], "unknown bit-width 'w9a9'"),
     ("pretrain", ["--bias_correction", "[fp]"], "full precision needs no bias correction"),
-    ("pretrain", ["--model.warmup_steps", "-1"], "warmup_steps must be 0 or more, got -1"),
-    ("pretrain", ["--model.dim", "0"], "dim must be 1 or more, got 0"),
-    ("pretrain", ["--model", "MoCo", "--model.queue_size", "0"], "queue_size must be 1 or more, got 0"),
     ("pretrain", ["--model.encoder.depth", "-1"], "depth must be 1 or more, got -1"),
-    ("pretrain", ["--model.augmentation.min_crop", "2"], "min_crop must be from 0 to 1, got 2"),
-    ("pretrain", ["--model.augmentation.gain_db", "[6, -6]"], "gain_db must be two numbers of dB, lowest first"),
     ("finetune", ["--calibration_batches", "-1"], "calibration_batches must be 1 or more, got -1"),
     ("finetune", ["--patience", "-1"], "patience must be 1 or more, got -1"),
     ("finetune", ["--train_limit", "-3"], "train_limit must be 2 or more, got -3"),
-    ("finetune", ["--train_limit", "0"], "train_limit must be 2 or more, got 0"),
-    *[("finetune", ["--validation", share], "must be above 0 and below 1") for share in ("0", "1", "2", ".nan")],
-    ("finetune", ["--model.learning.head_lr", "-1"], "head_lr must be 0 or more, got -1"),
+    *[("finetune", ["--validation", share], "must be above 0 and below 1") for share in ("0", ".nan")],
     ("finetune", ["--model.precision.test_at", "[w9a9]"], "unknown bit-width 'w9a9'"),
     ("finetune", ["--data.batch_size", "0"], "batch_size must be 1 or more, got 0"),
-    ("finetune", ["--data.num_workers", "-1"], "num_workers must be 0 or more, got -1"),
-    ("finetune", ["--data.train_size", "0"], "train_size must be 1 or more, got 0"),
     ("tokenizer", ["--start_batches", "0"], "start_batches must be 1 or more, got 0"),
     ("tokenizer", ["--validation", "1"], "must be above 0 and below 1"),
     ("tokenizer", ["--semantic_codes", "1"], "codebooks need two codes or more; got 8 linguistic and 1 semantic"),
-    ("tokenizer", ["--model.codebooks.code_dim", "0"], "code_dim must be 1 or more, got 0"),
     ("calibrate", ["--batches", "0"], "batches must be 1 or more, got 0"),
     ("calibrate", ["--average_bits", "1"], "average_bits must be 2 or more, got 1"),
     ("calibrate", ["--observer", "max_min"], "unknown observer 'max_min'"),
@@ -126,8 +120,10 @@ def test_refused_before_the_data_is_made(said, monkeypatch, command, words, sent
     assert "\n" not in found
 
 
-@pytest.mark.parametrize("words", [["--calibration_batches", "0"], ["--calibration_batches", "[2, -1]"]])
-@pytest.mark.parametrize("command", ["evaluate", "evaluate_tokenizer"])
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("evaluate", ["--calibration_batches", "0"]), ("evaluate_tokenizer", ["--calibration_batches", "[2, -1]"])],
+)
 def test_measurements_are_refused_before_the_data_is_made(said, monkeypatch, pretrained, tokenized, command, words):
     monkeypatch.setattr(SpokenWords, "load", lambda self: pytest.fail("the data was made"))
     folders = ["--encoders.a", pretrained] if command == "evaluate" else ["--tokenizers.a", tokenized]
@@ -137,8 +133,6 @@ def test_measurements_are_refused_before_the_data_is_made(said, monkeypatch, pre
 @pytest.fixture(scope="module")
 def tokenized(pretrained, tmp_path_factory):
     """Folder of an encoder with a tokenizer that has learned nothing."""
-    from encoders import Tokenizer
-
     encoder = load_encoder(pretrained)
     folder = tmp_path_factory.mktemp("tokens") / "model"
     tokenizer = Tokenizer(encoder.feature_dim, encoder.frame_rate, 8, 8, 4)
@@ -147,22 +141,65 @@ def tokenized(pretrained, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "words", [["--model.optimizer.lr", "-0.1"], ["--model.optimizer.lr", ".nan"], ["--model.optimizer.lr", ".inf"]]
+    ("command", "rate", "sentence"),
+    [
+        ("pretrain", "-0.1", "Invalid learning rate: -0.1"),  # as torch says it
+        ("finetune", ".nan", "the optimizer's lr of the group encoder must be 0 or more, got nan"),
+        ("tokenizer", ".inf", "the optimizer's lr must be 0 or more, got inf"),
+    ],
 )
-@pytest.mark.parametrize("command", ["pretrain", "finetune", "tokenizer"])
-def test_learning_rates_that_nobody_means(said, command, words):
-    found = said(command, "--model.optimizer", "torch.optim.SGD", *words)
-    assert "learning rate" in found or "the optimizer's lr" in found
+def test_learning_rates_that_nobody_means(said, command, rate, sentence):
+    assert sentence in said(command, "--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", rate)
 
 
-PROSODY = ["--data", "SpokenProsody", "--data.languages", "[en-us]", "--data.train_size", "24", "--data.batch_size", "8"]
+ENCODER = {"width": 16, "depth": 1, "heads": 2}
+SIZES = [
+    (lambda: SpokenWords(num_workers=-1), "num_workers must be 0 or more, got -1"),
+    (lambda: SpokenWords(train_size=0), "train_size must be 1 or more, got 0"),
+    (lambda: SpokenProsody(test_size=0), "test_size must be 1 or more, got 0"),
+    (lambda: Subset(SpokenWords(), test_size=-1), "test_size must be 1 or more, got -1"),
+    (lambda: Noisy(SpokenWords(), snr_db=[math.nan]), "snr_db must be .* or more, got nan"),
+    (lambda: ImageFolder("images", image_size=0), "image_size must be 1 or more, got 0"),
+    (lambda: ImageFolder("images", train_limit=-1), "train_limit must be 1 or more, got -1"),
+    (lambda: AudioFolder("audio", max_seconds=math.nan), "max_seconds nan is shorter than one 25 ms frame"),
+    (lambda: SpeechAugmentation(min_crop=2), "min_crop must be from 0 to 1, got 2"),
+    (lambda: SpeechAugmentation(gain_db=(6, -6)), "gain_db must be two numbers of dB, lowest first"),
+    (lambda: ImageAugmentation(image_size=0), "image_size must be 1 or more, got 0"),
+    (lambda: SimSiam(SpeechTransformer(**ENCODER), nn.Identity(), dim=0), "dim must be 1 or more, got 0"),
+    (lambda: SimSiam(SpeechTransformer(**ENCODER), nn.Identity(), warmup_steps=-1), "warmup_steps must be 0 or more"),
+    (lambda: MoCo(SpeechTransformer(**ENCODER), nn.Identity(), queue_size=0), "queue_size must be 1 or more, got 0"),
+    (lambda: MoCo(SpeechTransformer(**ENCODER), nn.Identity(), temperature=math.nan), "temperature must be above 0"),
+    (lambda: Learning(head_lr=-1), "head_lr must be 0 or more, got -1"),
+    (lambda: Learning(step_lr=math.nan), "step_lr must be 0 or more, got nan"),
+    (lambda: Codebooks(code_dim=0), "code_dim must be 1 or more, got 0"),
+    (lambda: Codebooks(commitment=-1), "commitment must be 0 or more, got -1"),
+    (lambda: Adapters(alpha=0), "alpha must be above 0, got 0"),
+]
+
+
+@pytest.mark.parametrize(("build", "sentence"), SIZES)
+def test_sizes_are_named_by_whatever_takes_them(build, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build()
+
+
+PROSODY = [
+    "--data",
+    "SpokenProsody",
+    "--data.languages",
+    "[en-us]",
+    "--data.train_size",
+    "10",
+    "--data.batch_size",
+    "4",
+]
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["--data.test_size", "1"], "target 'pitch' of the split test (1 items) has fewer than two different values"),
-        (["--data.test_size", "4", "--validation", "0.04"], "target 'pitch' of the split validation (1 items)"),
+        (["--data.test_size", "4", "--validation", "0.1"], "target 'pitch' of the split validation (1 items)"),
     ],
 )
 def test_one_number_has_no_r2(said, words, sentence):
