@@ -18,7 +18,7 @@ from encoders import (
     window_encoder,
 )
 from quant import parse_bit_width
-from quant.checks import check_above, check_at_least
+from quant.checks import check_at_least
 from quant.observers import parse_observer
 from ssql.data import DataModule
 from ssql.evaluate import calibrate_on, correct_bias_on, prepare_anew, sensitivities_on
@@ -278,11 +278,6 @@ def bench(
         repeats: timed runs of each file.
         output: <output>.json gets the rows, <output>.png the plot.
     """
-    for length in seconds:
-        check_above(0, seconds=length)
-    for count in threads:
-        check_at_least(0, threads=count)
-    check_at_least(1, repeats=repeats)
     rows = onnx_export.measure_files([Path(file) for file in files], seconds, threads, repeats)
     if output:
         save_json(rows, Path(f"{output}.json"))

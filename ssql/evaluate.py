@@ -14,7 +14,7 @@ import quant
 from encoders.encoder import Encoder
 from ssql.data import DataModule
 from ssql.data.batch import Batch
-from ssql.measurable import check_finite, check_measurable
+from ssql.finite import check_finite
 from ssql.probes import Heads, Outcome, fit_heads, most_frequent, outcome_of, scores, with_full_precision_heads
 
 BIT_WIDTHS = ("fp", "w8a8", "w4a8", "w4a4", "w2a4")
@@ -69,10 +69,10 @@ def evaluate(
         `SSQL, 64 clips`. The task of a split beside `test` is named like `digit, white 10 dB`.
 
     Raises:
-        ValueError: unknown bit-width or task, unlabelled data, an encoder for another modality, with steps learned at
-            another bit-width, or whose embeddings are NaN or infinite.
+        ValueError: unknown bit-width or task, unlabelled data, an encoder for another modality.
     """
-    check_measurable(encoders, bit_widths, calibration_batches, quantizers)
+    for bit_width in bit_widths:
+        quant.parse_bit_width(bit_width)
     tasks = list(tasks or data.tasks)
     if not tasks or not set(tasks) <= set(data.tasks):
         raise ValueError(f"tasks {list(tasks)} are not all among the data's labels: {', '.join(data.tasks) or 'none'}")

@@ -1,6 +1,5 @@
 """Fine-tuning an encoder with a task head at a bit-width, at random bits, or with adapters on a frozen base."""
 
-import logging
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ from ssql.precision import Precision, start_at, start_frozen
 from ssql.schedule import scheduled, total_steps
 from ssql.standardization import Standardization
 from ssql.tasks import Score, Task, task_of
-
-log = logging.getLogger(__name__)
 
 # Ranges follow the inputs of the training steps; one batch alone would make them jump.
 OBSERVER = quant.MovingAverage(0.9)

@@ -13,7 +13,6 @@ from ssql.data import DataModule
 from ssql.evaluate import BIT_WIDTHS, Quantizer
 from ssql.evaluate import evaluate as evaluate_encoders
 from ssql.figures import accuracy_figure, retained_figure
-from ssql.measurable import check_measurable
 from ssql.output import refuse_existing, save_csv, save_json, save_plot, save_text
 from ssql.report import markdown_report, suite_report, terminal_table
 from ssql.report_page import report_page
@@ -54,6 +53,7 @@ def evaluate(
         overwrite: replace earlier results.
     """
     refuse_existing(_files(output, "accuracy"), overwrite)
+    check_at_least(1, calibration_batches=calibration_batches)
     rows = evaluate_encoders(_loaded(encoders), data, bit_widths, tasks, calibration_batches, quantizers)
     _save(rows, output, "accuracy", markdown_report(rows), accuracy_figure(rows))
 
@@ -85,6 +85,7 @@ def evaluate_tokenizer(
         overwrite: replace earlier results.
     """
     refuse_existing(_files(output, "tokens"), overwrite)
+    check_at_least(1, calibration_batches=calibration_batches)
     heads = {name: load_tokenizer(folder) for name, folder in tokenizers.items()}
     missing = [folder for name, folder in tokenizers.items() if heads[name] is None]
     if missing:
@@ -144,7 +145,7 @@ def suite(
         overwrite: replace earlier results.
     """
     refuse_existing(_files(output, "suite"), overwrite)
-    check_measurable({}, bit_widths, calibration_batches, quantizers)
+    check_at_least(1, calibration_batches=calibration_batches)
     modules, skipped = speech_suite(parts, recordings, seed)
     for sentence in skipped:
         log.warning("%s", sentence)
@@ -181,7 +182,6 @@ def report(
         overwrite: replace an existing file.
     """
     refuse_existing([Path(output)], overwrite)
-    check_at_least(1, batches=batches)
     save_text(report_page(read_runs(runs), data, batches), Path(output))
     Console().print(f"report: {output}")
 

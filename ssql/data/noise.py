@@ -44,8 +44,7 @@ class Noisy(DataModule):
         unknown = sorted(set(noises) - set(get_args(Noise)))
         if unknown:
             raise ValueError(f"unknown noises {unknown}: write {' or '.join(get_args(Noise))}")
-        for snr in snr_db:
-            check_at_least(-math.inf, snr_db=snr)
+        check_at_least(-math.inf, snr_db=snr_db)
         self.data, self.snr_db, self.noises = data, list(snr_db), noises
         self.noisy_tasks, self.noise_seed = noisy_tasks, seed
 

@@ -108,7 +108,6 @@ BEFORE_THE_DATA = [
     ("calibrate", ["--observer", "max_min"], "unknown observer 'max_min'"),
     ("calibrate", ["--bias_correction", "[w4a8, w9a9]"], "unknown bit-width 'w9a9'"),
     ("calibrate", ["--bias_correction", "[fp]"], "full precision needs no bias correction"),
-    ("report", ["--runs", "[runs]", "--batches", "0"], "batches must be 1 or more, got 0"),
 ]
 
 
@@ -158,7 +157,7 @@ SIZES = [
     (lambda: SpokenWords(train_size=0), "train_size must be 1 or more, got 0"),
     (lambda: SpokenProsody(test_size=0), "test_size must be 1 or more, got 0"),
     (lambda: Subset(SpokenWords(), test_size=-1), "test_size must be 1 or more, got -1"),
-    (lambda: Noisy(SpokenWords(), snr_db=[math.nan]), "snr_db must be .* or more, got nan"),
+    (lambda: Noisy(SpokenWords(), snr_db=[math.nan]), "snr_db must be finite, got nan"),
     (lambda: ImageFolder("images", image_size=0), "image_size must be 1 or more, got 0"),
     (lambda: ImageFolder("images", train_limit=-1), "train_limit must be 1 or more, got -1"),
     (lambda: AudioFolder("audio", max_seconds=math.nan), "max_seconds nan is shorter than one 25 ms frame"),
@@ -239,12 +238,6 @@ def test_learned_steps_are_not_calibrated(said, learned):
 @pytest.mark.parametrize("words", [["--bit_width", "random"], ["--bit_width", "w8a8"]])
 def test_a_frozen_encoder_with_learned_steps_runs_at_no_other_bits(said, learned, words):
     assert "steps were learned at w4a4" in said("finetune", "--encoder", learned, "--freeze", "true", *words)
-
-
-def test_learned_steps_are_measured_at_their_own_bits(said, monkeypatch, learned):
-    monkeypatch.setattr(SpokenWords, "load", lambda self: pytest.fail("the data was made"))
-    found = said("evaluate", "--encoders.a", learned, "--bit_widths", "[fp, w4a4, w8a8]")
-    assert "a has steps learned at w4a4, it runs at that and at fp, not at w8a8" in found
 
 
 def test_a_frozen_encoder_that_could_not_run_at_all_bits_that_are_drawn(said, tmp_path):

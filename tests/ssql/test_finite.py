@@ -11,7 +11,7 @@ import torch
 from encoders import Tokenizer, load_encoder, save_encoder
 from ssql.cli import main
 from ssql.features import check_features
-from ssql.measurable import check_finite
+from ssql.finite import check_finite
 
 
 @pytest.fixture(scope="module")
