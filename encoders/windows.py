@@ -135,8 +135,8 @@ def plan(encoder: WindowEncoder, window: float | None = None, overlap: float = O
     hop = length - math.ceil(round(overlap * SAMPLE_RATE) / encoder.step) * encoder.step
     if hop <= 0:
         raise ValueError(
-            f"windows of {asked / SAMPLE_RATE:g} s cannot overlap by {overlap:g} s: the window must be longer than the "
-            f"overlap by at least {encoder.step / SAMPLE_RATE:g} s"
+            f"windows of {asked / SAMPLE_RATE:g} s cannot overlap by {overlap:g} s: the window must be longer by at "
+            f"least {encoder.step / SAMPLE_RATE:g} s"
         )
     return Windows(length, hop)
 

@@ -30,7 +30,8 @@ HELP = """Pretrain an encoder whose features survive quantization.
   srun --ntasks-per-node 4 ssql pretrain --config ... --trainer.devices 4 --trainer.num_nodes 2 --trainer.strategy ddp
 
 Methods: SimSiam, BYOL, MoCo, SimCLR, MaskedPrediction, Distillation. Optimizers: any of torch (AdamW), timm
-(timm.optim.Lars) and bitsandbytes by their names.
+(timm.optim.Lars) and bitsandbytes by their names. The learning rate falls to zero over the whole run, whose last step
+--trainer.max_steps or --trainer.max_epochs says; --trainer.max_time may stop it sooner.
 
 Leaves encoder/ (config.json, model.safetensors), checkpoints/ and logs/ (CSV, TensorBoard) in the output folder.
 """
