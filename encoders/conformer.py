@@ -11,6 +11,7 @@ from encoders.encoder import register_encoder
 from encoders.frames import BlockEncoder, checked_log_mel, frame_mask
 from encoders.log_mel import HOP, SAMPLE_RATE, LogMel
 from quant import valid_frames
+from quant.checks import check_at_least
 
 
 @register_encoder("conformer")
@@ -26,6 +27,9 @@ class Conformer(BlockEncoder):
         depth: number of blocks; 16 and 17 are published.
         heads: attention heads; divides width.
         kernel: frames of the depthwise convolutions, odd; 31 is published (of 40 ms each).
+
+    Raises:
+        ValueError: a size below 1, or sizes that do not go together.
     """
 
     front_end: LogMel
@@ -33,6 +37,7 @@ class Conformer(BlockEncoder):
 
     def __init__(self, n_mels: int = 80, width: int = 144, depth: int = 4, heads: int = 4, kernel: int = 31) -> None:
         super().__init__()
+        check_at_least(1, width=width, depth=depth, heads=heads, kernel=kernel)
         if width % heads or kernel % 2 == 0:
             raise ValueError(f"width {width} must be divisible by heads {heads}, and kernel {kernel} must be odd")
         self.arguments = {"n_mels": n_mels, "width": width, "depth": depth, "heads": heads, "kernel": kernel}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.folder import HEAD_CONFIG, HEAD_WEIGHTS, load_beside, save_beside
+from quant.checks import check_at_least
 
 HeadTask = Literal["classification", "ctc", "regression"]
 HEAD_TASKS: tuple[HeadTask, ...] = get_args(HeadTask)
@@ -40,7 +41,7 @@ class Head(nn.Module):
         std: buffer, shape (targets,), in units.
 
     Raises:
-        ValueError: an unknown task, no or repeated classes, or units that do not go with them.
+        ValueError: an unknown task, no or repeated classes, units that do not go with them, or no feature.
     """
 
     mean: Tensor | None
@@ -61,6 +62,7 @@ class Head(nn.Module):
             raise ValueError(f"a {task} head needs names, all different, of what it tells apart; got {list(classes)}")
         if (task == "regression") != (units is not None) or len(units or classes) != len(classes):
             raise ValueError(f"a regression head needs one unit a target, others none; got units {units}")
+        check_at_least(1, feature_dim=feature_dim)
         self.task, self.feature_dim, self.label = task, feature_dim, label
         self.classes, self.units = list(classes), None if units is None else list(units)
         self.linear = nn.Linear(feature_dim, len(self.classes) + (task == "ctc"))

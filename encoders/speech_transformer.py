@@ -11,6 +11,7 @@ from encoders.encoder import register_encoder
 from encoders.frames import BlockEncoder, checked_log_mel, frame_mask
 from encoders.log_mel import HOP, SAMPLE_RATE, LogMel, WhisperLogMel
 from quant import AttentionProducts, valid_frames
+from quant.checks import check_at_least
 
 MEL_RATE = SAMPLE_RATE / HOP  # 100 Hz
 FRONT_ENDS: dict[str, type[LogMel]] = {"causal": LogMel, "whisper": WhisperLogMel}
@@ -36,6 +37,9 @@ class SpeechTransformer(BlockEncoder):
         positions: learned positions for so many frames of 50 Hz, 1500 (30 s) in published encoders; sinusoidal
             ones for any length when None.
         log_mel: `causal` (`LogMel`), or `whisper` (`WhisperLogMel`) as published encoders have it.
+
+    Raises:
+        ValueError: a size below 1, or sizes that do not go together.
     """
 
     front_end: LogMel
@@ -55,6 +59,8 @@ class SpeechTransformer(BlockEncoder):
         super().__init__()
         if log_mel not in FRONT_ENDS:
             raise ValueError(f"log_mel must be one of {', '.join(FRONT_ENDS)}, got {log_mel!r}")
+        check_at_least(1, depth=depth, heads=heads, adaptor_dim=adaptor_dim, positions=positions)
+        check_at_least(4, width=width)  # sinusoidal positions have two rates or more
         if width % heads or width % 2:
             raise ValueError(f"width {width} must be even and divisible by heads {heads}")
         if pooling not in (1, 2):

@@ -11,6 +11,7 @@ from encoders.frames import BlockEncoder, checked_log_mel, frame_mask
 from encoders.log_mel import LogMel
 from encoders.speech_transformer import MEL_RATE, Attention, Block
 from quant import valid_frames
+from quant.checks import check_at_least
 
 
 class State(NamedTuple):
@@ -51,6 +52,9 @@ class StreamingTransformer(BlockEncoder):
         adaptor_dim: adds the adaptor to 12.5 Hz at this width; needs pooling 2.
         chunk: frames of 50 Hz that are seen at once; a multiple of 2 with pooling, of 4 with the adaptor.
         left_chunks: chunks of the past that a frame attends to.
+
+    Raises:
+        ValueError: a size below 1, or sizes that do not go together.
     """
 
     front_end: LogMel
@@ -68,6 +72,8 @@ class StreamingTransformer(BlockEncoder):
         left_chunks: int = 8,
     ) -> None:
         super().__init__()
+        check_at_least(1, width=width, depth=depth, heads=heads, adaptor_dim=adaptor_dim)
+        check_at_least(1, chunk=chunk, left_chunks=left_chunks)
         if width % (2 * heads):
             raise ValueError(f"width {width} must be divisible by twice the heads {heads}: rotations take pairs")
         if pooling not in (1, 2):
@@ -75,8 +81,8 @@ class StreamingTransformer(BlockEncoder):
         if adaptor_dim is not None and pooling != 2:
             raise ValueError("adaptor_dim needs pooling 2: the adaptor goes from 25 to 12.5 Hz")
         stride = pooling * (2 if adaptor_dim else 1)
-        if chunk < 1 or chunk % stride or left_chunks < 1:
-            raise ValueError(f"chunk {chunk} must be a multiple of {stride}, left_chunks {left_chunks} at least 1")
+        if chunk % stride:
+            raise ValueError(f"chunk {chunk} must be a multiple of {stride}")
         self.arguments = {
             "n_mels": n_mels,
             "width": width,

@@ -1,6 +1,7 @@
 """Any timm model as a vision encoder."""
 
 import inspect
+import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from encoders.arguments import check_plain
 from encoders.encoder import Encoder, register_encoder
+from quant.checks import check_above, check_at_least
 
 # Arguments by which timm reads weights from somewhere: for one's own call, never from a saved description.
 READING = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"})
@@ -49,6 +51,9 @@ class VisionEncoder(Encoder):
     ) -> None:
         super().__init__()
         described = described_arguments(model_name, model_arguments or {})
+        check_at_least(1, in_channels=in_channels)
+        check_at_least(-math.inf, mean=mean)
+        check_above(0, std=std)
         self.arguments = {
             "model_name": model_name,
             "in_channels": in_channels,

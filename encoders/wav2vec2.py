@@ -15,6 +15,7 @@ from encoders.frames import FrameEncoder, frame_mask
 from encoders.log_mel import SAMPLE_RATE, checked_waveform
 from quant import valid_frames
 from quant.attention import MASKED
+from quant.checks import check_at_least
 
 RECEPTIVE_FIELD, STRIDE = 400, 320  # samples of one frame, and from frame to frame, of the seven convolutions
 BUCKETS, FARTHEST = 320, 800  # relative positions of WavLM
@@ -36,6 +37,9 @@ class Wav2Vec2(FrameEncoder):
         extractor_width: channels of the seven convolutions; 512 is published.
         position_kernel: frames that the convolution for positions sees; 128 is published.
         position_groups: its groups; 16 is published.
+
+    Raises:
+        ValueError: a size below 1, or sizes that do not go together.
     """
 
     front_end: "NormalizedWaveform"
@@ -54,6 +58,8 @@ class Wav2Vec2(FrameEncoder):
         position_groups: int = 16,
     ) -> None:
         super().__init__()
+        check_at_least(1, width=width, depth=depth, heads=heads, extractor_width=extractor_width)
+        check_at_least(1, position_kernel=position_kernel, position_groups=position_groups)
         if width % heads or width % position_groups:
             raise ValueError(f"width {width} must be divisible by heads {heads} and position_groups {position_groups}")
         self.arguments = {

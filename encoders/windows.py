@@ -12,6 +12,7 @@ import torch
 from encoders.frames import FrameEncoder
 from encoders.log_mel import HOP, SAMPLE_RATE
 from encoders.log_mel import WINDOW as SHORTEST
+from quant.checks import check_above, check_at_least
 
 WINDOW, OVERLAP = 30.0, 4.0  # seconds
 # Audio that is shorter is padded with what `lengths` does not count: strided layers need a few mel frames.
@@ -117,24 +118,25 @@ def encode_windows(
             loses frames between windows.
     """
     windows = plan(encoder, window, overlap)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_at_least(1, batch_size=batch_size)
     return _stitched(_encoded(encoder, _cut(blocks, windows, encoder.step), windows.length, batch_size))
 
 
 def plan(encoder: WindowEncoder, window: float | None = None, overlap: float = OVERLAP) -> Windows:
     """Windows on an encoder's grid; arguments and errors as in `encode_windows`."""
+    check_above(0, window=window)
+    check_at_least(0, overlap=overlap)
     seconds = min(WINDOW, math.inf if encoder.longest is None else encoder.longest / SAMPLE_RATE)
     asked = round((seconds if window is None else window) * SAMPLE_RATE)
     if encoder.longest is not None and asked > encoder.longest:
         longest = encoder.longest / SAMPLE_RATE
         raise ValueError(f"a window of {window:g} s is longer than the encoder takes: at most {longest:g} s")
     length = asked // encoder.step * encoder.step
-    hop = length - math.ceil(max(0, round(overlap * SAMPLE_RATE)) / encoder.step) * encoder.step
-    if overlap < 0 or hop <= 0:
+    hop = length - math.ceil(round(overlap * SAMPLE_RATE) / encoder.step) * encoder.step
+    if hop <= 0:
         raise ValueError(
-            f"windows of {asked / SAMPLE_RATE:g} s cannot overlap by {overlap:g} s: the overlap must be 0 or more, and "
-            f"the window longer by at least {encoder.step / SAMPLE_RATE:g} s"
+            f"windows of {asked / SAMPLE_RATE:g} s cannot overlap by {overlap:g} s: the window must be longer by at "
+            f"least {encoder.step / SAMPLE_RATE:g} s"
         )
     return Windows(length, hop)
 

@@ -3,7 +3,7 @@
 from quant.activation import QuantActivation, valid_frames
 from quant.affine import activation_qparams, dequantize, fake_quantize_activation, integer_range, quantize
 from quant.attention import AttentionProducts
-from quant.bias_correction import correct_bias, corrected_bit_widths
+from quant.bias_correction import check_correctable, correct_bias, corrected_bit_widths, drop_corrections
 from quant.bits import FULL_PRECISION, BitWidth, parse_bit_width
 from quant.calibration import calibrate, observe
 from quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
@@ -35,9 +35,11 @@ __all__ = [
     "at",
     "best_clip_ratio",
     "calibrate",
+    "check_correctable",
     "correct_bias",
     "corrected_bit_widths",
     "dequantize",
+    "drop_corrections",
     "fake_quantize_activation",
     "fake_quantize_weight",
     "integer_range",

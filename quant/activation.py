@@ -1,9 +1,10 @@
 """A tensor that quantizes where it passes: how a model runs just now, padding, and the range of one activation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,17 +22,69 @@ RANGE_BUFFERS = ("activation_min", "activation_max")
 _VALID: ContextVar[Tensor | None] = ContextVar("valid_frames", default=None)
 
 
-@dataclass
-class Mode:
-    """How the layers of one prepared model run just now; they all share one."""
+@dataclass(frozen=True)
+class Run:
+    """How the layers of one prepared model run just now, in one thread."""
 
-    policy: Policy = field(default_factory=Policy)
     bit_width: BitWidth = FULL_PRECISION
     observation: Observation | None = None
+    # Quantized weights by layer, when the run asked to reuse them.
+    weights: dict[int, Tensor] | None = None
+
+
+_RESTING = Run()
+# Each thread (and asyncio task) has its own: two may run one model at different bit-widths.
+RUNS: ContextVar[Mapping["Mode", Run]] = ContextVar("runs", default=MappingProxyType({}))
+
+
+@dataclass(eq=False)
+class Mode:
+    """What the layers of one prepared model share: their policy, and how they run just now."""
+
+    policy: Policy = field(default_factory=Policy)
     # The one bit-width whose steps are learned.
     learned: BitWidth | None = None
-    # Quantized weights of the current run by layer, when the run asked to reuse them.
-    weights: dict[int, Tensor] | None = None
+
+    @property
+    def run(self) -> Run:
+        """As this thread runs it; full precision where nothing else was asked for."""
+        return RUNS.get().get(self, _RESTING)
+
+    @property
+    def bit_width(self) -> BitWidth:
+        """Of this thread's run."""
+        return self.run.bit_width
+
+    @property
+    def observation(self) -> Observation | None:
+        """The one that records this thread's passes, if one does."""
+        return self.run.observation
+
+
+@contextmanager
+def running(modes: Sequence[Mode], **changes: Any) -> Iterator[None]:
+    """Inside, this thread runs models with some attributes of `Run` changed.
+
+    Args:
+        modes: of the models.
+        changes: attributes of `Run`.
+    """
+    before = {mode: {name: getattr(mode.run, name) for name in changes} for mode in modes}
+    _set_runs({mode: changes for mode in modes})
+    try:
+        yield
+    finally:
+        # Not by a token: a generator may be closed in another context than the one it was entered in.
+        _set_runs(before)
+
+
+def _set_runs(changes: Mapping[Mode, Mapping[str, Any]]) -> None:
+    runs = dict(RUNS.get())
+    for mode, values in changes.items():
+        runs[mode] = replace(mode.run, **values)
+        if runs[mode] == _RESTING:
+            del runs[mode]
+    RUNS.set(runs)
 
 
 @contextmanager

@@ -58,10 +58,15 @@ def add_corrections(model: nn.Module, run: BitWidth) -> None:
     Raises:
         ValueError: full precision, or a model that is not prepared.
     """
-    if run == FULL_PRECISION:
-        raise ValueError("full precision needs no bias correction: choose a bit-width such as w4a8")
+    check_correctable(run)
     for layer in quant_layers(model).values():
         layer.add_correction(run)
+
+
+def check_correctable(bit_width: str | BitWidth) -> None:
+    """Raise ValueError for a bit-width that cannot have corrections: an unknown one, or full precision."""
+    if parse_bit_width(bit_width) == FULL_PRECISION:
+        raise ValueError("full precision needs no bias correction: choose a bit-width such as w4a8")
 
 
 def corrected_bit_widths(model: nn.Module) -> list[BitWidth]:
@@ -71,6 +76,21 @@ def corrected_bit_widths(model: nn.Module) -> list[BitWidth]:
         ValueError: a model that is not prepared.
     """
     return list(next(iter(quant_layers(model).values())).corrected)
+
+
+def drop_corrections(model: nn.Module) -> list[BitWidth]:
+    """Forget the corrections of all bit-widths, in place: they belong to the weights and ranges they were found with.
+
+    Returns:
+        the bit-widths that had some.
+
+    Raises:
+        ValueError: a model that is not prepared.
+    """
+    dropped = corrected_bit_widths(model)
+    for layer in quant_layers(model).values():
+        layer.drop_corrections()
+    return dropped
 
 
 @torch.no_grad()

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from quant.activation import running
 from quant.bits import BitWidth, parse_bit_width
+from quant.layers import QuantLayer
 from quant.observation import Observation
 from quant.observers import Observer, parse_observer
-from quant.prepare import modes_of, quant_activations, quant_layers
+from quant.prepare import modes_of, quant_activations
 
 
 @contextmanager
@@ -19,8 +21,8 @@ def observe(
 ) -> Iterator[None]:
     """Inside, every forward pass is observed; on leaving, it sets the layers' activation ranges.
 
-    The passes of all ranks of a distributed run are joined. If an exception leaves the block, the ranges stay
-    as they were.
+    Passes of other threads are none of its own; those of all ranks of a distributed run are joined. If an exception
+    leaves the block, the ranges stay as they were. Bias corrections belong to the ranges before and are dropped.
 
     Args:
         model: prepared, or a parent of prepared models.
@@ -52,7 +54,8 @@ def calibrate(
         observer: `min_max`, `moving_average` (over batches), `percentile`, `mse`, or one with its own arguments.
 
     Raises:
-        ValueError: no batch at all, an unknown observer, or a model with learned steps.
+        ValueError: no batch at all, an unknown observer, a model with learned steps, or inputs of a layer that are NaN
+            or infinite.
     """
     training = model.training
     model.eval()
@@ -63,8 +66,11 @@ def calibrate(
                 (forward or model)(batch)
             if count == 0:
                 raise ValueError("calibration got no batch: give at least one")
-        for layer in quant_layers(model).values():
-            layer.drop_corrections()
+        for name, activation in quant_activations(model).items():
+            low, high = activation.activation_min, activation.activation_max
+            # Not observed is +inf and -inf.
+            if not ((low > -torch.inf) & (high < torch.inf)).all():
+                raise ValueError(f"calibration: inputs of layer {name!r} are NaN or infinite, they have no range")
     finally:
         model.train(training)
 
@@ -83,12 +89,9 @@ def _observed(
             f"steps are learned at {learned}: ranges are no longer observed (SSQL draws a bit-width each step; learned "
             "steps are for fine-tuning at one)"
         )
-    before = [mode.observation for mode in modes]
-    for mode in modes:
-        mode.observation = observation
-    try:
+    with running(modes, observation=observation):
         yield
-    finally:
-        for mode, previous in zip(modes, before, strict=True):
-            mode.observation = previous
     observation.close(list(activations.values()), run, start_empty)
+    for activation in activations.values():
+        if isinstance(activation, QuantLayer):
+            activation.drop_corrections()

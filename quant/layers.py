@@ -104,14 +104,15 @@ class QuantLayer(QuantActivation):
 
     def quantized_weight(self) -> Tensor:
         """The weight on the grid of the current run; computed once a run when the run reuses weights."""
-        bits = self.bits_at(self.mode.bit_width).weight
+        run = self.mode.run
+        bits = self.bits_at(run.bit_width).weight
         if bits == FLOAT_BITS:
             return self.weight
-        if self.mode.weights is None:
+        if run.weights is None:
             return self._fake_quantized(bits)
-        if id(self) not in self.mode.weights:
-            self.mode.weights[id(self)] = self._fake_quantized(bits)
-        return self.mode.weights[id(self)]
+        if id(self) not in run.weights:
+            run.weights[id(self)] = self._fake_quantized(bits)
+        return run.weights[id(self)]
 
     def _fake_quantized(self, bits: int) -> Tensor:
         rows = as_rows(self.weight, self.rule.granularity)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from quant.activation import Mode, QuantActivation
+from quant.activation import RUNS, QuantActivation, Run
 from quant.bits import FULL_PRECISION
 from quant.observation import Observation
 from quant.observers import MinMax
@@ -27,8 +27,8 @@ class Moment:
         activations = {name: module for name, module in part.named_modules() if isinstance(module, QuantActivation)}
         own = {id(activation) for activation in activations.values()}
         # Of its own layers only: the weights of all blocks before would stay in memory.
-        self.modes = [(mode, _without_record(mode, own)) for mode in modes_of(activations)]
-        self.variables = copy_context()
+        self.runs = {mode: _without_record(mode.run, own) for mode in modes_of(activations)}
+        self.variables = {variable: value for variable, value in copy_context().items() if variable is not RUNS}
         # Only an observation of this very pass moves the ranges it runs with before the backward pass.
         self.ranges: Ranges = [
             (activation, {name: buffer.clone() for name, buffer in _ranges(activation).items()})
@@ -39,18 +39,19 @@ class Moment:
     @contextmanager
     def again(self) -> Iterator[None]:
         """Inside, the part runs as it ran then, on any thread, and nothing is observed a second time."""
-        tokens = [(variable, variable.set(value)) for variable, value in self.variables.items()]
-        modes = [(mode, replace(mode)) for mode, _ in self.modes]
+        # A copy: what the part quantizes anew is of this pass alone.
+        runs = {
+            mode: replace(run, weights=None if run.weights is None else dict(run.weights))
+            for mode, run in self.runs.items()
+        }
+        variables = {**self.variables, RUNS: {**RUNS.get(), **runs}}
+        tokens = [(variable, variable.set(value)) for variable, value in variables.items()]
         ranges: Ranges = [(activation, _ranges(activation)) for activation, _ in self.ranges]
         try:
-            for mode, then in self.modes:
-                vars(mode).update(vars(then) | {"weights": None if then.weights is None else dict(then.weights)})
             _set(self.ranges)
             yield
         finally:
             _set(ranges)
-            for mode, now in modes:
-                vars(mode).update(vars(now))
             for variable, token in tokens:
                 variable.reset(token)
 
@@ -62,10 +63,10 @@ class Unrecorded(Observation):
         """Keeps nothing."""
 
 
-def _without_record(mode: Mode, own: set[int]) -> Mode:
-    weights = None if mode.weights is None else {key: value for key, value in mode.weights.items() if key in own}
+def _without_record(run: Run, own: set[int]) -> Run:
+    weights = None if run.weights is None else {key: value for key, value in run.weights.items() if key in own}
     # Not None: attention computes in another way where it is observed.
-    return replace(mode, weights=weights, observation=None if mode.observation is None else Unrecorded(MinMax()))
+    return replace(run, weights=weights, observation=None if run.observation is None else Unrecorded(MinMax()))
 
 
 def _ranges(activation: QuantActivation) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from quant.activation import Mode, QuantActivation, QuantIdentity
+from quant.activation import Mode, QuantActivation, QuantIdentity, running
 from quant.attention import AttentionProducts
 from quant.bits import FLOAT_BITS, FULL_PRECISION, BitWidth, parse_bit_width, row_of
 from quant.layers import QUANTIZED_FORM, QuantLayer
@@ -128,6 +128,9 @@ def policy_of(model: nn.Module) -> Policy:
 def at(model: nn.Module, bit_width: str | BitWidth, reuse_weights: bool = False) -> Iterator[None]:
     """Inside, the prepared model (and each prepared part of it) runs at a bit-width.
 
+    It does so in the thread (or asyncio task) that is inside; to others it is what it was, so that threads may run one
+    model at different bit-widths at once.
+
     Args:
         model: prepared, or a parent of prepared models.
         bit_width: `fp`, `w8a8`, `w4a8`, ...
@@ -144,14 +147,8 @@ def at(model: nn.Module, bit_width: str | BitWidth, reuse_weights: bool = False)
         if run not in (FULL_PRECISION, mode.learned or run):
             raise ValueError(f"steps were learned at {mode.learned}: the model runs at that and at fp, not at {run}")
     check_calibrated(activations, run)
-    before = [(mode.bit_width, mode.weights) for mode in modes]
-    for mode in modes:
-        mode.bit_width, mode.weights = run, {} if reuse_weights else None
-    try:
+    with running(modes, bit_width=run, weights={} if reuse_weights else None):
         yield
-    finally:
-        for mode, (previous, weights) in zip(modes, before, strict=True):
-            mode.bit_width, mode.weights = previous, weights
 
 
 def modes_of(activations: Mapping[str, QuantActivation]) -> list[Mode]:

@@ -54,7 +54,8 @@ def sensitivities(
         bits: to try, each from 2 to 8.
 
     Raises:
-        ValueError: no batch, bits that no grid has, or a model that is not prepared or has no layer left to choose for.
+        ValueError: no batch, bits that no grid has, a model that is not prepared or has no layer left to choose for, or
+            outputs that are the same for all examples, or not finite.
     """
     batches, run = list(batches), forward or model
     if not batches:
@@ -69,6 +70,11 @@ def sensitivities(
     try:
         exact = _outputs(run, batches)
         variance = (exact - exact.mean(dim=0)).square().mean()
+        if not 0 < variance < torch.inf:
+            raise ValueError(
+                f"sensitivity is in units of the outputs' variance, which is {variance:g} over {len(exact)} examples: "
+                "give more than one, with finite outputs that differ"
+            )
         rows = []
         for name, layer in free.items():
             for b in sorted(bits):
@@ -196,9 +202,16 @@ def _alone(model: nn.Module, layer: QuantLayer, bits: int) -> Iterator[None]:
     for activation in activations.values():
         activation.rule = replace(activation.rule, weight=FLOAT_BITS, activation=FLOAT_BITS)
     layer.rule = replace(layer.rule, weight=bits)
+    # Corrections are of whole runs, not of this one layer.
+    layers = quant_layers(model)
+    corrected = {name: each.corrected for name, each in layers.items()}
+    for each in layers.values():
+        each.corrected = ()
     try:
         with at(model, BitWidth(bits, FLOAT_BITS), reuse_weights=True):
             yield
     finally:
+        for name, each in layers.items():
+            each.corrected = corrected[name]
         for name, activation in activations.items():
             activation.rule = before[name]

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from quant.checks import check_above, check_at_least
+
 
 @dataclass(frozen=True)
 class Adapters:
@@ -19,7 +21,7 @@ class Adapters:
         alpha: the product is scaled by alpha / rank.
 
     Raises:
-        ValueError: a rank below 1.
+        ValueError: a rank below 1, or an alpha that is not above 0.
     """
 
     base: Literal["nf4", "int8"] = "nf4"
@@ -27,8 +29,8 @@ class Adapters:
     alpha: float = 16.0
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"adapters need a rank of 1 or more, got {self.rank}")
+        check_at_least(1, rank=self.rank)
+        check_above(0, alpha=self.alpha)
 
 
 def add_adapters(model: nn.Module, adapters: Adapters) -> None:

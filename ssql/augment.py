@@ -3,6 +3,7 @@
 All randomness comes from torch's global generator; the training step seeds it from (seed, step, rank).
 """
 
+import math
 from collections.abc import Sequence
 
 import kornia.augmentation as K
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from encoders.encoder import Encoder
 from encoders.log_mel import WINDOW
+from quant.checks import check_at_least, check_share
 
 
 class SpeechAugmentation(nn.Module):
@@ -41,6 +43,11 @@ class SpeechAugmentation(nn.Module):
         time_mask: float = 0.2,
     ) -> None:
         super().__init__()
+        check_share(min_crop=min_crop, noise_probability=noise_probability, mel_scale=mel_scale, time_mask=time_mask)
+        check_at_least(0, frequency_mask=frequency_mask)
+        for name, bounds in (("gain_db", gain_db), ("noise_snr_db", noise_snr_db), ("mix_snr_db", mix_snr_db)):
+            if len(bounds) != 2 or not -math.inf < bounds[0] <= bounds[1] < math.inf:
+                raise ValueError(f"{name} must be two numbers of dB, lowest first; got {list(bounds)}")
         self.min_crop, self.gain_db = min_crop, gain_db
         self.noise_snr_db, self.mix_snr_db, self.noise_probability = noise_snr_db, mix_snr_db, noise_probability
         self.mel_scale, self.frequency_mask, self.time_mask = mel_scale, frequency_mask, time_mask
@@ -101,6 +108,8 @@ class ImageAugmentation(nn.Module):
         self, image_size: int = 32, min_area: float = 0.2, colour: bool = True, flip: bool = True, blur: bool = False
     ) -> None:
         super().__init__()
+        check_at_least(1, image_size=image_size)
+        check_share(min_area=min_area)
         # `slice` would cut and resize one image after the other.
         self.crop = K.RandomResizedCrop((image_size, image_size), scale=(min_area, 1.0), cropping_mode="resample")
         self.colour, self.grey = nn.Sequential(), nn.Sequential()

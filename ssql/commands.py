@@ -21,6 +21,8 @@ from encoders import (
 from encoders.ownership import LATENCIES, REPORT, refuse_foreign
 from encoders.paths import shown
 from quant import parse_bit_width
+from quant.checks import check_at_least
+from quant.observers import parse_observer
 from ssql.checks import at_least, not_empty
 from ssql.console import say
 from ssql.data import DataModule
@@ -72,8 +74,19 @@ def calibrate(
         overwrite: replace an existing encoder folder, which may be the same; one that holds anything else is refused.
     """
     check_folder_target(output, overwrite)
+    check_at_least(1, batches=batches)
+    check_at_least(2, average_bits=average_bits)
+    parse_observer(observer)
+    for bit_width in bias_correction:
+        quant.check_correctable(bit_width)
     loaded = load_encoder(encoder)
     prepare_anew(loaded, policy)
+    learned = quant.learned_bit_width(loaded)
+    if learned is not None:
+        raise ValueError(
+            f"the steps of {encoder} were learned at {learned}, they are its ranges: give a policy to begin anew, such "
+            "as --policy.first_layer w8a32"
+        )
     if average_bits is not None:
         rows = sensitivities_on(loaded, data, batches)
         mixed = quant.policy_within(loaded, rows, average_bits)

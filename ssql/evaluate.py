@@ -14,6 +14,7 @@ import quant
 from encoders.encoder import Encoder
 from ssql.data import DataModule
 from ssql.data.batch import Batch
+from ssql.finite import check_finite
 from ssql.labels import check_labels
 from ssql.probes import Heads, Outcome, fit_heads, most_frequent, outcome_of, scores, with_full_precision_heads
 from ssql.progress import track
@@ -207,6 +208,9 @@ def embed_split(
     """Embeddings and labels (clips,) of a whole split at a bit-width.
 
     Embeddings are (clips, feature_dim), or (clips, parts * feature_dim) where the data ask for several parts of a clip.
+
+    Raises:
+        ValueError: embeddings that are NaN or infinite.
     """
     device = next(encoder.parameters()).device
     encoder.eval()
@@ -224,7 +228,9 @@ def embed_split(
             embeddings.append(embedding.float().cpu())
             for task, values in batch["labels"].items():
                 labels.setdefault(task, []).append(values)
-    return torch.cat(embeddings).numpy(), {task: torch.cat(values).numpy() for task, values in labels.items()}
+    found = torch.cat(embeddings)
+    check_finite(found, f"embeddings at {bit_width} of the split {split}")
+    return found.numpy(), {task: torch.cat(values).numpy() for task, values in labels.items()}
 
 
 def part_means(features: Tensor, lengths: Tensor, parts: int) -> Tensor:

@@ -93,7 +93,8 @@ def write_features(
         batch_size: windows encoded at once.
 
     Raises:
-        ValueError: audio that cannot be read or is too short, or windows that the encoder cannot take.
+        ValueError: audio that cannot be read or is too short, windows that the encoder cannot take, or features that
+            are NaN or infinite.
     """
     started = time.perf_counter()
     windows = plan(encoder, window, overlap)
@@ -110,6 +111,7 @@ def write_features(
         counter, total, said = _Counter(read_blocks(recording)), _seconds(recording), time.monotonic()
         task = progress.add_task(shown(recording.name), total=total)
         for piece in encode_windows(encoder, counter, window, overlap, batch_size):
+            check_features(piece.features, recording, file.frames / encoder.frame_rate, encoder.frame_rate)
             file.append(piece.features)
             seams += [] if piece.seam is None else [piece.seam]
             progress.update(task, completed=file.frames / encoder.frame_rate)
@@ -123,6 +125,23 @@ def write_features(
         if seams:
             metadata["largest_seam"] = f"{max(seams):.3g}"
     return Written(path, file.frames, counter.seconds, time.perf_counter() - started, seams)
+
+
+def check_features(features: np.ndarray, recording: Path, start: float, frame_rate: float) -> None:
+    """Raise ValueError where a frame is NaN or infinite.
+
+    Args:
+        features: shape (frames, feature_dim).
+        recording: for the message.
+        start: of the first frame, in seconds.
+        frame_rate: in Hz.
+    """
+    wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(wrong):
+        raise ValueError(
+            f"{recording}: the features are NaN or infinite at {start + wrong[0] / frame_rate:.2f} s, nothing was "
+            "written: look at the encoder's weights and at the recording there"
+        )
 
 
 class _Counter:

@@ -10,9 +10,10 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from encoders import Encoder, save_encoder
+from quant.checks import check_at_least
 from ssql.checkpoint import LastCheckpoint
 from ssql.console import say
-from ssql.data.held_out import HeldOut
+from ssql.data.held_out import HeldOut, check_validation
 from ssql.finetuning import Finetuning
 from ssql.memory import keep_freed_memory
 from ssql.output import save_json
@@ -61,6 +62,13 @@ class FinetuneCLI(RunCLI):
         parser.add_argument("--train_limit", type=int | None, default=None, help="labelled training items in all")
         parser.add_argument("--patience", type=int | None, default=None, help="validations without a better one")
         parser.add_argument("--calibration_batches", type=int, default=8, help="batches that set activation ranges")
+
+    def check_options(self) -> None:
+        """What is looked at once the data is there, or after the run."""
+        super().check_options()
+        check_validation(self.config.validation)
+        check_at_least(2, train_limit=self.config.train_limit)
+        check_at_least(1, patience=self.config.patience, calibration_batches=self.config.calibration_batches)
 
     def callbacks(self) -> list[Callback]:
         """Start the model from its data; then checkpoints by step and by metric, and early stopping."""

@@ -14,6 +14,7 @@ from torchmetrics import MetricCollection
 
 import quant
 from encoders import Encoder, Head, load_encoder, load_head
+from quant.checks import check_at_least
 from ssql.adapters import Adapters, add_adapters, is_base, merge_adapters
 from ssql.batch_norm import frozen_statistics
 from ssql.data import DataModule
@@ -43,7 +44,7 @@ class Learning:
         warmup: share of the run in which the learning rate rises.
 
     Raises:
-        ValueError: both frozen and with adapters, or a warm-up that is no share.
+        ValueError: both frozen and with adapters, a negative learning rate, or a warm-up that is no share.
     """
 
     freeze: bool = False
@@ -55,6 +56,7 @@ class Learning:
     def __post_init__(self) -> None:
         if self.freeze and self.adapters:
             raise ValueError("freeze trains the head alone, adapters change the encoder: choose one of them")
+        check_at_least(0, head_lr=self.head_lr, step_lr=self.step_lr)
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is a share of the run, from 0 to below 1; got {self.warmup}")
 
@@ -111,6 +113,8 @@ class Finetuning(lightning.LightningModule):
         """
         self.task = task_of(data, self.names)
         self.task.check_data(self.encoder, data)
+        for split in data.evaluated_splits:
+            self.task.check_split(data, split)
         with seeded(self.seed, self.device):
             self.head = self.folder_head or self.task.new_head(self.encoder, data)
             self.task.check_head(self.head)
@@ -154,7 +158,7 @@ class Finetuning(lightning.LightningModule):
             view = self._view(batch)
         if self.precision.random:
             drawn = draw_bit_width(self.seed, step)
-            with quant.observe(self.encoder, OBSERVER):
+            with self._observed():
                 full_loss = self._loss(view, batch)
             with quant.at(self.encoder, drawn, reuse_weights=True), frozen_statistics(self.encoder):
                 loss = (full_loss + self._loss(view, batch)) / 2

@@ -1,5 +1,6 @@
 """At which bits an encoder is fine-tuned and measured, and how its ranges are found meanwhile."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,7 @@ from ssql.data import DataModule
 from ssql.evaluate import BIT_WIDTHS, calibrate_on, prepare_anew
 
 RANDOM = "random"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def start_at(encoder: Encoder, precision: Precision, data: DataModule, batches: 
         ValueError: its steps were learned for another run than this.
     """
     prepare_anew(encoder, precision.policy)
+    drop_stale_corrections(encoder)
     learned = quant.learned_bit_width(encoder)
     if learned is not None:
         if precision.quantizer != "lsq" or learned != quant.parse_bit_width(precision.bit_width):
@@ -100,6 +103,17 @@ def start_frozen(encoder: Encoder, precision: Precision) -> None:
     if precision.policy is not None:
         raise ValueError("a frozen encoder keeps its policy and ranges: give it others with ssql calibrate")
     prepare_anew(encoder, None)
-    for bit_width in {*precision.validate_at, *precision.tests}:
+    drawn = [f"w8a{bits}" for bits in range(4, 9)] if precision.random else []
+    for bit_width in {*precision.validate_at, *precision.tests, *drawn}:
         with quant.at(encoder, bit_width):
             pass
+
+
+def drop_stale_corrections(encoder: Encoder) -> None:
+    """Forget the bias corrections of an encoder that is going to learn: they belong to the weights it has now."""
+    dropped = quant.drop_corrections(encoder)
+    if dropped:
+        log.info(
+            "bias corrections at %s are dropped, the encoder is going to learn: ssql calibrate finds new ones",
+            ", ".join(map(str, dropped)),
+        )

@@ -7,6 +7,8 @@ from typing import Literal
 from lightning import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
+import quant
+from quant.checks import check_at_least
 from ssql.checkpoint import HealthyCheckpoint
 from ssql.evaluate import calibrate_on, correct_bias_on
 from ssql.memory import keep_freed_memory
@@ -28,7 +30,8 @@ HELP = """Pretrain an encoder whose features survive quantization.
   srun --ntasks-per-node 4 ssql pretrain --config ... --trainer.devices 4 --trainer.num_nodes 2 --trainer.strategy ddp
 
 Methods: SimSiam, BYOL, MoCo, SimCLR, MaskedPrediction, Distillation. Optimizers: any of torch (AdamW), timm
-(timm.optim.Lars) and bitsandbytes by their names.
+(timm.optim.Lars) and bitsandbytes by their names. The learning rate falls to zero over the whole run, whose last step
+--trainer.max_steps or --trainer.max_epochs says; --trainer.max_time may stop it sooner.
 
 Leaves encoder/ (config.json, model.safetensors), checkpoints/ and logs/ (CSV, TensorBoard) in the output folder.
 """
@@ -52,6 +55,13 @@ class PretrainCLI(RunCLI):
             "--bias_correction", type=list[str], default=["w8a8", "w4a8", "w4a4"],
             help="bit-widths at which the saved encoder's layers keep their mean outputs (quant.correct_bias)",
         )  # fmt: skip
+
+    def check_options(self) -> None:
+        """What calibration after the run is going to take."""
+        super().check_options()
+        check_at_least(1, calibration_batches=self.config.calibration_batches)
+        for bit_width in self.config.bias_correction:
+            quant.check_correctable(bit_width)
 
     def callbacks(self) -> list[Callback]:
         """Checkpoints every so many steps."""

@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from encoders import Encoder, load_encoder, load_tokenizer
+from quant.checks import check_at_least
 from ssql.checks import at_least, not_empty
 from ssql.console import say
 from ssql.data import DataModule
@@ -54,6 +55,7 @@ def evaluate(
     """
     not_empty(encoders=encoders, bit_widths=bit_widths, tasks=tasks, quantizers=quantizers)
     refuse_existing(_files(output, "accuracy"), overwrite)
+    check_at_least(1, calibration_batches=calibration_batches)
     loaded = _loaded(encoders)
     with reserved(Path(output) / "accuracy", _files(output, "accuracy"), overwrite):
         rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches, quantizers)
@@ -88,6 +90,7 @@ def evaluate_tokenizer(
     """
     not_empty(tokenizers=tokenizers, bit_widths=bit_widths, quantizers=quantizers)
     refuse_existing(_files(output, "tokens"), overwrite)
+    check_at_least(1, calibration_batches=calibration_batches)
     heads = {name: load_tokenizer(folder) for name, folder in tokenizers.items()}
     missing = [folder for name, folder in tokenizers.items() if heads[name] is None]
     if missing:
@@ -153,6 +156,7 @@ def suite(
     partial = Path(output) / "suite.partial.json"
     refuse_existing(_files(output, "suite"), overwrite)
     refuse_existing([partial], overwrite or str(partial) in map(str, map(Path, rows)))
+    check_at_least(1, calibration_batches=calibration_batches)
     modules, skipped = speech_suite(parts, recordings, seed)
     for sentence in skipped:
         log.warning("%s", sentence)

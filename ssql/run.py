@@ -12,12 +12,14 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from quant.checks import check_above, check_at_least
 from ssql.activation_checkpointing import checkpoint_activations
 from ssql.batch_norm import SyncBatchNorms
 from ssql.data import DataModule
 from ssql.logs import quiet_lightning
 from ssql.parsing import Sentences
 from ssql.progress import LogProgress, on_terminal
+from ssql.schedule import check_ends
 
 # Top-level words of a command: type, default (None: required), where the model has them, help.
 Words = Mapping[str, tuple[Any, Any, str, str]]
@@ -100,8 +102,28 @@ class RunCLI(LightningCLI):
         """Callbacks of the command; the model and the data module are there already."""
         raise NotImplementedError
 
+    def check_options(self) -> None:
+        """Refuse what could only fail later, or would train nothing; subclasses add their own options.
+
+        Raises:
+            ValueError: an option, and what would be right.
+        """
+        check_at_least(1, checkpoint_steps=self.config.checkpoint_steps)
+        trainer = self.config.trainer
+        names = ("accumulate_grad_batches", "check_val_every_n_epoch")
+        check_at_least(1, **{f"trainer.{name}": trainer[name] for name in names})
+        check_at_least(0, **{"trainer.gradient_clip_val": trainer.gradient_clip_val})
+        above = ("limit_train_batches", "limit_test_batches")
+        check_above(0, **{f"trainer.{name}": trainer[name] for name in above})
+        if 0 in (trainer.max_steps, trainer.max_epochs):
+            raise ValueError("trainer.max_steps and trainer.max_epochs must not be 0: nothing would be trained")
+        # Lightning's own default, but with max_time, is 1,000 epochs.
+        endless = trainer.max_epochs is None and trainer.max_time is not None
+        check_ends(trainer.max_steps, -1 if endless else trainer.max_epochs)
+
     def before_instantiate_classes(self) -> None:
-        """Look at the output folder before anything is built."""
+        """Look at the options and the output folder before anything is built."""
+        self.check_options()
         _prepare_output(self.output, self.config.resume, self.config.overwrite, self.owned)
 
     def instantiate_classes(self) -> None:

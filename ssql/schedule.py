@@ -1,5 +1,6 @@
-"""The learning rate over a run."""
+"""The learning rate over a run: it needs to know the run's last step."""
 
+import logging
 import math
 from typing import Any
 
@@ -8,20 +9,34 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+log = logging.getLogger(__name__)
+
 
 def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """A linear warm-up, then a cosine to zero that would have begun with the first step."""
+    """A linear warm-up, then a cosine to zero that would have begun with the first step; zero from then on."""
 
     def factor(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / warmup_steps
-        return 0.5 * (1 + math.cos(math.pi * step / total_steps))
+        return 0.5 * (1 + math.cos(math.pi * min(1, step / total_steps)))
 
     return LambdaLR(optimizer, factor)
 
 
 def scheduled(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> OptimizerLRScheduler:
-    """An optimizer with `warmup_cosine`, moved on at every step, as Lightning takes it."""
+    """An optimizer with `warmup_cosine`, moved on at every step, as Lightning takes it.
+
+    Raises:
+        ValueError: a learning rate or weight decay that is negative, NaN or infinite.
+    """
+    for group in optimizer.param_groups:
+        for name in ("lr", "weight_decay"):
+            value = float(group.get(name, 0))
+            if not 0 <= value < math.inf:
+                of = f" of the group {group['name']}" if "name" in group else ""
+                raise ValueError(f"the optimizer's {name}{of} must be 0 or more, got {value:g}")
+    if warmup_steps > total_steps:
+        log.warning("the warm-up of %d steps is longer than the run of %d", warmup_steps, total_steps)
     schedule = warmup_cosine(optimizer, warmup_steps, total_steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -31,7 +46,11 @@ def total_steps(trainer: Trainer) -> int:
 
     The trainer's own estimate makes the training loader, and where it is asked a checkpoint is not restored yet: that
     loader would not know which batches a resumed epoch has had. A data module of ours is asked instead.
+
+    Raises:
+        ValueError: a run whose last step is not known.
     """
+    check_ends(trainer.max_steps, trainer.max_epochs)
     data: Any = getattr(trainer, "datamodule", None)
     if not hasattr(data, "batches_per_epoch"):
         return max(1, int(trainer.estimated_stepping_batches))
@@ -40,3 +59,15 @@ def total_steps(trainer: Trainer) -> int:
     by_epochs = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or -1)
     bounds = [bound for bound in (trainer.max_steps, by_epochs) if bound > 0]
     return min(bounds, default=1)
+
+
+def check_ends(max_steps: int, max_epochs: int | None) -> None:
+    """Raise ValueError for a run without a last step, whose learning rate would have no cosine.
+
+    `max_time` alone ends a run that nobody knows the length of: it may stop one that has a last step sooner.
+    """
+    if max_steps == -1 and max_epochs == -1:
+        raise ValueError(
+            "the learning rate falls to zero over the whole run, whose last step is not known: give "
+            "--trainer.max_steps or --trainer.max_epochs (beside --trainer.max_time, which may stop it sooner)"
+        )

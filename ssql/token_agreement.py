@@ -12,6 +12,7 @@ from encoders.tokenizer import PADDING
 from ssql.codes import code_counts, perplexity, use
 from ssql.data import DataModule
 from ssql.evaluate import BIT_WIDTHS, Quantizer, Row, inputs_of, prepare_anew, quantized
+from ssql.finite import check_finite
 
 RESAMPLES = 1000
 
@@ -64,14 +65,20 @@ def token_agreement(
 def tokenize_split(
     encoder: Encoder, tokenizer: Tokenizer, data: DataModule, split: str, bit_width: str
 ) -> dict[str, list[Tensor]]:
-    """Tokens of each clip of a whole split, by stream, each (tokens,), at a bit-width."""
+    """Tokens of each clip of a whole split, by stream, each (tokens,), at a bit-width.
+
+    Raises:
+        ValueError: features that are NaN or infinite: their nearest code would be any.
+    """
     device = next(encoder.parameters()).device
     encoder.eval()
     tokenizer.to(device).eval()
     found: dict[str, list[Tensor]] = {name: [] for name in tokenizer.streams}
     with quant.at(encoder, bit_width, reuse_weights=True):
         for batch in data.evaluation_dataloader(split):
-            tokens = tokenizer(*encoder(*encoder.front_end(*inputs_of(batch, device))))
+            features, lengths = encoder(*encoder.front_end(*inputs_of(batch, device)))
+            check_finite(features, f"features at {bit_width} in a batch of the split {split}")
+            tokens = tokenizer(features, lengths)
             for name, clips in found.items():
                 clips += [clip[clip != PADDING] for clip in getattr(tokens, name).cpu()]
     return found

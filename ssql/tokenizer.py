@@ -6,9 +6,10 @@ from lightning import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from encoders import Encoder, load_head, save_encoder
+from quant.checks import check_at_least
 from ssql.checkpoint import LastCheckpoint
 from ssql.console import say
-from ssql.data.held_out import HeldOut
+from ssql.data.held_out import HeldOut, check_validation
 from ssql.memory import keep_freed_memory
 from ssql.run import RunCLI, Words, add_words
 from ssql.tokenizer_training import TokenizerTraining
@@ -53,6 +54,12 @@ class TokenizerCLI(RunCLI):
         parser.add_argument(
             "--start_batches", type=int, default=32, help="batches that means, projection and codebooks start from"
         )
+
+    def check_options(self) -> None:
+        """What is looked at once the data is there, or after the run."""
+        super().check_options()
+        check_validation(self.config.validation)
+        check_at_least(1, start_batches=self.config.start_batches)
 
     def callbacks(self) -> list[Callback]:
         """Start the model from its data; then checkpoints by step."""

@@ -28,6 +28,7 @@ from encoders.frames import frame_mask, unpadded
 from encoders.log_mel import HOP, SAMPLE_RATE
 from encoders.resampling import Resampling
 from encoders.tokenizer import SEMANTIC_RATE
+from quant.checks import check_at_least
 from ssql.batch_norm import frozen_statistics
 from ssql.codes import code_counts, perplexity, use
 from ssql.data import DataModule
@@ -37,6 +38,7 @@ from ssql.evaluate import calibrate_on, prepare_anew
 from ssql.finetuning import OBSERVER
 from ssql.methods.method import View, seeded
 from ssql.objectives import relative_distance
+from ssql.precision import drop_stale_corrections
 from ssql.schedule import scheduled, total_steps
 
 # Distances that k-means holds at once, as many as fill 128 MB.
@@ -58,7 +60,7 @@ class Codebooks:
         commitment: weight of the vectors' squared distance to their codes.
 
     Raises:
-        ValueError: a decay or share that is not from 0 to below 1.
+        ValueError: a size that is too small, or a decay or share that is not from 0 to below 1.
     """
 
     linguistic: int = 1024
@@ -69,6 +71,12 @@ class Codebooks:
     commitment: float = 0.25
 
     def __post_init__(self) -> None:
+        if min(self.linguistic, self.semantic) < 2:
+            raise ValueError(
+                f"codebooks need two codes or more; got {self.linguistic} linguistic and {self.semantic} semantic codes"
+            )
+        check_at_least(1, code_dim=self.code_dim)
+        check_at_least(0, commitment=self.commitment)
         for name in ("decay", "revive_below"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
@@ -119,6 +127,13 @@ class TokenizerTraining(lightning.LightningModule):
             raise ValueError(f"tokens need an encoder of frames, such as SpeechTransformer; {loaded.name} has none")
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup is a share of the run, from 0 to below 1; got {warmup}")
+        prepare_anew(loaded, None)
+        learned = quant.learned_bit_width(loaded)
+        if learned is not None and (ssql or not freeze):
+            raise ValueError(
+                f"the encoder's steps were learned at {learned}, its ranges cannot follow: keep it frozen (freeze "
+                "true) without drawn bits (ssql false), or start from another encoder"
+            )
         self.encoder, self.codebooks, self.frozen, self.ssql = loaded, codebooks, freeze, ssql
         self.optimizer, self.warmup, self.seed = optimizer, warmup, seed
 
@@ -130,7 +145,8 @@ class TokenizerTraining(lightning.LightningModule):
         """
         if data.modality != self.encoder.modality:
             raise ValueError(f"the {self.encoder.name} encoder takes {self.encoder.modality}, not {data.modality}")
-        prepare_anew(self.encoder, None)
+        if not self.frozen:
+            drop_stale_corrections(self.encoder)
         if self.ssql or not self.frozen:
             _calibrate_where_needed(self.encoder, data, batches)
         self.encoder.requires_grad_(not self.frozen)
@@ -315,7 +331,9 @@ def whitening(frames: Tensor, dim: int) -> Tensor:
 
 
 def _calibrate_where_needed(encoder: Encoder, data: DataModule, batches: int) -> None:
-    """Ranges for an encoder that has none; those of a trained one are kept."""
+    """Ranges for an encoder that has none; those of a trained one are kept, and learned steps are ranges."""
+    if quant.learned_bit_width(encoder) is not None:
+        return
     try:
         with quant.at(encoder, "w8a8"):
             pass

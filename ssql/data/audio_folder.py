@@ -86,7 +86,7 @@ class AudioFolder(DataModule):
         self.root, self.labels, self.max_seconds = Path(root), labels, max_seconds
         self.texts = texts
         self.test_pattern = _compiled(test_pattern, "test_pattern") if test_pattern else None
-        if max_seconds * SAMPLE_RATE < WINDOW:
+        if not max_seconds * SAMPLE_RATE >= WINDOW:  # NaN is no length either
             raise ValueError(f"max_seconds {max_seconds} is shorter than one 25 ms frame")
 
     def load(self) -> dict[str, Dataset[Batch]]:

@@ -3,6 +3,7 @@
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from quant.checks import check_at_least
 from ssql.data.batch import Batch, in_memory
 from ssql.data.module import DataModule
 
@@ -30,8 +31,8 @@ class HeldOut(DataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(data.batch_size, data.num_workers, data.seed)
-        if not 0 < share < 1:
-            raise ValueError(f"the share of training items that validate must be above 0 and below 1, got {share}")
+        check_validation(share)
+        check_at_least(2, train_limit=limit)
         self.data, self.share, self.limit, self.balance, self.draw_seed = data, share, limit, balance, seed
         self.modality = data.modality  # type: ignore[misc]
 
@@ -65,9 +66,20 @@ class HeldOut(DataModule):
         """Every split of the other module but its training split."""
         return self.data.test_splits
 
+    @property
+    def evaluated_splits(self) -> list[str]:
+        """Validation, then the test splits."""
+        return ["validation", *self.test_splits]
+
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation split, in order."""
         return self.evaluation_dataloader("validation")
+
+
+def check_validation(share: float) -> None:
+    """Raise ValueError for a share that leaves nothing to train on or nothing to validate with."""
+    if not 0 < share < 1:
+        raise ValueError(f"validation, the share of training items, must be above 0 and below 1, got {share}")
 
 
 def in_turns(items: list[int], classes: list[float]) -> list[int]:

@@ -13,6 +13,7 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from encoders.paths import check_regular, shown
+from quant.checks import check_at_least
 from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.module import DataModule
 from ssql.progress import track
@@ -76,6 +77,7 @@ class ImageFolder(DataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, seed)
+        check_at_least(1, image_size=image_size, train_limit=train_limit, test_limit=test_limit)
         self.root, self.image_size, self.grey = Path(root), image_size, grey
         self.limits = {"train": train_limit, "test": test_limit}
 

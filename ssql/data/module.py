@@ -8,6 +8,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from quant.checks import check_at_least
 from ssql.data.batch import Batch, collate
 from ssql.data.sampler import ResumableSampler
 
@@ -24,7 +25,7 @@ class DataModule(lightning.LightningDataModule):
         seed: of the training order.
 
     Raises:
-        ValueError: a batch of nothing, or fewer than no processes.
+        ValueError: a batch_size below 1, or num_workers below 0.
 
     Attributes:
         modality: `audio` or `image`.
@@ -37,8 +38,8 @@ class DataModule(lightning.LightningDataModule):
 
     def __init__(self, batch_size: int = 64, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()
-        if batch_size < 1 or num_workers < 0:
-            raise ValueError(f"batch_size is 1 or more and num_workers 0 or more, not {batch_size} and {num_workers}")
+        check_at_least(1, batch_size=batch_size)
+        check_at_least(0, num_workers=num_workers)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.classes: dict[str, list[str]] = {}
         self.targets: dict[str, str] = {}
@@ -65,6 +66,11 @@ class DataModule(lightning.LightningDataModule):
         """Every split but `train`."""
         self.setup()
         return [split for split in self._splits if split != "train"]
+
+    @property
+    def evaluated_splits(self) -> list[str]:
+        """Every split that training measures."""
+        return self.test_splits
 
     @property
     def splits(self) -> dict[str, Dataset[Batch]]:
@@ -130,5 +136,10 @@ class DataModule(lightning.LightningDataModule):
         return DataLoader(self.dataset(split), self.batch_size, num_workers=self.num_workers, collate_fn=collate)
 
     def first_batches(self, count: int) -> Iterator[Batch]:
-        """The first training batches, not augmented: what calibration and the like look at."""
+        """The first training batches, not augmented: what calibration and the like look at.
+
+        Raises:
+            ValueError: a count below 1.
+        """
+        check_at_least(1, batches=count)
         return (batch for _, batch in zip(range(count), self.evaluation_dataloader("train"), strict=False))

@@ -1,5 +1,6 @@
 """Test clips behind noise: whatever learned from clean training clips is tested at known signal-to-noise ratios."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -7,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
+from quant.checks import check_at_least
 from ssql.data.batch import Batch
 from ssql.data.module import DataModule
 
@@ -44,6 +46,7 @@ class Noisy(DataModule):
         unknown = sorted(set(noises) - set(get_args(Noise)))
         if unknown:
             raise ValueError(f"unknown noises {unknown}: write {' or '.join(get_args(Noise))}")
+        check_at_least(-math.inf, snr_db=snr_db)
         self.data, self.snr_db, self.noises = data, list(snr_db), noises
         self.noisy_tasks, self.noise_seed = noisy_tasks, seed
 

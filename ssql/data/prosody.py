@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from encoders.log_mel import SAMPLE_RATE
+from quant.checks import check_at_least
 from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.espeak import Utterance, fundamental_frequency, synthesize
 from ssql.data.module import DataModule
@@ -67,6 +68,7 @@ class SpokenProsody(DataModule):
         unknown = sorted(set(languages) - {"en-us", "de", "fr", "es"})
         if unknown or not languages:
             raise ValueError(f"languages {unknown}: F0 is known for en-us, de, fr, es only")
+        check_at_least(1, train_size=train_size, test_size=test_size)
         self.languages = list(languages)
         self.probed_parts = 3  # a contour is a matter of order
         self.sizes = {"train": train_size, "test": test_size}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch.utils.data import Dataset
 
+from quant.checks import check_at_least
 from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.espeak import Utterance, synthesize
 from ssql.data.module import DataModule
@@ -56,6 +57,7 @@ class SpokenWords(DataModule):
         unknown = sorted(set(languages) - NUMERALS.keys())
         if unknown or not languages:
             raise ValueError(f"languages {unknown} have no numerals here; known are: {', '.join(NUMERALS)}")
+        check_at_least(1, train_size=train_size, test_size=test_size)
         self.languages = list(languages)
         self.sizes = {"train": train_size, "test": test_size}
 

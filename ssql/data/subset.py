@@ -5,6 +5,7 @@ from torch import Generator
 from torch.utils import data as torch_data
 from torch.utils.data import Dataset
 
+from quant.checks import check_at_least
 from ssql.data.batch import Batch
 from ssql.data.module import DataModule, Split
 
@@ -28,6 +29,7 @@ class Subset(DataModule):
         if data is None:  # as the command line has it for `--data Subset` alone
             raise ValueError("Subset takes its items from other data: name them, like --data.data SpokenWords")
         super().__init__(data.batch_size, data.num_workers, data.seed)
+        check_at_least(1, train_size=train_size, test_size=test_size)
         self.probed_parts = data.probed_parts
         self.modality = data.modality  # type: ignore[misc]
         self.data, self.sizes, self.choice_seed = data, {"train": train_size, "test": test_size}, seed

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from encoders.encoder import Encoder
+from quant.checks import check_at_least
 from ssql.heads import predictor, projector
 from ssql.methods.method import SSQLOptions, View
 from ssql.methods.momentum import MomentumMethod
@@ -37,6 +38,7 @@ class BYOL(MomentumMethod):
         momentum: float | Sequence[float] = 0.99,
         **common: Any,
     ) -> None:
+        check_at_least(1, dim=dim)
         head = projector(encoder.feature_dim, dim)
         super().__init__(encoder, augmentation, ssql, head, momentum, **common)
         self.predictor = predictor(dim)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from encoders.encoder import Encoder
 from encoders.frames import BlockEncoder, frame_mask
 from encoders.log_mel import HOP, SAMPLE_RATE
+from quant.checks import check_above
 from ssql.methods.method import SSQLOptions
 from ssql.methods.momentum import MomentumMethod
 from ssql.objectives import masked_mean_square
@@ -88,6 +89,7 @@ class MaskedPrediction(MomentumMethod):
             raise ValueError(f"target_blocks must be from 1 to the encoder's depth {depth}, got {target_blocks}")
         if not 0 < mask_share <= 1:
             raise ValueError(f"mask_share must be above 0 and at most 1, got {mask_share}")
+        check_above(0, mask_seconds=mask_seconds)
         super().__init__(encoder, augmentation, ssql, nn.Identity(), momentum, optimizer=optimizer, **common)
         self.predictor = nn.Linear(encoder.feature_dim, width)
         self.hide = Hidden(encoder.arguments["n_mels"])

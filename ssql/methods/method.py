@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 
 import quant
 from encoders.encoder import Encoder
+from quant.checks import check_at_least
 from ssql.batch_norm import check_synchronized, frozen_statistics, layer_sync
 from ssql.draw import draw_bit_width
 from ssql.gradients import differentiated_now
@@ -70,8 +71,7 @@ class SSQLOptions:
             bounds = list(getattr(self, name))
             if len(bounds) != 2 or not 2 <= bounds[0] <= bounds[1] <= 8:
                 raise ValueError(f"{name} must be two numbers from 2 to 8, smallest first; got {bounds}")
-        if self.consistency < 0:
-            raise ValueError(f"consistency must be 0 or more, got {self.consistency}")
+        check_at_least(0, consistency=self.consistency)
         if self.targets == "quantized" and not self.auxiliary_loss:
             raise ValueError(
                 "targets quantized needs auxiliary_loss true: without it no branch would be left to predict them"
@@ -115,6 +115,7 @@ class Method(lightning.LightningModule):
         views: Literal["together", "apart"] = "together",
     ) -> None:
         super().__init__()
+        check_at_least(0, warmup_steps=warmup_steps)
         self.encoder = quant.prepare(encoder, policy)
         self.augmentation = augmentation
         self.ssql = SSQLOptions() if ssql is True else ssql or None

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from encoders.encoder import Encoder
+from quant.checks import check_above, check_at_least
 from ssql.heads import contrastive_projector
 from ssql.methods.method import Projected, SSQLOptions, View
 from ssql.methods.momentum import MomentumMethod
@@ -53,8 +54,8 @@ class MoCo(MomentumMethod):
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9, weight_decay=1e-4),
         **common: Any,
     ) -> None:
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        check_at_least(1, dim=dim, queue_size=queue_size)
+        check_above(0, temperature=temperature)
         head = contrastive_projector(encoder.feature_dim, dim)
         super().__init__(encoder, augmentation, ssql, head, momentum, optimizer=optimizer, **common)
         self.temperature = temperature

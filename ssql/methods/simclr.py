@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import quant
 from encoders.encoder import Encoder
+from quant.checks import check_above, check_at_least
 from ssql.heads import PROJECTOR_POLICY, contrastive_projector
 from ssql.methods.method import Method, Projected, SSQLOptions, View
 from ssql.methods.ranks import gathered, rank
@@ -42,8 +43,8 @@ class SimCLR(Method):
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9, weight_decay=1e-4),
         **common: Any,
     ) -> None:
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        check_at_least(1, dim=dim)
+        check_above(0, temperature=temperature)
         super().__init__(encoder, augmentation, ssql, optimizer=optimizer, **common)
         self.projector = quant.prepare(contrastive_projector(encoder.feature_dim, dim), PROJECTOR_POLICY)
         self.temperature = temperature

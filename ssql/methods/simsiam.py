@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 import quant
 from encoders.encoder import Encoder
+from quant.checks import check_at_least
 from ssql.heads import PROJECTOR_POLICY, predictor, projector
 from ssql.methods.method import Method, SSQLOptions, View
 from ssql.objectives import symmetric_negative_cosine
@@ -41,6 +42,7 @@ class SimSiam(Method):
         dim: int = 2048,
         **common: Any,
     ) -> None:
+        check_at_least(1, dim=dim)
         super().__init__(encoder, augmentation, ssql, **common)
         self.projector = quant.prepare(projector(encoder.feature_dim, dim), PROJECTOR_POLICY)
         self.predictor = predictor(dim)

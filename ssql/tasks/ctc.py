@@ -58,6 +58,10 @@ class CTC(Task):
                     "or leave the clip out"
                 )
 
+    def unanswered(self, item: Batch) -> set[str]:
+        """What an item has no answer for."""
+        return set() if "texts" in item else {self.label}
+
     def outputs(self, encoder: Encoder, inputs: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Frame features (batch, frames, feature_dim) and the frames of each clip."""
         features, feature_lengths = encoder(inputs, lengths)

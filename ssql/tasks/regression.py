@@ -1,6 +1,7 @@
 """Numbers with units (pitch, energy, speaking rate) by squared error of their normalized values; MAE and R2."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,22 @@ class Regression(Task):
             if values.std(correction=0) == 0:
                 raise ValueError(f"target {name!r} is {values[0]:g} in every training item: there is nothing to learn")
 
+    def unanswered(self, item: Batch) -> set[str]:
+        """What an item has no answer for."""
+        return set(self.classes) - item["labels"].keys()
+
+    def check_split(self, data: DataModule, split: str) -> None:
+        """Raise ValueError where R2 is undefined: a target with fewer than two different values."""
+        super().check_split(data, split)
+        for name, values in _answers(data, split, self.classes).items():
+            if not values.isfinite().all():
+                raise ValueError(f"target {name!r} of the split {split} has a value that is NaN or infinite")
+            if len(values.unique()) < 2:
+                raise ValueError(
+                    f"target {name!r} of the split {split} ({len(values)} items) has fewer than two different values, "
+                    "for which R2 is undefined: give the split more items"
+                )
+
     def loss(self, outputs: Tensor, lengths: Tensor | None, batch: Batch) -> Tensor:
         """Mean square error of values (batch, targets), each in its training deviations."""
         std = self.std.to(outputs.device)
@@ -82,6 +99,14 @@ class Regression(Task):
 
     def _targets(self, batch: Batch) -> Tensor:
         return torch.stack([batch["labels"][name] for name in self.classes], dim=1).float()
+
+
+def _answers(data: DataModule, split: str, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    dataset: Any = data.dataset(split)
+    if not hasattr(dataset, "labels"):  # clips behind noise, a part of other data
+        items = [dataset[index]["labels"] for index in range(len(dataset))]
+        return {name: torch.tensor([labels[name] for labels in items], dtype=torch.float32) for name in names}
+    return {name: torch.tensor(dataset.labels[name], dtype=torch.float32) for name in names}
 
 
 def _labels(data: DataModule) -> Mapping[str, list[float]]:

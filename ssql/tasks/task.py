@@ -66,6 +66,19 @@ class Task(ABC):
         if encoder.modality != data.modality:
             raise ValueError(f"the {encoder.name} encoder takes {encoder.modality}, the data is {data.modality}")
 
+    def check_split(self, data: DataModule, split: str) -> None:
+        """Raise ValueError where a split that is measured has no item, or no answer for the task."""
+        dataset = data.dataset(split)
+        if not len(dataset):  # type: ignore[arg-type]
+            raise ValueError(f"the split {split} has no item: there is nothing to measure")
+        missing = sorted(self.unanswered(dataset[0]))
+        if missing:
+            raise ValueError(f"the items of the split {split} have no answer for {', '.join(missing)}")
+
+    def unanswered(self, item: Batch) -> set[str]:
+        """What an item has no answer for."""
+        return {self.label} - item["labels"].keys()
+
     def outputs(self, encoder: Encoder, inputs: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Features for the head, from what the front end gives: one embedding a clip or image."""
         return encoder.embed(inputs, lengths), None

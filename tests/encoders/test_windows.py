@@ -183,9 +183,9 @@ def test_windows_that_an_encoder_cannot_take_are_refused():
     anything = window_encoder(SpeechTransformer(width=32, depth=1, heads=2))
     with pytest.raises(ValueError, match=r"windows of 2 s cannot overlap by 2 s: .* longer by at least 0\.02 s"):
         encode_windows(anything, [], window=2, overlap=2)
-    with pytest.raises(ValueError, match=r"overlap by -1 s"):
+    with pytest.raises(ValueError, match=r"overlap must be 0 or more, got -1"):
         encode_windows(anything, [], overlap=-1)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
         encode_windows(anything, [], batch_size=0)
     with pytest.raises(ValueError, match="1 frames are lost between two windows"):
         list(encode_windows(counting(missing=1), [noise(40_000)], window=1, overlap=0))

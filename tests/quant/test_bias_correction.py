@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -86,3 +88,35 @@ def test_nothing_to_correct_is_an_error(model, batches, bit_width, count, messag
     quant.calibrate(model, batches)
     with pytest.raises(ValueError, match=message):
         quant.correct_bias(model, bit_width, batches[:count])
+
+
+def test_an_observation_sets_other_ranges_and_drops_what_belonged_to_the_ones_before(model, batches):
+    quant.calibrate(model, batches)
+    quant.correct_bias(model, "w4a8", batches)
+    with pytest.raises(RuntimeError, match="stopped"), quant.observe(model):
+        model(3 * batches[0])
+        raise RuntimeError("stopped")
+    assert quant.corrected_bit_widths(model) == [quant.parse_bit_width("w4a8")]  # the ranges stayed as well
+    with quant.observe(model):
+        model(3 * batches[0])
+    assert quant.corrected_bit_widths(model) == []
+    fresh = quant.prepare(quant.unprepare(copy.deepcopy(model)))
+    quant.calibrate(fresh, [3 * batches[0]])
+    assert torch.equal(outputs(model, "w4a8", batches[0]), outputs(fresh, "w4a8", batches[0]))
+
+
+def test_corrections_are_dropped_and_named(model, batches):
+    quant.calibrate(model, batches)
+    assert quant.drop_corrections(model) == []
+    for bit_width in ("w4a8", "w8a8"):
+        quant.correct_bias(model, bit_width, batches)
+    assert list(map(str, quant.drop_corrections(model))) == ["w4a8", "w8a8"]
+    assert not [name for name in model.state_dict() if "correction" in name]
+
+
+def test_sensitivities_are_those_of_a_model_without_corrections(model, batches):
+    quant.calibrate(model, batches)
+    before = quant.sensitivities(model, batches, bits=(4,))
+    quant.correct_bias(model, "w4a32", batches)
+    assert quant.sensitivities(model, batches, bits=(4,)) == before
+    assert quant.corrected_bit_widths(model) == [quant.parse_bit_width("w4a32")]

@@ -64,7 +64,7 @@ def test_again_reuses_the_weights_that_were_there_and_no_others(model):
         assert model[0].quantized_weight() is not first
     with after[1].again():
         assert model[0].quantized_weight() is first
-    assert after[0].modes[0][1].weights == {}
+    assert [run.weights for run in after[0].runs.values()] == [{}]
 
 
 def test_again_knows_padding_on_another_thread(model):

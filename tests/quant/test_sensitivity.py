@@ -129,3 +129,11 @@ def test_costs_without_a_common_divisor_stay_within_the_budget():
     assert sum(costs[0][pick] for pick in picks) <= 4_100_000
     assert sum(errors[0][pick] for pick in picks) <= 21
     assert least_error(errors, costs, 20 * 100_003) == [0] * 20
+
+
+def test_outputs_that_do_not_differ_have_no_sensitivity():
+    model = quant.prepare(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    with pytest.raises(ValueError, match="variance, which is 0 over 1 examples: give more than one"):
+        quant.sensitivities(model, [torch.ones(1, 4)])
+    with pytest.raises(ValueError, match="variance, which is nan over 2 examples"):
+        quant.sensitivities(model, [torch.tensor([[1.0] * 4, [torch.nan] * 4])])

@@ -103,5 +103,5 @@ def test_a_merged_encoder_prepares_saves_and_comes_back(encoder, mel, tmp_path):
 def test_what_cannot_have_adapters():
     with pytest.raises(ValueError, match="VisionEncoder has no linear layer for adapters"):
         add_adapters(VisionEncoder("resnet10t"), Adapters())
-    with pytest.raises(ValueError, match="a rank of 1 or more, got 0"):
+    with pytest.raises(ValueError, match="rank must be 1 or more, got 0"):
         Adapters(rank=0)
