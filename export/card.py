@@ -7,11 +7,11 @@ from typing import Any
 
 import onnx
 
-from encoders import Encoder, Head, Tokenizer
+from encoders import Encoder, Head, Tokenizer, weights_sha256
 from encoders.log_mel import HOP, SAMPLE_RATE
 from export.files import write_json, write_text
 from export.head import stored_head
-from export.metadata import load_file, weights_sha256
+from export.metadata import load_file
 from export.signature import SpeechInput, input_form
 from export.tokenizer import stored_tokenizer
 
