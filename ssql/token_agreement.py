@@ -54,8 +54,8 @@ def token_agreement(
     """
     quantizers = quantizers or {AS_SAVED: Quantizer()}
     for method, (encoder, tokenizer) in tokenizers.items():
-        check_measurable(method, encoder, data, bit_widths, quantizers)
         tokenizer.check_encoder(encoder)
+        check_measurable(method, encoder, data, bit_widths, quantizers)
     rows: list[Row] = []
     for method, (encoder, tokenizer) in tokenizers.items():
         floating = in_full_precision(encoder)
