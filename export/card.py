@@ -263,7 +263,8 @@ def _table(files: Sequence[dict[str, Any]]) -> str:
     lines = [head, ["---"] * len(head)]
     for entry in files:
         line = [f"`{entry['file']}`", entry["bit_width"], f"{entry['size_bytes'] / 1e6:.2f}"]
-        line += [f"{entry['oldest_onnxruntime']} or newer", _number(entry["cosine"], 6)]
+        oldest = entry["oldest_onnxruntime"]
+        line += [f"{oldest} or newer" if oldest else "not tried", _number(entry["cosine"], 6)]
         line += [_number(entry.get("accuracy", {}).get(task), 1) for task in own]
         line += [_number(entry.get("accuracy_in_torch", {}).get(result), 2) for result in in_torch]
         lines.append(line + [_number(entry.get("latency_ms", {}).get(clip), 2) for clip in clips])
