@@ -55,6 +55,7 @@ def test_config_says_what_the_files_take_and_give(folder, encoder, head):
     first, second = config["files"]
     assert (first["file"], first["bit_width"], second["bit_width"]) == ("fp.onnx", "fp", "w4a8")
     assert first["size_bytes"] == (folder / "fp.onnx").stat().st_size
+    assert (first["oldest_onnxruntime"], second["oldest_onnxruntime"]) == ("1.18", "1.23")
     assert first["cosine"] is None
     assert second["cosine"] > 0.9999
 
