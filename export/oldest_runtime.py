@@ -2,8 +2,8 @@
 
 Tried on 2026-11-29 with the wheels for Python 3.11 on Linux x86-64, versions 1.16.3, 1.17.3, 1.18.0, 1.19.0, 1.20.0,
 1.21.0, 1.22.0, 1.22.1, 1.23.0 and 1.32.0: files of each kind (fp, fp16, 8 to 2 weight bits, weights in groups, float
-activations, quantized attention, shifted inputs, waveform front end, tokens, streams, ResNet, ViT, Conformer) were
-opened and run on the same inputs. A version counts when features have a cosine of 0.999 or more to those of 1.32.0.
+activations, quantized attention, shifted inputs, waveform front end, Step-Audio 2's form, tokens, streams, ResNet, ViT)
+were opened and run on the same inputs. A version counts when features have a cosine of 0.999 or more to those of 1.32.0.
 """
 
 import onnx
@@ -13,7 +13,8 @@ OPSET, IR_VERSION = 21, 10
 OLDEST = (1, 18)  # opset 21 and IR version 10; 1.17 opens neither
 # Version of the first runtime that has an operator of the default domain for numbers of a type.
 FIRST_WITH = {
-    ("Cast", TensorProto.INT4): (1, 23),  # weights of 4 bits
+    ("Cast", TensorProto.INT4): (1, 23),  # weights of 4 bits that are multiplied as int8, or by convolutions
+    ("DequantizeLinear", TensorProto.INT4): (1, 19),  # weights of 4 bits beside activations in float
     ("Add", TensorProto.INT8): (1, 21),  # fields of weights of 3, 5, 6 or 7 bits
 }
 

@@ -28,6 +28,7 @@ UNPACKED = [
     [
         (model([CAST], [INT8]), "1.18"),
         (model([CAST], [INT4]), "1.23"),
+        (model([helper.make_node("DequantizeLinear", ["x", "scale"], ["y"])], [INT4]), "1.19"),
         (model(UNPACKED, [INT8, INDEX]), "1.21"),
         (model(UNPACKED[:2], [INT8, INDEX]), "1.18"),
         (model([CAST], [INT8], opset=23), None),
