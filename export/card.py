@@ -269,6 +269,10 @@ def _table(files: Sequence[dict[str, Any]]) -> str:
         line += [_number(entry.get("accuracy_in_torch", {}).get(result), 2) for result in in_torch]
         lines.append(line + [_number(entry.get("latency_ms", {}).get(clip), 2) for clip in clips])
     notes = ["The oldest ONNX Runtime for each file was tried, not guessed: with older ones it does not open."]
+    if any(entry["bit_width"] == "w8a8" for entry in files):
+        notes.append(
+            "w8a8 needs a processor with VNNI or ARM's dot products: others saturate its sums; w7a8 is for those."
+        )
     if own:
         notes.append('Accuracy of "this file": what the file itself says of the test clips in ONNX Runtime.')
     if in_torch:

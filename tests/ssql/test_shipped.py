@@ -67,9 +67,10 @@ def test_a_saved_range_or_correction_that_changes_changes_the_table(saved, evalu
 @pytest.mark.usefixtures("speak_once")
 def test_files_have_the_table_of_their_encoder_but_for_clips_at_a_rounding_edge(saved, evaluated, tmp_path):
     encoder = load_encoder(saved)
-    forms = {"fp": "log_mel", "w8a8": "waveform"}
+    # Not w8a8: a processor without VNNI saturates its sums, and the file has another table.
+    forms = {"fp": "log_mel", "w4a8": "waveform"}
     files = {b: export.to_onnx(encoder, tmp_path / f"{b}.onnx", b, input=f, check=False) for b, f in forms.items()}
-    rows = evaluated({"torch": saved, **files}, "--bit_widths", "[fp, w8a8]", *WORDS)
+    rows = evaluated({"torch": saved, **files}, "--bit_widths", "[fp, w4a8]", *WORDS)
     data = SpokenWords(languages=["en-us"], train_size=100, test_size=50)
     for bits, path in files.items():
         own = [row for row in rows if row["method"] == bits]
@@ -84,9 +85,9 @@ def test_files_have_the_table_of_their_encoder_but_for_clips_at_a_rounding_edge(
             assert abs(value - in_file[name]) <= 100 * at_an_edge, (bits, name)
 
     # Alone, a quantized file has nothing of full precision to compare with.
-    rows = evaluated({"int8": files["w8a8"]}, *WORDS)
+    rows = evaluated({"int4": files["w4a8"]}, *WORDS)
     assert {row["metric"] for row in rows} == {"linear", "knn"}
-    assert {row["bit_width"] for row in rows} == {"w8a8"}
+    assert {row["bit_width"] for row in rows} == {"w4a8"}
 
 
 def share_at_an_edge(encoder, file, data, bits):
@@ -105,13 +106,13 @@ def test_files_of_images_are_measured_too(evaluated, tmp_path):
     encoder = quant.prepare(VisionEncoder("test_resnet", in_channels=1, std=0.5)).eval()
     quant.calibrate(encoder, [torch.rand(8, 1, 8, 8)], lambda images: encoder.embed_raw(images))
     save_encoder(encoder, tmp_path / "encoder")
-    file = export.to_onnx(encoder, tmp_path / "file.onnx", "w8a8", image_size=8, check=False)
-    rows = evaluated({"torch": tmp_path / "encoder", "file": file}, "--bit_widths", "[w8a8]", "--data", "Digits")
-    in_torch, in_file = values(rows, "torch", "w8a8"), values(rows, "file", "w8a8")
+    file = export.to_onnx(encoder, tmp_path / "file.onnx", "w4a8", image_size=8, check=False)
+    rows = evaluated({"torch": tmp_path / "encoder", "file": file}, "--bit_widths", "[w4a8]", "--data", "Digits")
+    in_torch, in_file = values(rows, "torch", "w4a8"), values(rows, "file", "w4a8")
     assert in_torch.keys() == in_file.keys()
     assert all(abs(value - in_file[name]) < 1.5 for name, value in in_torch.items())
     with pytest.raises(SystemExit, match=r"file\.onnx does not run on images .*8, 8"):
-        wrong = export.to_onnx(encoder, tmp_path / "wrong" / "file.onnx", "w8a8", image_size=16, check=False)
+        wrong = export.to_onnx(encoder, tmp_path / "wrong" / "file.onnx", "w4a8", image_size=16, check=False)
         evaluated({"file": wrong}, "--data", "Digits")
     with pytest.raises(SystemExit, match="a is an encoder for image, the data is audio"):
         evaluated({"a": file}, *WORDS)
