@@ -3,7 +3,7 @@
 Tried on 2026-11-29 with the wheels for Python 3.11 on Linux x86-64, versions 1.16.3, 1.17.3, 1.18.0, 1.19.0, 1.20.0,
 1.21.0, 1.22.0, 1.22.1, 1.23.0 and 1.32.0: files of each kind (fp, fp16, 8 to 2 weight bits, weights in groups, float
 activations, quantized attention, shifted inputs, waveform front end, Step-Audio 2's form, tokens, streams, ResNet, ViT)
-were opened and run on the same inputs. A version counts when features have a cosine of 0.999 or more to those of 1.32.0.
+were opened and run on the same inputs. A version counts when features have a cosine of 0.999 or more to 1.32.0's.
 """
 
 import onnx
