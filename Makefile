@@ -14,9 +14,9 @@ quickstart: $(INSTALLED)
 	$(BIN)/ssql pretrain --config $(WORDS) --output $(QUICKSTART)/simsiam --overwrite true \
 		--model.ssql false --trainer.max_epochs 12
 	$(BIN)/ssql evaluate --encoders '{"SSQL": "$(QUICKSTART)/encoder", "SimSiam": "$(QUICKSTART)/simsiam/encoder"}' \
-		--data SpokenWords --output $(QUICKSTART) --overwrite true --quantizers '{"mse": {"observer": "mse"}}'
+		--data SpokenWords --output $(QUICKSTART) --overwrite true
 	$(BIN)/ssql export --encoder $(QUICKSTART)/encoder --output $(QUICKSTART) \
-		--bit_width '[fp, w8a8, w4a8]' --overwrite true
+		--bit_width '[fp, w8a8, w4a8]' --accuracy $(QUICKSTART)/accuracy.json --overwrite true
 	@echo "Encoder, ONNX files, table and plot: $(QUICKSTART)/ (encoder/, encoder-*.onnx, accuracy.json, accuracy.png)"
 
 # Without Node.js 20 the page's tests are skipped, and say so.

@@ -4,6 +4,7 @@ from encoders.artifact import init_from, load_encoder, save_encoder
 from encoders.audio import read_blocks
 from encoders.conformer import Conformer
 from encoders.encoder import ENCODERS, Encoder, register_encoder
+from encoders.fingerprint import state_sha256, weights_sha256
 from encoders.folder import ArtifactError, check_folder_target
 from encoders.frames import FrameEncoder
 from encoders.heads import Head, load_head, save_head
@@ -56,6 +57,8 @@ __all__ = [
     "save_encoder",
     "save_head",
     "save_tokenizer",
+    "state_sha256",
     "step_audio_2",
+    "weights_sha256",
     "window_encoder",
 ]

@@ -3,6 +3,7 @@
 from export.accuracy import Accuracy, Labelled
 from export.bench import measure_files
 from export.card import describe, entries_to_keep, refuse_foreign_card, write_card
+from export.file_encoder import FileEncoder
 from export.head import stored_head
 from export.metadata import VerificationError, load_file
 from export.onnx import to_onnx
@@ -14,6 +15,7 @@ from export.window_file import file_window_encoder
 
 __all__ = [
     "Accuracy",
+    "FileEncoder",
     "FileStream",
     "Labelled",
     "SpeechInput",

@@ -7,12 +7,15 @@ from typing import Any
 
 import onnx
 
-from encoders import Encoder, Head, Tokenizer
+from encoders import Encoder, Head, Tokenizer, weights_sha256
 from encoders.files import write_json, write_text
+from encoders.folder import file_sha256
 from encoders.log_mel import HOP, SAMPLE_RATE
 from encoders.ownership import CARD, mark, refuse_foreign
 from export.head import stored_head
-from export.metadata import load_file, weights_sha256
+from export.limits import limits_of
+from export.metadata import load_file
+from export.oldest_runtime import oldest_runtime
 from export.signature import SpeechInput, input_form
 from export.tokenizer import stored_tokenizer
 
@@ -34,9 +37,10 @@ def describe(
         trained_on: data the encoder learned from.
 
     Returns:
-        sample_rate_hz, input (waveform, log_mel, images), inputs and outputs (name to shape, dtype, unit),
-        frame_rate_hz, feature_dim, head (null, or task, classes, units, label), tokenizer (null, or its sizes), files
-        (file, bit_width, size_bytes), licence, trained_on, encoder, format_version.
+        sample_rate_hz, input (waveform, log_mel, images), inputs and outputs (name to shape, dtype, unit), limits (of
+        `export.limits`), frame_rate_hz, feature_dim, head (null, or task, classes, units, label), tokenizer (null, or
+        its sizes), files (file, bit_width, size_bytes, sha256, oldest_onnxruntime, cosine, accuracy: of the file
+        itself, by its verification; `accuracy_in_torch` may be added), licence, trained_on, encoder, format_version.
     """
     proto, found = load_file(paths[0])
     head, tokenizer = stored_head(proto), stored_tokenizer(proto)
@@ -49,6 +53,7 @@ def describe(
         "input": found["input"],
         "inputs": {value.name: _tensor(value, units) for value in proto.graph.input},
         "outputs": {value.name: _tensor(value, units) for value in proto.graph.output},
+        "limits": limits_of(paths[0]),
         "frame_rate_hz": float(found["frame_rate_hz"]) if audio else None,
         "feature_dim": encoder.feature_dim,
         "head": head.to_dict() if head else None,
@@ -64,6 +69,8 @@ def entries_to_keep(
     tokenizer: Tokenizer | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Entries of an earlier card in a folder that stay: files of the same encoder, input, head and tokenizer.
+
+    An entry tells of one very file: where that is gone or another by now, so is the entry.
 
     Raises:
         FileExistsError: a card of another encoder, input, head or tokenizer, unless overwrite; a `README.md` or
@@ -81,7 +88,7 @@ def entries_to_keep(
         and found.get("tokenizer") == (tokenizer.to_dict() if tokenizer else None)
     )
     if same:
-        return [entry for entry in found["files"] if (folder / entry["file"]).is_file()]
+        return [entry for entry in found["files"] if _is_file_of(entry, folder)]
     if not overwrite:
         raise FileExistsError(
             f"{folder} holds files of another encoder, input or head, or of another tokenizer "
@@ -176,14 +183,24 @@ def snippet(config: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _is_file_of(entry: dict[str, Any], folder: Path) -> bool:
+    path = folder / entry["file"]
+    return path.is_file() and entry.get("sha256") == file_sha256(path)
+
+
 def _entry(path: Path) -> dict[str, Any]:
     """Of one file; accuracy and cosine are those of its verification report."""
-    entry = {"file": path.name, "bit_width": load_file(path)[1]["bit_width"], "size_bytes": path.stat().st_size}
+    proto, found = load_file(path)
     report = path.with_suffix(".verification.json")
-    found = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
-    accuracy = found.get("accuracy")
-    return entry | {
-        "cosine": found.get("smallest_cosine"),
+    checked = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+    accuracy = checked.get("accuracy")
+    return {
+        "file": path.name,
+        "bit_width": found["bit_width"],
+        "size_bytes": path.stat().st_size,
+        "sha256": file_sha256(path),
+        "oldest_onnxruntime": oldest_runtime(proto),
+        "cosine": checked.get("smallest_cosine"),
         "accuracy": {accuracy["label"]: accuracy["onnx"]} if accuracy else {},
     }
 
@@ -230,29 +247,34 @@ def _tokens_text(tokenizer: dict[str, Any] | None) -> str:
 
 def _table(files: Sequence[dict[str, Any]]) -> str:
     """A line for each file, a column for each accuracy and latency that is known."""
-    tasks = list(dict.fromkeys(task for entry in files for task in entry.get("accuracy", {})))
-    clips = list(dict.fromkeys(clip for entry in files for clip in entry.get("latency_ms", {})))
-    head = [
-        "file",
-        "bit-width",
-        "MB",
-        "cosine to torch",
-        *[task if task.endswith(")") else f"{task}, %" for task in tasks],
-    ]
+    own, in_torch, clips = (
+        list(dict.fromkeys(name for entry in files for name in entry.get(key, {})))
+        for key in ("accuracy", "accuracy_in_torch", "latency_ms")
+    )
+    head = ["file", "bit-width", "MB", "ONNX Runtime", "cosine to torch"]
+    head += [f"{task}, % (this file)" for task in own]
+    head += [f"{result} (torch)" for result in in_torch]
     head += [f"ms for {clip} s" if float(clip) else "ms an image" for clip in clips]
     lines = [head, ["---"] * len(head)]
     for entry in files:
-        accuracy, latency = entry.get("accuracy", {}), entry.get("latency_ms", {})
-        line = [
-            f"`{entry['file']}`",
-            entry["bit_width"],
-            f"{entry['size_bytes'] / 1e6:.2f}",
-            _number(entry["cosine"], 6),
-        ]
-        line += [_number(accuracy.get(task), 1) for task in tasks]
-        lines.append(line + [_number(latency.get(clip), 2) for clip in clips])
-    note = "\nAccuracy on test clips; latency in ONNX Runtime on the CPU of the machine that wrote the files.\n"
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n" + note * bool(tasks or clips)
+        line = [f"`{entry['file']}`", entry["bit_width"], f"{entry['size_bytes'] / 1e6:.2f}"]
+        oldest = entry["oldest_onnxruntime"]
+        line += [f"{oldest} or newer" if oldest else "not tried", _number(entry["cosine"], 6)]
+        line += [_number(entry.get("accuracy", {}).get(task), 1) for task in own]
+        line += [_number(entry.get("accuracy_in_torch", {}).get(result), 2) for result in in_torch]
+        lines.append(line + [_number(entry.get("latency_ms", {}).get(clip), 2) for clip in clips])
+    notes = ["The oldest ONNX Runtime for each file was tried, not guessed: with older ones it does not open."]
+    if any(entry["bit_width"] == "w8a8" for entry in files):
+        notes.append(
+            "w8a8 needs a processor with VNNI or ARM's dot products: others saturate its sums; w7a8 is for those."
+        )
+    if own:
+        notes.append('Accuracy of "this file": what the file itself says of the test clips in ONNX Runtime.')
+    if in_torch:
+        notes.append('"torch": measured in torch on the encoder at this bit-width, as it was exported.')
+    if clips:
+        notes.append("Latency in ONNX Runtime on the CPU of the machine that wrote the files.")
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{' '.join(notes)}\n"
 
 
 def _number(value: float | None, decimals: int) -> str:
@@ -260,9 +282,18 @@ def _number(value: float | None, decimals: int) -> str:
 
 
 def _contract(config: dict[str, Any]) -> str:
+    limits = config["limits"]
     if config["input"] == "images":
-        return "The batch may have any size."
-    shortest = " The longest clip of a batch has at least 400 samples (25 ms)." if config["input"] == "waveform" else ""
+        height, width = limits["height"], limits["width"]
+        return f"Images of {height} x {width} pixels, {limits['channels']} channels; the batch may have any size."
+    samples = config["input"] == "waveform"
+    unit, rate = ("samples", SAMPLE_RATE) if samples else ("frames", SAMPLE_RATE // HOP)
+    shortest, longest = limits["shortest"], limits["longest"]
+    most = (
+        "There is no longest clip but by memory"
+        if longest is None
+        else f"No clip may be longer than {longest:,} {unit} ({longest / rate:g} s): cut it into windows"
+    )
     tokenizer = config["tokenizer"]
     tokens = (
         " Both streams as one sequence: every 120 ms two linguistic tokens, then three semantic ones plus "
@@ -271,6 +302,7 @@ def _contract(config: dict[str, Any]) -> str:
         else ""
     )
     return (
-        "Batch and time may have any size; a clip's features do not depend on what it is batched with, and beyond its "
-        f"length they are zero.{shortest}{tokens}"
+        f"Mono audio at {SAMPLE_RATE:,} Hz. Batch and time may have any size within these limits: the longest clip of "
+        f"a batch has at least {shortest} {unit} ({1000 * shortest / rate:g} ms). {most}. A clip's features do not "
+        f"depend on what it is batched with, and beyond its length they are zero.{tokens}"
     )

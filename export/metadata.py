@@ -1,13 +1,12 @@
 """What a file says about itself: encoder, bit-width, policy, front end."""
 
-import hashlib
 import importlib.metadata
 import json
 from pathlib import Path
 
 import onnx
 
-from encoders import Encoder, Head, LogMel, Tokenizer, WhisperLogMel
+from encoders import Encoder, Head, LogMel, Tokenizer, WhisperLogMel, weights_sha256
 from encoders.log_mel import HOP, SAMPLE_RATE, WINDOW
 from quant import BitWidth, QuantLayer
 
@@ -61,15 +60,6 @@ def metadata(
         "n_mels": str(encoder.front_end.n_mels),
         "log_mel": WHISPER_LOG_MEL if isinstance(encoder.front_end, WhisperLogMel) else LOG_MEL,
     }
-
-
-def weights_sha256(encoder: Encoder) -> str:
-    """Hash of an encoder's weights and activation ranges: files of one encoder at several bit-widths share it."""
-    digest = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def load_file(path: Path) -> tuple[onnx.ModelProto, dict[str, str]]:

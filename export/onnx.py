@@ -23,6 +23,7 @@ from export.qdq import QdqLayer, to_qdq
 from export.signature import SpeechInput, example_inputs, frozen_copy, input_form, signature
 from export.tokenizer import ExportedTokenizer
 from export.trace import trace
+from export.unused import drop_unused
 from export.verify import verify
 from quant import FULL_PRECISION, BitWidth, at, parse_bit_width
 from quant.activation import RANGE_BUFFERS
@@ -149,6 +150,7 @@ def _build(
     proto = trace(pipeline, signature(form, head, tokenizer), example_inputs(model, form, image_size), opset)
     shrink_tables(proto)
     pack_weights(proto, layers)
+    drop_unused(proto)
     helper.set_model_props(proto, metadata(encoder, run, form, head, tokenizer))
     onnx.checker.check_model(proto)
     return proto

@@ -24,6 +24,7 @@ from export.runtime import open_session
 from export.signature import Axes, Signature, frozen_copy, synthetic_clips
 from export.stored import first_difference
 from export.trace import trace
+from export.unused import drop_unused
 from export.verify import Verification
 from quant import FULL_PRECISION, BitWidth, parse_bit_width, quant_activations
 
@@ -201,6 +202,7 @@ def _build(encoder: StreamingTransformer, run: BitWidth) -> onnx.ModelProto:
     examples = (log_mel, lengths, *model.start(2)[: len(state)])
     proto = trace(Step(model), names, examples, OPSET)
     pack_weights(proto, layers)
+    drop_unused(proto)
     values = metadata(encoder, run, FORM) | {"chunk_mels": str(model.chunk_mels), "state": json.dumps(list(state))}
     helper.set_model_props(proto, values)
     onnx.checker.check_model(proto)

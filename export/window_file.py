@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from encoders import LogMel, WhisperLogMel, WindowEncoder
-from encoders.log_mel import HOP, SAMPLE_RATE
+from encoders import WindowEncoder
 from encoders.windows import limits
-from export.fresh_process import session_options
-from export.metadata import WHISPER_LOG_MEL, VerificationError
-from export.runtime import open_session
+from export.file_encoder import FileEncoder
+from export.metadata import VerificationError
 
 
 def file_window_encoder(path: str | Path, threads: int = 0) -> tuple[WindowEncoder, dict[str, str]]:
@@ -26,33 +24,17 @@ def file_window_encoder(path: str | Path, threads: int = 0) -> tuple[WindowEncod
         VerificationError: ONNX Runtime cannot read it, `to_onnx` did not write it, or it takes neither waveforms nor
             log-mels, or says of itself what cannot be.
     """
-    session = open_session(path, session_options(threads))
-    about: dict[str, str] = session.get_modelmeta().custom_metadata_map
-    form = about.get("input")
-    if form not in ("waveform", "log_mel"):
+    file = FileEncoder(path, threads)
+    if file.modality != "audio":
         raise VerificationError(
-            f"{path} takes {form or 'nothing that it says'}: long audio needs a speech file that ssql export wrote, "
-            "with waveform or log_mel as its input"
+            f"{path} takes {file.form}: long audio needs a speech file that ssql export wrote, with waveform or "
+            "log_mel as its input"
         )
-    whisper = about.get("log_mel") == WHISPER_LOG_MEL
-    front_end = None
-    try:
-        if form == "log_mel":
-            front_end = (WhisperLogMel if whisper else LogMel)(int(about["n_mels"]))
-        frame_rate, feature_dim = float(about["frame_rate_hz"]), int(about["feature_dim"])
-        longest, step = limits(json.loads(about["arguments"]), frame_rate)
-        if not 0 < frame_rate <= SAMPLE_RATE or feature_dim < 1 or "bit_width" not in about:
-            raise ValueError(f"{frame_rate} features a second, {feature_dim} wide, at {about.get('bit_width')}")
-    except (KeyError, ValueError, TypeError, AttributeError, ZeroDivisionError, OverflowError) as error:
-        raise VerificationError(f"{path} says of itself what no file of ssql export says: {error!r}") from error
 
     def encode(waveforms: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if front_end is not None:
-            log_mel, frames = front_end(torch.from_numpy(waveforms), torch.from_numpy(lengths))
-            waveforms, lengths = log_mel.numpy(), frames.numpy()
-        features, feature_lengths = session.run(["features", "feature_lengths"], {form: waveforms, "lengths": lengths})
-        return features, feature_lengths
+        features, feature_lengths = file(torch.from_numpy(waveforms), torch.from_numpy(lengths))
+        assert feature_lengths is not None
+        return features.numpy(), feature_lengths.numpy()
 
-    if longest is not None and whisper:
-        longest -= WhisperLogMel.lookahead * HOP  # a file has no way to drop a frame of lookahead without a position
-    return WindowEncoder(encode, frame_rate, feature_dim, longest, step), about
+    _, step = limits(json.loads(file.about["arguments"]), file.frame_rate)
+    return WindowEncoder(encode, file.frame_rate, file.feature_dim, file.longest, step), file.about

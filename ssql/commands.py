@@ -16,6 +16,8 @@ from encoders import (
     load_head,
     load_tokenizer,
     save_encoder,
+    state_sha256,
+    weights_sha256,
     window_encoder,
 )
 from encoders.ownership import LATENCIES, REPORT, refuse_foreign
@@ -32,7 +34,7 @@ from ssql.figures import latency_figure
 from ssql.output import refuse_existing, reserved, save_json, save_plot
 from ssql.probe_head import labelled_test, probe_head
 from ssql.report import latency_tables, sensitivity_table
-from ssql.rows import load_rows, results_by_bits
+from ssql.rows import results_of
 
 SHORTEST_CLIP = 0.025  # seconds: one frame
 FILE_NAMES = {
@@ -130,7 +132,8 @@ def export(
         input: waveform puts the front end into the files; log_mel by default, where the encoder takes that.
         data: labelled data for a head, or for what the encoder's own head says.
         task: the label to predict; `text` for a recognizer's own head.
-        accuracy: JSON file that ssql evaluate wrote of this encoder, for the model card.
+        accuracy: JSON file that ssql evaluate, suite or finetune wrote of this encoder as it is saved, for the model
+            card; results of other weights, ranges or heads are refused.
         trained_on: the encoder's training data, for the model card.
         licence: of the weights, for the model card.
         overwrite: replace existing files.
@@ -146,8 +149,9 @@ def export(
     for path in paths.values():
         refuse_foreign(path.with_suffix(".verification.json"), REPORT)
     onnx_export.refuse_foreign_card(Path(output))
-    known = results_by_bits(load_rows(Path(accuracy))) if accuracy else {}
     loaded, own_head, tokenizer = load_encoder(encoder), load_head(encoder), load_tokenizer(encoder)
+    head_sha256 = state_sha256(own_head) if own_head else None
+    known = results_of(Path(accuracy), weights_sha256(loaded), head_sha256, encoder) if accuracy else {}
     heads = {b: own_head for b in bit_widths}
     if data is not None and task is not None and (own_head is None or own_head.label != task):
         heads = {b: probe_head(loaded, data, task, "fp" if b == "fp16" else b) for b in bit_widths}
@@ -161,7 +165,8 @@ def export(
         say(*latency_tables(latencies))
         card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
         for entry in card["files"]:
-            entry["accuracy"] |= known.get(entry["bit_width"], {})
+            if entry["file"] != FILE_NAMES["fp16"]:  # its weights are others than those of full precision
+                entry["accuracy_in_torch"] = known.get(entry["bit_width"], {})
             entry["latency_ms"] = {
                 f"{row['seconds']:g}": row["latency_ms"] for row in latencies if row["file"] == entry["file"]
             }

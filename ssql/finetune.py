@@ -9,7 +9,7 @@ from lightning import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
-from encoders import Encoder, save_encoder
+from encoders import Encoder, save_encoder, state_sha256, weights_sha256
 from quant.checks import check_at_least
 from ssql.checkpoint import LastCheckpoint
 from ssql.console import say
@@ -109,9 +109,10 @@ def finetune(args: ArgsType = None) -> Path:
         log.warning("the run ended before its first validation: its last weights are taken")
     model.to(trainer.strategy.root_device)
     model.finish(data, cli.config.calibration_batches)
-    rows = _test(cli)
     if trainer.is_global_zero:
         save_encoder(model.encoder, cli.output / "model", overwrite=True, head=model.head)
+    rows = _test(cli)
+    if trainer.is_global_zero:
         save_json(rows, cli.output / "results.json")
         title = f"test, best checkpoint by {model.monitored}: {Path(cli.best.best_model_path).stem or 'none'}"
         say(terminal_table(rows, list(dict.fromkeys(row["metric"] for row in rows)), title))
@@ -120,17 +121,21 @@ def finetune(args: ArgsType = None) -> Path:
 
 
 def _test(cli: FinetuneCLI) -> list[Row]:
-    """Scores of every test split at every tested bit-width."""
+    """Scores of the saved model, as its folder gives it, of every test split at every tested bit-width."""
     model, data = cli.model, cli.held_out
+    cli.trainer.strategy.barrier()  # the folder is there for every process
+    model.take_saved(cli.output / "model")
     common = {
         "method": cli.config.name or cli.output.name,
         "quantizer": model.precision.quantizer,
         "trained_at": model.precision.bit_width,
         "train_items": len(data.dataset("train")),  # type: ignore[arg-type]
+        "weights_sha256": weights_sha256(model.encoder),
+        "head_sha256": state_sha256(model.head),
     }
     rows: list[Row] = []
     for split in data.test_splits:
-        cli.trainer.test(model, data.evaluation_dataloader(split), verbose=False)
+        model.test_on(data.evaluation_dataloader(split))
         clips = len(data.dataset(split))  # type: ignore[arg-type]
         suffix = "" if split == "test" else f", {split}"
         rows += [

@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -182,9 +184,18 @@ class Finetuning(lightning.LightningModule):
         for bit_width, found in scores.items():
             self.log_dict({f"val/{score.task}/{score.metric}/{bit_width}": score.value for score in found})
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Metrics at every tested bit-width."""
-        self._measure(batch, self.precision.tests)
+    def take_saved(self, folder: Path) -> None:
+        """Go on with the encoder and head of a folder, float32, as whoever loads it has them; the run's are dropped."""
+        device, head = self.device, load_head(folder)
+        assert head is not None
+        self.encoder, self.head = load_encoder(folder).to(device), head.to(device)
+
+    @torch.no_grad()
+    def test_on(self, batches: Iterable[Batch]) -> None:
+        """Metrics at every tested bit-width; not in the precision that the run trained in."""
+        self.eval()
+        for batch in batches:
+            self._measure(move_data_to_device(batch, self.device), self.precision.tests)
 
     @property
     def monitored(self) -> str:

@@ -7,11 +7,12 @@ import torch
 from matplotlib.figure import Figure
 
 from encoders import Encoder, load_encoder, load_tokenizer
+from export import FileEncoder
 from quant.checks import check_at_least
 from ssql.checks import at_least, not_empty
 from ssql.console import say
 from ssql.data import DataModule
-from ssql.evaluate import BIT_WIDTHS, Quantizer
+from ssql.evaluate import AS_SAVED, BIT_WIDTHS, ExportedFile, Quantizer
 from ssql.evaluate import evaluate as evaluate_encoders
 from ssql.figures import accuracy_figure, retained_figure
 from ssql.output import refuse_existing, reserved, save_csv, save_json, save_plot, save_text
@@ -32,31 +33,36 @@ def evaluate(
     bit_widths: list[str] = list(BIT_WIDTHS),  # noqa: B006
     tasks: list[str] | None = None,
     calibration_batches: int | list[int] = 8,
-    quantizers: dict[str, Quantizer] = {"min_max": Quantizer()},  # noqa: B006, B008
+    quantizers: dict[str, Quantizer] = {AS_SAVED: Quantizer()},  # noqa: B006, B008
     overwrite: bool = False,
 ) -> None:
-    """Probe frozen encoders at bit-widths x quantizers x calibration sizes: one table, one plot.
+    """Probe frozen encoders as they are saved at bit-widths, or exported files at their own: one table, one plot.
 
+    What is measured is what `ssql export` writes: an encoder with its own ranges, learned steps and bias corrections,
+    nothing recalibrated. Quantizers with an observer find new ranges instead, and leave the encoder as it is.
     Writes accuracy.json and accuracy.csv (rows of method, task, bit_width, metric, value, low, high, ...), accuracy.md
     and accuracy.png. Intervals (low, high) are of 95 %: Wilson for accuracies, bootstrap over clips for the rest.
     Example: ssql evaluate --encoders.SSQL runs/a/encoder --encoders.SimSiam runs/b/encoder
     --data SpokenWords --output runs/a
+    Example: ssql evaluate --encoders.torch runs/a/encoder --encoders.file runs/a/encoder-int8.onnx
+    --bit_widths '[fp, w8a8]' --data SpokenWords --output runs/a/shipped
 
     Args:
-        encoders: name in the table to encoder folder.
+        encoders: name in the table to encoder folder, or to a file that ssql export wrote (.onnx).
         data: labelled data module.
         output: folder for the results.
         bit_widths: fp, w8a8, w4a8, ...
         tasks: label names; all of the data's by default.
-        calibration_batches: training batches that set the activation ranges; of several, each is tried.
-        quantizers: name to observer (min_max, moving_average, percentile, mse) and policy, side by side:
-            {mse: {observer: mse, policy: {shift: true}}}.
+        calibration_batches: training batches that set the ranges of quantizers that find new ones; of several, each is
+            tried.
+        quantizers: name to observer (as_saved, min_max, moving_average, percentile, mse) and policy, side by side:
+            {as_saved: {observer: as_saved}, mse: {observer: mse, policy: {shift: true}}}. As saved by default.
         overwrite: replace earlier results.
     """
     not_empty(encoders=encoders, bit_widths=bit_widths, tasks=tasks, quantizers=quantizers)
     refuse_existing(_files(output, "accuracy"), overwrite)
     check_at_least(1, calibration_batches=calibration_batches)
-    loaded = _loaded(encoders)
+    loaded = _measured(encoders)
     with reserved(Path(output) / "accuracy", _files(output, "accuracy"), overwrite):
         rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches, quantizers)
         _save(rows, output, "accuracy", markdown_report(rows), accuracy_figure(rows))
@@ -68,7 +74,7 @@ def evaluate_tokenizer(
     output: str,
     bit_widths: list[str] = list(BIT_WIDTHS),  # noqa: B006
     calibration_batches: int | list[int] = 8,
-    quantizers: dict[str, Quantizer] = {"min_max": Quantizer()},  # noqa: B006, B008
+    quantizers: dict[str, Quantizer] = {AS_SAVED: Quantizer()},  # noqa: B006, B008
     overwrite: bool = False,
 ) -> None:
     """How many tokens stay what they are in full precision, at bit-widths x quantizers: one table, one plot.
@@ -84,7 +90,8 @@ def evaluate_tokenizer(
         data: data module; labels are not needed.
         output: folder for the results.
         bit_widths: fp, w8a8, w4a8, ...
-        calibration_batches: training batches that set the activation ranges; of several, each is tried.
+        calibration_batches: training batches that set the ranges of quantizers that find new ones; of several, each is
+            tried.
         quantizers: name to observer, policy and bias_correction, side by side, as in `ssql evaluate`.
         overwrite: replace earlier results.
     """
@@ -127,7 +134,7 @@ def suite(
     recordings: dict[str, str] = dict(RECORDINGS),  # noqa: B006
     bit_widths: list[str] = ["fp", "w8a8", "w4a8", "w4a4", "w3a3", "w2a4"],  # noqa: B006
     calibration_batches: int = 8,
-    quantizers: dict[str, Quantizer] = {"min_max": Quantizer()},  # noqa: B006, B008
+    quantizers: dict[str, Quantizer] = {AS_SAVED: Quantizer()},  # noqa: B006, B008
     rows: list[str] = [],  # noqa: B006
     seed: int = 0,
     overwrite: bool = False,
@@ -140,12 +147,12 @@ def suite(
     Example: ssql suite --encoders '{"SSQL": "runs/a/encoder", "SimSiam": "runs/b/encoder"}' --output runs/suite
 
     Args:
-        encoders: name in the tables to encoder folder.
+        encoders: name in the tables to encoder folder, or to a file that ssql export wrote (.onnx).
         output: folder for the results.
         parts: to measure; none only writes the tables of `rows`.
         recordings: folders of real recordings, fsdd and prompts; a part whose folder is not there is left out.
         bit_widths: fp, w8a8, w4a8, ...
-        calibration_batches: training batches of each part that set the activation ranges.
+        calibration_batches: training batches of each part that set the ranges of quantizers that find new ones.
         quantizers: name to observer and policy, side by side, as in `ssql evaluate`.
         rows: JSON files of other results at these bit-widths, to stand in the tables: word error rates of a recognizer,
             or parts that were measured before.
@@ -162,7 +169,7 @@ def suite(
         log.warning("%s", sentence)
     if not modules and not rows:
         raise ValueError(f"nothing to measure: {'; '.join(skipped) or 'choose parts'}")
-    loaded = _loaded(encoders)
+    loaded = _measured(encoders)
     for data in modules.values():
         data.setup()  # what cannot be read is said before anything is measured
     found = [row for file in rows for row in load_rows(Path(file))]
@@ -206,6 +213,14 @@ def report(
 def _loaded(encoders: dict[str, str]) -> dict[str, Encoder]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return {name: load_encoder(folder).to(device) for name, folder in encoders.items()}
+
+
+def _measured(encoders: dict[str, str]) -> dict[str, Encoder | ExportedFile]:
+    """Folders of encoders in torch, and exported files in ONNX Runtime, in the order that they were given."""
+    files = {name: path for name, path in encoders.items() if path.endswith(".onnx")}
+    found: dict[str, Encoder | ExportedFile] = {name: FileEncoder(path) for name, path in files.items()}
+    found |= _loaded({name: folder for name, folder in encoders.items() if name not in files})
+    return {name: found[name] for name in encoders}
 
 
 def _files(output: str, name: str) -> list[Path]:

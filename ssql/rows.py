@@ -145,21 +145,52 @@ def load_rows(path: Path) -> list[Row]:
     return [row | {"value": float("nan")} if row["value"] is None else row for row in rows]
 
 
-def results_by_bits(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Of one encoder: bit-width to the result of each task, in percent where its name has no other unit.
+def results_of(path: Path, weights_sha256: str, head_sha256: str | None, encoder: str) -> dict[str, dict[str, float]]:
+    """What a file of results says of an encoder as it is saved: bit-width to the result of each task, by its name.
+
+    Rows carry the hash of what was measured, so results of other encoders, other ranges (a quantizer that is not
+    `as_saved`) and exported files may stand beside them; they are left out.
+
+    Args:
+        path: that `ssql evaluate`, `ssql suite` or `ssql finetune` wrote.
+        weights_sha256: of the encoder: `encoders.weights_sha256`.
+        head_sha256: of the head beside it, if there is one: `encoders.state_sha256`.
+        encoder: its folder, for errors.
 
     Raises:
-        ValueError: rows of several methods.
+        ValueError: rows that do not say what they measured, none of this very encoder and head, or two results of one
+            name.
     """
-    methods = _distinct(rows, "method")
-    if len(methods) > 1:
-        raise ValueError(f"these are results of {', '.join(methods)}: one encoder's are wanted, evaluate it alone")
+    rows = [row for row in load_rows(path) if "file_sha256" not in row]
+    again = f"measure it again as it is saved (ssql evaluate --encoders.mine {encoder} ...) and give that file"
+    if not any(row.get("weights_sha256") for row in rows):
+        raise ValueError(f"{path} does not say which weights its results are of: {again}")
+    of_weights = [row for row in rows if row.get("weights_sha256") == weights_sha256]
+    if not of_weights:
+        others = sorted({str(row["weights_sha256"])[:8] for row in rows if row.get("weights_sha256")})
+        raise ValueError(
+            f"{path} holds results of other weights or other ranges ({', '.join(others)}) than those of {encoder} "
+            f"({weights_sha256[:8]}): {again}"
+        )
+    measured = [row for row in of_weights if row.get("head_sha256") in (None, head_sha256)]
+    if not measured:
+        other = of_weights[0]["head_sha256"][:8]
+        own = "no head" if head_sha256 is None else f"the head {head_sha256[:8]}"
+        raise ValueError(f"{path} holds results of the head {other}, {encoder} has {own}: test that head again")
     results: dict[str, dict[str, float]] = {}
-    for row in rows:
+    for row in measured:
         if row["metric"] in HEADLINES:
-            name = row["task"] if row["metric"] in ("linear", "accuracy") else f"{row['task']} ({row['metric']})"
-            results.setdefault(row["bit_width"], {})[name] = row["value"]
+            by_name, name = results.setdefault(row["bit_width"], {}), _result_name(row)
+            if by_name.setdefault(name, row["value"]) != row["value"]:
+                raise ValueError(f"{path} has two results of {name} at {row['bit_width']}: give a file with one")
     return results
+
+
+def _result_name(row: Row) -> str:
+    """`word, %`, `text, WER, %`, `digit, %, linear probe`."""
+    measure = "%" if row["metric"] in ("linear", "accuracy") else metric_name(row["metric"])
+    probe = ", linear probe" if row["metric"] in ("linear", "r2") and "head_sha256" not in row else ""
+    return f"{row['task']}, {measure}{probe}"
 
 
 def _distinct(rows: Sequence[Row], key: str) -> list[str]:

@@ -11,7 +11,16 @@ from encoders import Encoder, Tokenizer
 from encoders.tokenizer import PADDING
 from ssql.codes import code_counts, perplexity, use
 from ssql.data import DataModule
-from ssql.evaluate import BIT_WIDTHS, Quantizer, Row, inputs_of, prepare_anew, quantized
+from ssql.evaluate import (
+    AS_SAVED,
+    BIT_WIDTHS,
+    Quantizer,
+    Row,
+    check_measurable,
+    in_full_precision,
+    inputs_of,
+    quantized,
+)
 from ssql.finite import check_finite
 
 RESAMPLES = 1000
@@ -27,11 +36,12 @@ def token_agreement(
     """Tokens of every split but `train`, against those of the same encoder at full precision.
 
     Args:
-        tokenizers: method name to encoder and tokenizer; the encoder is prepared here when it is not.
+        tokenizers: method name to encoder and tokenizer; they are left as they are.
         data: audio; labels are not needed.
         bit_widths: `fp`, `w8a8`, ...
-        calibration_batches: training batches that set the activation ranges; several are tried one by one.
-        quantizers: name to how the encoders are quantized, min-max ranges when None.
+        calibration_batches: training batches that set the ranges of quantizers that calibrate; several are tried one
+            by one.
+        quantizers: name to how the encoders are quantized; as saved when None.
 
     Returns:
         rows as of `ssql.evaluate.evaluate`, of the tasks `linguistic` and `semantic` (of a split beside `test`:
@@ -41,19 +51,19 @@ def token_agreement(
 
     Raises:
         ValueError: unknown bit-width, data without audio, a tokenizer of another encoder.
+        quant.NotCalibratedError: an encoder that cannot run at one of the bit-widths as it is.
     """
-    for bit_width in bit_widths:
-        quant.parse_bit_width(bit_width)
+    quantizers = quantizers or {AS_SAVED: Quantizer()}
+    for method, (encoder, tokenizer) in tokenizers.items():
+        tokenizer.check_encoder(encoder)
+        check_measurable(method, encoder, data, bit_widths, quantizers)
     rows: list[Row] = []
     for method, (encoder, tokenizer) in tokenizers.items():
-        if encoder.modality != data.modality:
-            raise ValueError(f"{method} is an encoder for {encoder.modality}, the data is {data.modality}")
-        tokenizer.check_encoder(encoder)
-        prepare_anew(encoder, None)
-        full = {split: tokenize_split(encoder, tokenizer, data, split, "fp") for split in data.test_splits}
-        for common in quantized(method, encoder, data, bit_widths, calibration_batches, quantizers):
+        floating = in_full_precision(encoder)
+        full = {split: tokenize_split(floating, tokenizer, data, split, "fp") for split in data.test_splits}
+        for variant, common in quantized(method, encoder, data, bit_widths, calibration_batches, quantizers):
             for split, expected in full.items():
-                found = tokenize_split(encoder, tokenizer, data, split, common["bit_width"])
+                found = tokenize_split(variant, tokenizer, data, split, common["bit_width"])
                 for name, stream in tokenizer.streams.items():
                     task = {"task": name if split == "test" else f"{name}, {split}"}
                     scores = compare_tokens(expected[name], found[name], len(stream.codebook))

@@ -46,6 +46,15 @@ def test_normalizations_are_folded_and_all_products_are_of_integers(resnet, file
     assert "DequantizeLinear" not in operators
 
 
+def test_nothing_is_left_that_no_node_takes(file, capfd):
+    graph = onnx.load(file).graph
+    assert {tensor.name for tensor in graph.initializer} <= {name for node in graph.node for name in node.input}
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 2
+    onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    assert capfd.readouterr().err == ""
+
+
 def test_integers_scales_and_features_stay_torchs(resnet, file):
     result = export.verify(file, resnet, "w4a8")
     assert result.passed, result

@@ -26,7 +26,11 @@ def folder(encoder, head, tmp_path):
         for b in ("fp", "w4a8")
     ]
     config = export.describe(paths, encoder, licence="MIT", trained_on="some clips")
-    config["files"][1] |= {"latency_ms": {"1": 1.25, "10": 12.5}, "accuracy": {"answer": 87.54}}
+    config["files"][1] |= {
+        "latency_ms": {"1": 1.25, "10": 12.5},
+        "accuracy": {"answer": 87.54},
+        "accuracy_in_torch": {"r, R2": 0.5},
+    }
     export.write_card(config, tmp_path)
     return tmp_path
 
@@ -51,6 +55,7 @@ def test_config_says_what_the_files_take_and_give(folder, encoder, head):
     first, second = config["files"]
     assert (first["file"], first["bit_width"], second["bit_width"]) == ("fp.onnx", "fp", "w4a8")
     assert first["size_bytes"] == (folder / "fp.onnx").stat().st_size
+    assert (first["oldest_onnxruntime"], second["oldest_onnxruntime"]) == ("1.18", "1.23")
     assert first["cosine"] is None
     assert second["cosine"] > 0.9999
 
@@ -58,8 +63,8 @@ def test_config_says_what_the_files_take_and_give(folder, encoder, head):
 def test_readme_has_the_same_numbers(folder):
     text = (folder / "README.md").read_text()
     assert text.startswith("---\nlicense: MIT\n")
-    assert "| file | bit-width | MB | cosine to torch | answer, % | ms for 1 s | ms for 10 s |" in text
-    assert "| 87.5 | 1.25 | 12.50 |" in text
+    assert "| file | bit-width | MB | ONNX Runtime | cosine to torch | answer, % (this file) | r, R2 (torch) |" in text
+    assert "| 87.5 | 0.50 | 1.25 | 12.50 |" in text
     assert "| inputs | `waveform` | batch, samples | float32 | samples at 16000 Hz, from -1 to 1 |" in text
     assert "some clips" in text
 
@@ -94,6 +99,32 @@ def test_programs_for_log_mels_images_and_other_heads_run_too(encoder, tmp_path)
             assert config["outputs"]["values"]["unit"] == "Hz"
 
 
+def test_limits_of_a_file_are_those_it_runs_with(tmp_path):
+    torch.manual_seed(0)
+    encoder = SpeechTransformer(width=16, depth=1, heads=2, pooling=2, positions=50).eval()
+    for form, shortest, longest in (("waveform", 480, 16_000), ("log_mel", 3, 100)):
+        path = export.to_onnx(encoder, tmp_path / f"{form}.onnx", input=form, check=False)
+        config = export.describe([path], encoder)
+        assert config["limits"] == {"channels": 1, "shortest": shortest, "longest": longest}
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(str(path), options)
+
+        def frames(size, session=session, form=form):
+            values = np.zeros((1, size) if form == "waveform" else (1, 80, size), np.float32)
+            return session.run(["feature_lengths"], {form: values, "lengths": np.array([size])})[0][0]
+
+        assert frames(shortest) == 1
+        assert frames(longest) == 25
+        with pytest.raises(Exception, match="Non-zero status code"):
+            frames(longest + 2 * (160 if form == "waveform" else 1))
+        export.write_card(config, tmp_path)
+        text = (tmp_path / "README.md").read_text()
+        unit = {"waveform": "samples", "log_mel": "frames"}[form]
+        assert f"at least {shortest} {unit} (30 ms). No clip may be longer than {longest:,} {unit} (1 s)" in text
+        assert "Mono audio at 16,000 Hz." in text
+
+
 def test_an_export_joins_files_of_the_same_encoder_and_no_others(folder, encoder, head):
     kept = export.entries_to_keep(folder, encoder, "waveform", head, overwrite=False)
     assert [entry["file"] for entry in kept] == ["fp.onnx", "w4a8.onnx"]
@@ -104,7 +135,9 @@ def test_an_export_joins_files_of_the_same_encoder_and_no_others(folder, encoder
     assert config["files"][2]["latency_ms"] == {"1": 1.25, "10": 12.5}
 
     (folder / "fp.onnx").unlink()
-    assert len(export.entries_to_keep(folder, encoder, "waveform", head, overwrite=False)) == 2
+    (folder / "w8a8.onnx").write_bytes((folder / "w4a8.onnx").read_bytes())
+    kept = export.entries_to_keep(folder, encoder, "waveform", head, overwrite=False)
+    assert [entry["file"] for entry in kept] == ["w4a8.onnx"]
     with pytest.raises(FileExistsError, match="another encoder, input or head"):
         export.entries_to_keep(folder, encoder, "log_mel", head, overwrite=False)
     with pytest.raises(FileExistsError, match="another encoder, input or head"):

@@ -7,7 +7,8 @@ import onnx
 import pytest
 
 import export
-from encoders import Head, save_encoder
+import quant
+from encoders import Head, load_encoder, save_encoder, state_sha256, weights_sha256
 from ssql import cli
 
 WORDS = ["--data", "SpokenWords", "--data.languages", "[de]", "--data.train_size", "60", "--data.test_size", "40"]
@@ -79,21 +80,62 @@ def test_verify_of_a_damaged_file_ends_with_an_error_and_removes_nothing(exporte
     assert json.loads(path.with_suffix(".verification.json").read_text())["first_difference"] == "blocks.0.mlp.0"
 
 
-def test_a_later_export_joins_the_card_with_results_of_evaluate(exported, saved, ssql, tmp_path):
-    (tmp_path / "files").mkdir()
-    ssql("export", "--encoder", saved, "--output", tmp_path / "files", "--bit_width", "w8a8")
+def measured(folder) -> dict:
+    encoder = load_encoder(folder)
     row = {"method": "mine", "task": "digit", "bit_width": "w4a8", "metric": "linear", "value": 81.25}
-    (tmp_path / "accuracy.json").write_text(json.dumps([row, row | {"metric": "knn", "value": 1.0}]))
+    return row | {"weights_sha256": weights_sha256(encoder)}
+
+
+def test_a_later_export_joins_the_card_with_results_of_evaluate(saved, ssql, tmp_path):
+    ssql("export", "--encoder", saved, "--output", tmp_path / "files", "--bit_width", "w8a8")
+    others = [
+        {"weights_sha256": "f00d", "value": 1.0},
+        {"metric": "knn", "value": 2.0},
+        {"file_sha256": "1", "value": 3},
+    ]
+    (tmp_path / "accuracy.json").write_text(json.dumps([measured(saved) | other for other in ({}, *others)]))
     words = ["--encoder", saved, "--output", tmp_path / "files", "--bit_width", "w4a8"]
     ssql("export", *words, "--accuracy", tmp_path / "accuracy.json")
     config = json.loads((tmp_path / "files" / "config.json").read_text())
     assert [entry["bit_width"] for entry in config["files"]] == ["w8a8", "w4a8"]
-    assert config["files"][1]["accuracy"] == {"digit": 81.25}
+    assert config["files"][1]["accuracy"] == {}
+    assert config["files"][1]["accuracy_in_torch"] == {"digit, %, linear probe": 81.25}
+    assert "| digit, %, linear probe (torch) |" in (tmp_path / "files" / "README.md").read_text()
+
+    # A file that is another by now has no entry, and so no latency of before.
+    (tmp_path / "files" / "encoder-int8.onnx").write_bytes((tmp_path / "files" / "encoder-int4.onnx").read_bytes())
+    ssql("export", *words, "--overwrite", "true")
+    config = json.loads((tmp_path / "files" / "config.json").read_text())
+    assert [entry["file"] for entry in config["files"]] == ["encoder-int4.onnx"]
+
+
+def test_results_of_other_weights_ranges_or_heads_do_not_come_into_a_card(saved, ssql, tmp_path):
+    encoder = load_encoder(saved)
+    row = measured(saved)
+    next(iter(quant.quant_layers(encoder).values())).activation_max.mul_(0.01)
+    save_encoder(encoder, tmp_path / "shrunk")
+    head = Head("classification", 32, ["a", "b"], label="digit")
+    save_encoder(load_encoder(saved), tmp_path / "headed", head=head)
+    words = ["--output", tmp_path / "files", "--bit_width", "w4a8", "--accuracy", tmp_path / "accuracy.json"]
+    cases = {
+        (saved, "does not say which weights its results are of"): {"weights_sha256": None},
+        (tmp_path / "shrunk", rf"of other weights or other ranges \({row['weights_sha256'][:8]}\) than those of"): {},
+        (saved, "results of the head abcd, .* has no head"): {"head_sha256": "abcd"},
+        (tmp_path / "headed", f"results of the head abcd, .* has the head {state_sha256(head)[:8]}"): {
+            "head_sha256": "abcd"
+        },
+    }
+    for (folder, message), change in cases.items():
+        (tmp_path / "accuracy.json").write_text(json.dumps([row | change]))
+        with pytest.raises(SystemExit, match=message):
+            ssql("export", "--encoder", folder, *words)
+    (tmp_path / "accuracy.json").write_text(json.dumps([row, row | {"value": 3.0}]))
+    with pytest.raises(SystemExit, match="two results of digit, %, linear probe at w4a8"):
+        ssql("export", "--encoder", saved, *words)
+    assert not (tmp_path / "files").exists()
 
 
 def test_a_head_beside_the_encoder_goes_into_the_file(saved, ssql, tmp_path):
-    from encoders import load_encoder
-
     head = Head("ctc", 32, ["a", "b"], label="text")
     save_encoder(load_encoder(saved), tmp_path / "model", head=head)
     ssql("export", "--encoder", tmp_path / "model", "--output", tmp_path / "files", "--bit_width", "w8a8")
@@ -103,10 +145,6 @@ def test_a_head_beside_the_encoder_goes_into_the_file(saved, ssql, tmp_path):
 def test_words_that_do_not_go_together_are_refused(saved, ssql, tmp_path):
     with pytest.raises(SystemExit, match="data and task go together"):
         ssql("export", "--encoder", saved, "--output", tmp_path, "--task", "word")
-    rows = [{"method": name, "task": "t", "bit_width": "fp", "metric": "linear", "value": 1.0} for name in "ab"]
-    (tmp_path / "accuracy.json").write_text(json.dumps(rows))
-    with pytest.raises(SystemExit, match="these are results of a, b"):
-        ssql("export", "--encoder", saved, "--output", tmp_path, "--accuracy", tmp_path / "accuracy.json")
     with pytest.raises(SystemExit, match="config.json holds the description of an encoder and would be replaced"):
         ssql("export", "--encoder", saved, "--output", saved, "--bit_width", "w8a8")
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]

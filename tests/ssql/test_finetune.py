@@ -13,7 +13,7 @@ import torch
 
 import export
 import quant
-from encoders import SpeechTransformer, VisionEncoder, load_encoder, load_head
+from encoders import SpeechTransformer, VisionEncoder, load_encoder, load_head, state_sha256, weights_sha256
 from ssql.cli import main
 from ssql.data import SpokenWords
 from ssql.data.held_out import HeldOut
@@ -35,6 +35,7 @@ checkpoint_steps: 2
 calibration_batches: 2
 """
 MODES = {
+    "bfloat16": ["--bit_width", "w4a4", "--trainer.precision", "bf16-mixed"],
     "fp": ["--bit_width", "fp"],
     "min_max": ["--bit_width", "w4a4"],
     "shift": ["--bit_width", "w4a4", "--model.precision.policy.shift", "true"],
@@ -95,6 +96,8 @@ def test_every_mode_leaves_a_folder_that_answers_as_it_was_tested(run, mode):
         assert (row["task"], row["metric"], row["unit"], row["clips"]) == ("word", "accuracy", "%", 30)
         assert row["value"] == pytest.approx(accuracy(model, row["bit_width"]), abs=1e-4)
     head = load_head(model)
+    hashes = {"weights_sha256": weights_sha256(load_encoder(model)), "head_sha256": state_sha256(head)}
+    assert all(row | hashes == row for row in rows)
     assert (head.task, head.label, head.classes[7]) == ("classification", "word", "en-us/seven")
 
 

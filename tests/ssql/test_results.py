@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+import quant
 import ssql.results
 from encoders import SpeechTransformer
 from ssql.data import SpokenProsody, SpokenWords
@@ -13,7 +14,9 @@ from ssql.results import compare, evaluate, suite
 def encoder(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run") / "encoder"
-    SpeechTransformer(width=32, depth=1, heads=2).save_pretrained(folder)
+    encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2)).eval()
+    quant.calibrate(encoder, [encoder.front_end(0.1 * torch.randn(4, 16_000))], lambda batch: encoder(*batch))
+    encoder.save_pretrained(folder)
     return str(folder)
 
 

@@ -4,7 +4,7 @@ import torch
 import quant
 from encoders import SpeechTransformer, Tokenizer
 from ssql.data import Digits, SpokenWords
-from ssql.evaluate import Quantizer
+from ssql.evaluate import Quantizer, calibrate_on, correct_bias_on
 from ssql.token_agreement import compare_tokens, token_agreement, tokenize_split
 
 
@@ -49,7 +49,7 @@ def pair(data):
 
 
 def test_rows_of_streams_bit_widths_and_quantizers(data, pair):
-    quantizers = {"min-max": Quantizer(), "corrected": Quantizer("mse", quant.Policy(shift=True), True)}
+    quantizers = {"min-max": Quantizer("min_max"), "corrected": Quantizer("mse", quant.Policy(shift=True), True)}
     rows = token_agreement({"a": pair}, data, ["w2a4", "fp"], 2, quantizers)
     assert {row["method"] for row in rows} == {"a, min-max", "a, corrected"}
     agreement = {
@@ -58,7 +58,14 @@ def test_rows_of_streams_bit_widths_and_quantizers(data, pair):
     assert len(agreement) == 8
     assert all(value == 100 for (_, _, bits), value in agreement.items() if bits == "fp")
     assert all(value < 100 for (_, _, bits), value in agreement.items() if bits == "w2a4")
-    # The encoder is left as the last quantizer made it: the same tokens as in the last rows.
+    # The encoder is left as it was. As saved with the same ranges and corrections: the same tokens.
+    encoder, _ = pair
+    assert not any(isinstance(module, quant.QuantLayer) for module in encoder.modules())
+    quant.prepare(encoder, quant.Policy(shift=True))
+    calibrate_on(encoder, data, 2, "mse")
+    correct_bias_on(encoder, data, 2, "w2a4")
+    saved = token_agreement({"a": pair}, data, ["w2a4"])
+    assert [row["value"] for row in saved] == [row["value"] for row in rows if row["method"] == "a, corrected"][-6:]
     full, few = (tokenize_split(*pair, data, "test", bits) for bits in ("fp", "w2a4"))
     equal = sum(int((a == b).sum()) for a, b in zip(full["semantic"], few["semantic"], strict=True))
     tokens = sum(map(len, full["semantic"]))
