@@ -182,13 +182,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    """Of one file; accuracy and cosine are those of its verification report."""
+    """Of one file; accuracy and error over variance are those of its verification report."""
     entry = {"file": path.name, "bit_width": load_file(path)[1]["bit_width"], "size_bytes": path.stat().st_size}
     report = path.with_suffix(".verification.json")
     found = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
     accuracy = found.get("accuracy")
     return entry | {
-        "cosine": found.get("smallest_cosine"),
+        "error_over_variance": found.get("error_over_variance"),
         "accuracy": {accuracy["label"]: accuracy["onnx"]} if accuracy else {},
     }
 
@@ -241,7 +241,7 @@ def _table(files: Sequence[dict[str, Any]]) -> str:
         "file",
         "bit-width",
         "MB",
-        "cosine to torch",
+        "error over variance",
         *[task if task.endswith(")") else f"{task}, %" for task in tasks],
     ]
     head += [f"ms for {clip} s" if float(clip) else "ms an image" for clip in clips]
@@ -252,7 +252,7 @@ def _table(files: Sequence[dict[str, Any]]) -> str:
             f"`{entry['file']}`",
             entry["bit_width"],
             f"{entry['size_bytes'] / 1e6:.2f}",
-            _number(entry["cosine"], 6),
+            _error(entry.get("error_over_variance")),
         ]
         line += [_number(accuracy.get(task), 1) for task in tasks]
         lines.append(line + [_number(latency.get(clip), 2) for clip in clips])
@@ -262,6 +262,10 @@ def _table(files: Sequence[dict[str, Any]]) -> str:
 
 def _number(value: float | None, decimals: int) -> str:
     return "" if value is None else f"{value:.{decimals}f}"
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
 
 
 def _contract(config: dict[str, Any]) -> str:

@@ -1,8 +1,7 @@
-"""What one file holds, as one module: front end, encoder, head, tokenizer; run in torch and in ONNX Runtime."""
+"""What one file holds, as one module: front end, encoder, head, tokenizer; run in torch."""
 
 from contextlib import nullcontext
 
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -57,9 +56,3 @@ def run_in_torch(pipeline: Pipeline, run: BitWidth, inputs: tuple[Tensor, ...]) 
     """Outputs of a pipeline with its encoder at a bit-width."""
     with nullcontext() if run == FULL_PRECISION else at(pipeline.encoder, run):
         return list(pipeline(*inputs))
-
-
-def run_file(session: onnxruntime.InferenceSession, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """Outputs of a file, in its order."""
-    feeds = {spec.name: value.numpy() for spec, value in zip(session.get_inputs(), inputs, strict=True)}
-    return [torch.from_numpy(value) for value in session.run(None, feeds)]
