@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from export.agreement import error_over_variance
 from export.runtime import Session, open_session, run_session
-from quant import BitWidth, QuantActivation, QuantLayer
+from quant import BitWidth, QuantActivation
 from quant.bits import FLOAT_BITS
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)

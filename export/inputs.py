@@ -73,7 +73,9 @@ def verification_inputs(
             named = {f"image {place}": image for place, image in enumerate(images)}
             batches = [({"image 0": images[0]}, images[:1]), (named, images)]
         source = GIVEN if given else GENERATED
-        return Inputs(source, [Batch(list(clips), file_inputs(encoder, form, pixels, None)) for clips, pixels in batches])
+        return Inputs(
+            source, [Batch(list(clips), file_inputs(encoder, form, pixels, None)) for clips, pixels in batches]
+        )
     clips = dict(zip(names, given, strict=True)) if given else shipped_clips(encoder)
     return Inputs(GIVEN if given else SHIPPED, speech_batches(encoder, form, clips))
 

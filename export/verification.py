@@ -98,7 +98,9 @@ class Verification:
         return asdict(self) | {"error_over_variance": self.error_over_variance, "passed": self.passed}
 
     def __str__(self) -> str:
-        numbers = f"first difference in {self.first_difference}" if self.first_difference else "integers equal"
+        where = self.first_difference or ""
+        where = where if where.startswith("the ") else f"layer {where}"
+        numbers = f"first difference in {where}" if self.first_difference else "integers equal"
         parts = [
             f"{numbers} ({self.layers} layers)",
             "" if self.lengths_equal else "feature lengths differ",
@@ -121,8 +123,8 @@ class Verification:
             return ""
         features = self.features
         return (
-            f"error over variance {features.error_over_variance:.2g} over {features.frames} frames of {self.clips} clips, "
-            f"worst frame {features.worst}, {features.frames_above} frames above {self.limit:g}"
+            f"error over variance {features.error_over_variance:.2g} over {features.frames} frames of {self.clips} "
+            f"clips, worst frame {features.worst}, {features.frames_above} frames above {self.limit:g}"
         )
 
     def _roundings_text(self) -> str:
@@ -138,6 +140,6 @@ class Verification:
         if self.saturated is None:
             return ""
         return (
-            f"but this processor has no VNNI and ONNX Runtime by default loses sums here, error over variance "
-            f"{self.saturated:.2g}: for such processors export 7-bit weights (w7a8), or set session.x64quantprecision to 1"
+            f"but without VNNI, as here, ONNX Runtime loses sums by default, error over variance {self.saturated:.2g}: "
+            "export 7-bit weights (w7a8) for such processors, or set its session.x64quantprecision to 1"
         )

@@ -73,13 +73,16 @@ def verify(
     notes = []
     if own_head is not None and head is not None:
         difference = difference or head_difference(own_head, head)
-    elif own_head is not None or head is not None:
-        notes.append(f"the {'file' if own_head else 'folder'} has a head, the {'folder' if own_head else 'file'} none")
+    elif own_head is not None:
+        notes.append("no head beside the encoder to compare the file's with")
+    elif head is not None:
+        notes.append("the file has no head")
     if own_tokenizer is not None and tokenizer is not None:
         difference = difference or tokenizer_difference(own_tokenizer, tokenizer)
-    elif own_tokenizer is not None or tokenizer is not None:
-        places = ("file", "folder") if own_tokenizer else ("folder", "file")
-        notes.append("the {} has a tokenizer, the {} none".format(*places))
+    elif own_tokenizer is not None:
+        notes.append("no tokenizer beside the encoder to compare the file's with")
+    elif tokenizer is not None:
+        notes.append("the file has no tokenizer")
     halve_as_stored(proto, encoder)
     reference = Pipeline(encoder, encoder.front_end if form == "waveform" else None, own_head, own_tokenizer)
 
