@@ -19,8 +19,8 @@ from export.metadata import VerificationError
 
 # Of ONNX Runtime's names for the inputs that files of ours have.
 DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
-# Without VNNI, ONNX Runtime adds pairs of uint8 times int8 in 16 bits, and the sums of 8-bit weights saturate. It has an
-# exact product as well, which is slower.
+# Without VNNI, ONNX Runtime adds pairs of uint8 times int8 in 16 bits, and the sums of 8-bit weights saturate. It has
+# an exact product as well, which is slower.
 EXACT_SUMS = "session.x64quantprecision"
 
 
@@ -81,8 +81,8 @@ class Session(onnxruntime.InferenceSession):
         if longest is None or samples <= longest:
             return None
         return (
-            f"has positions for {longest / SAMPLE_RATE:g} s at most, got a clip of {samples / SAMPLE_RATE:.2f} s: cut it "
-            "into windows (ssql features does)"
+            f"has positions for {longest / SAMPLE_RATE:g} s at most, got a clip of {samples / SAMPLE_RATE:.2f} s: cut "
+            "it into windows (ssql features does)"
         )
 
 

@@ -100,7 +100,8 @@ def _tokenizer(proto: onnx.ModelProto, tokenizer: Tokenizer) -> Tokenizer:
         if tensor.name.startswith("tokenizer.")
     }
     with torch.no_grad():
-        tokenizer.mean.copy_(stored["tokenizer.mean"])
+        # The exporter leaves a mean of zeros out.
+        tokenizer.mean.copy_(stored.get("tokenizer.mean", torch.zeros_like(tokenizer.mean)))
         for name, stream in tokenizer.streams.items():
             stream.codebook.copy_(stored[f"tokenizer.{name}.codes"].T / -2)
             if stream.projection is not None:

@@ -35,12 +35,13 @@ class Verification:
         lengths_equal: every clip has as many features as in torch.
         padding_zero: features beyond a clip's length are zero in the file, and in torch.
         features: of the file beside torch's, each left to its own roundings.
-        limit: error over variance that a frame may have: of `features` in a file without roundings, else of `roundings`.
+        limit: error over variance that a frame may have: of `features` in a file without roundings, else of
+            `roundings`.
         inputs: what was compared on: `shipped speech`, `given data` or `generated images`.
         clips: clips or images compared.
         roundings: of a file with quantized activations.
-        saturated: on a processor without VNNI, error over variance of the file as ONNX Runtime runs it by default against
-            the file with exact sums, which everything else here is about; None where both are the same.
+        saturated: on a processor without VNNI, error over variance of the file as ONNX Runtime runs it by default
+            against the file with exact sums, which everything else here is about; None where both are the same.
         departure: where features depart; None when they do not.
         head_equal: the head gives torch's outputs on the file's features; None without a head.
         accuracy: of a head of classes or texts on labelled data; None without data.

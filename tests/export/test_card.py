@@ -51,14 +51,14 @@ def test_config_says_what_the_files_take_and_give(folder, encoder, head):
     first, second = config["files"]
     assert (first["file"], first["bit_width"], second["bit_width"]) == ("fp.onnx", "fp", "w4a8")
     assert first["size_bytes"] == (folder / "fp.onnx").stat().st_size
-    assert first["cosine"] is None
-    assert second["cosine"] > 0.9999
+    assert first["error_over_variance"] is None
+    assert second["error_over_variance"] < 1e-4
 
 
 def test_readme_has_the_same_numbers(folder):
     text = (folder / "README.md").read_text()
     assert text.startswith("---\nlicense: MIT\n")
-    assert "| file | bit-width | MB | cosine to torch | answer, % | ms for 1 s | ms for 10 s |" in text
+    assert "| file | bit-width | MB | error over variance | answer, % | ms for 1 s | ms for 10 s |" in text
     assert "| 87.5 | 1.25 | 12.50 |" in text
     assert "| inputs | `waveform` | batch, samples | float32 | samples at 16000 Hz, from -1 to 1 |" in text
     assert "some clips" in text
