@@ -71,7 +71,8 @@ def verification_inputs(
         else:
             images = clouds(IMAGES + 1, image_shape)
             named = {f"image {place}": image for place, image in enumerate(images)}
-            batches = [({"image 0": images[0]}, images[:1]), (named, images)]
+            rest = dict(list(named.items())[1:])
+            batches = [({"image 0": images[0]}, images[:1]), (rest, images[1:])]
         source = GIVEN if given else GENERATED
         return Inputs(
             source, [Batch(list(clips), file_inputs(encoder, form, pixels, None)) for clips, pixels in batches]

@@ -181,8 +181,12 @@ def halve_floats(proto: onnx.ModelProto) -> None:
         proto.graph.node.insert(0, cast)
 
 
-def halve_as_stored(proto: onnx.ModelProto, encoder: nn.Module) -> None:
-    """Round those weights of an encoder, which get new tensors, that a file stores as float16: to compare it with."""
+def halve_as_stored(proto: onnx.ModelProto, encoder: nn.Module) -> bool:
+    """Round those weights of an encoder, which get new tensors, that a file stores as float16: to compare it with.
+
+    Returns:
+        whether the file stores any so. Where the exporter folded a normalization in, the file rounded another number.
+    """
     halved = {tensor.name for tensor in proto.graph.initializer if tensor.name.endswith(HALF)}
     for name, module in encoder.named_modules():
         for values in (module._parameters, module._buffers):
@@ -191,6 +195,7 @@ def halve_as_stored(proto: onnx.ModelProto, encoder: nn.Module) -> None:
                 if value is not None and f"{full}{HALF}" in halved:
                     rounded = torch.from_numpy(_halves(value.detach().numpy()).astype(np.float32))
                     values[leaf] = nn.Parameter(rounded, False) if isinstance(value, nn.Parameter) else rounded
+    return bool(halved)
 
 
 def _halves(values: np.ndarray) -> np.ndarray:

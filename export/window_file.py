@@ -11,7 +11,7 @@ from encoders.log_mel import HOP
 from encoders.windows import limits
 from export.fresh_process import session_options
 from export.metadata import WHISPER_LOG_MEL, VerificationError
-from export.runtime import open_session
+from export.runtime import EXACT_SUMS, open_session
 
 
 def file_window_encoder(path: str | Path, threads: int = 0) -> tuple[WindowEncoder, dict[str, str]]:
@@ -26,7 +26,9 @@ def file_window_encoder(path: str | Path, threads: int = 0) -> tuple[WindowEncod
         VerificationError: ONNX Runtime cannot read it, `to_onnx` did not write it, or it takes neither waveforms nor
             log-mels.
     """
-    session = open_session(path, session_options(threads))
+    options = session_options(threads)
+    options.add_session_config_entry(EXACT_SUMS, "1")
+    session = open_session(path, options)
     about: dict[str, str] = session.get_modelmeta().custom_metadata_map
     form = about.get("input")
     if form not in ("waveform", "log_mel"):

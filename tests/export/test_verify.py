@@ -113,7 +113,9 @@ def padding(proto):
     proto.graph.node.remove(proto.graph.node[place])
     proto.graph.initializer.append(numpy_helper.from_array(np.float32(0), "damage.zero"))
     proto.graph.initializer.append(numpy_helper.from_array(np.float32(0.01), "damage.little"))
-    proto.graph.node.insert(place, helper.make_node("Where", ["damage.is", "damage.little", "features.honest"], ["features"]))
+    proto.graph.node.insert(
+        place, helper.make_node("Where", ["damage.is", "damage.little", "features.honest"], ["features"])
+    )
     proto.graph.node.insert(place, helper.make_node("Equal", ["features.honest", "damage.zero"], ["damage.is"]))
 
 
@@ -141,7 +143,9 @@ FEATURES = {
     "dimensions in another order": after("features", ("Gather", [np.arange(32)[::-1].copy()], {"axis": 2})),
     "one frame": one_frame,
     "another mel table": numbers("front_end.inner.filters.values", lambda values: 1.1 * values),
-    "another bias": numbers("encoder.blocks.0.mlp.2.bias", lambda values: values + 0.1 * np.linspace(-1, 1, len(values))),
+    "another bias": numbers(
+        "encoder.blocks.0.mlp.2.bias", lambda values: values + 0.1 * np.linspace(-1, 1, len(values))
+    ),
 }
 REASONS = {
     "padding": (padding, "features beyond a clip's length are not zero"),
@@ -248,7 +252,9 @@ def test_constant_features_are_compared_by_their_size():
 def test_a_frame_that_is_nan_is_the_worst():
     found = torch.randn(10, 4)
     found[3, 2] = torch.nan
-    result = agreement([Features("a", torch.ones(2, 4), torch.ones(2, 4)), Features("b", found, found + 0.1)], 1e-6, 50.0)
+    result = agreement(
+        [Features("a", torch.ones(2, 4), torch.ones(2, 4)), Features("b", found, found + 0.1)], 1e-6, 50.0
+    )
     assert np.isnan(result.worst.error_over_variance)
     assert (result.worst.clip, result.worst.seconds) == ("b", 0.06)
 
