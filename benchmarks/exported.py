@@ -63,7 +63,7 @@ def resnet18_mel() -> Encoder:
 
 
 def log_mels() -> list[dict[str, np.ndarray]]:
-    """Chirps in noise, one clip a batch."""
+    """Speech, one clip a batch."""
     mels = [
         SpeechTransformer(width=64).front_end(clip.unsqueeze(0))
         for clip in speech_cuts([(0, 4), (0, 7), (0, 10)]).values()
