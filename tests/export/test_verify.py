@@ -253,7 +253,7 @@ def test_a_frame_that_is_nan_is_the_worst():
     found = torch.randn(10, 4)
     found[3, 2] = torch.nan
     result = agreement(
-        [Features("a", torch.ones(2, 4), torch.ones(2, 4)), Features("b", found, found + 0.1)], 1e-6, 50.0
+        [Features("a", torch.ones(2, 4), torch.ones(2, 4)), Features("b", found, torch.randn(10, 4))], 1e-6, 50.0
     )
     assert np.isnan(result.worst.error_over_variance)
     assert (result.worst.clip, result.worst.seconds) == ("b", 0.06)
