@@ -25,7 +25,7 @@ import export
 import quant
 from encoders import Encoder, SpeechTransformer, VisionEncoder
 from export.runtime import open_session
-from export.signature import synthetic_clips
+from export.speech import speech_cuts
 from ssql.figures import latency_figure
 from ssql.output import save_json, save_plot
 from ssql.report import latency_tables
@@ -63,14 +63,20 @@ def resnet18_mel() -> Encoder:
 
 
 def log_mels() -> list[dict[str, np.ndarray]]:
-    """Chirps in noise, one clip a batch."""
-    mels = [SpeechTransformer(width=64).front_end(clip.unsqueeze(0)) for clip in synthetic_clips((4, 7, 10))]
+    """Speech, one clip a batch."""
+    mels = [
+        SpeechTransformer(width=64).front_end(clip.unsqueeze(0))
+        for clip in speech_cuts([(0, 4), (0, 7), (0, 10)]).values()
+    ]
     return [{"log_mel": mel.numpy(), "lengths": lengths.numpy()} for mel, lengths in mels]
 
 
 def mel_images() -> list[dict[str, np.ndarray]]:
     """The same as images, (1, 1, 80, 1000)."""
-    mels = [SpeechTransformer(width=64).front_end(clip.unsqueeze(0))[0] for clip in synthetic_clips((10, 10.01, 10.02))]
+    mels = [
+        SpeechTransformer(width=64).front_end(clip.unsqueeze(0))[0]
+        for clip in speech_cuts([(0, 10), (0, 10.01), (0, 10.02)]).values()
+    ]
     return [{"images": mel[:, None, :, : MEL_IMAGE[1]].numpy()} for mel in mels]
 
 

@@ -31,7 +31,8 @@ from export.fresh_process import session_options
 from export.model import Pipeline
 from export.onnx import export_form
 from export.runtime import open_session
-from export.signature import example_inputs, signature, synthetic_clips
+from export.signature import example_inputs, signature
+from export.speech import speech_cuts
 from export.trace import trace
 from quant import FULL_PRECISION
 
@@ -72,7 +73,7 @@ def write(folder: Path, name: str) -> dict[str, Any]:
         proto = trace(Pipeline(model), signature(form), example_inputs(model, form))
         onnx.save(proto, path, save_as_external_data=True, location="encoder.onnx.data")
     else:
-        to_onnx(encoder, path, FILES[name], overwrite=True, waveforms=synthetic_clips((1.0, 2.5)))
+        to_onnx(encoder, path, FILES[name], overwrite=True, clips=list(speech_cuts([(3.3, 1), (8, 2.5)]).values()))
         report = json.loads(path.with_suffix(".verification.json").read_text())
     seconds = time.perf_counter() - started
     return {"gb": sum(part.stat().st_size for part in path.parent.glob("*.onnx*")) / 1e9, "write_s": seconds} | report

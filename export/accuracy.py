@@ -8,8 +8,9 @@ import onnxruntime
 from torch import Tensor
 
 from encoders import Head
-from export.model import Pipeline, run_file, run_in_torch
-from export.signature import file_inputs
+from export.inputs import file_inputs
+from export.model import Pipeline, run_in_torch
+from export.runtime import run_session
 from quant import BitWidth
 
 SMALLEST_AGREEMENT = 99.5  # percent of the clips
@@ -78,7 +79,7 @@ def compare_accuracy(
     for inputs, lengths, labels in labelled:
         taken = file_inputs(reference.encoder, form, inputs, lengths)
         in_torch += answers(run_in_torch(reference, run, taken))
-        in_file += answers(run_file(session, taken))
+        in_file += answers(run_session(session, taken))
         right += labels
     if not right:
         raise ValueError("no labelled data to compare the accuracy on")

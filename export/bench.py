@@ -14,6 +14,7 @@ import onnxruntime
 
 from export import fresh_process
 from export.fresh_process import feed, session_options
+from export.metadata import VerificationError
 from export.runtime import open_session
 
 COLD_STARTS = 3
@@ -81,10 +82,13 @@ def measure_files(
 def _in_fresh_process(path: str | Path, seconds: float, threads: int) -> dict[str, Any]:
     """Median start in ms, and peak memory in bytes."""
     command = [sys.executable, "-P", fresh_process.__file__, str(path), str(seconds), str(threads)]
-    runs = [
-        json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        for _ in range(COLD_STARTS)
-    ]
+    runs = []
+    for _ in range(COLD_STARTS):
+        ran = subprocess.run(command, capture_output=True, text=True)
+        if ran.returncode:
+            said = ran.stderr.strip().split("\n")[-1] or f"exit status {ran.returncode}"
+            raise VerificationError(f"{path} does not run for {seconds:g} s in a process of its own: {said}")
+        runs.append(json.loads(ran.stdout))
     return {
         "cold_start_ms": median(run["cold_start_ms"] for run in runs),
         "peak_memory_bytes": runs[0]["peak_memory_bytes"],

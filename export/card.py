@@ -189,7 +189,7 @@ def _is_file_of(entry: dict[str, Any], folder: Path) -> bool:
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    """Of one file; accuracy and cosine are those of its verification report."""
+    """Of one file; accuracy and error over variance are those of its verification report."""
     proto, found = load_file(path)
     report = path.with_suffix(".verification.json")
     checked = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
@@ -200,7 +200,7 @@ def _entry(path: Path) -> dict[str, Any]:
         "size_bytes": path.stat().st_size,
         "sha256": file_sha256(path),
         "oldest_onnxruntime": oldest_runtime(proto),
-        "cosine": checked.get("smallest_cosine"),
+        "error_over_variance": checked.get("error_over_variance"),
         "accuracy": {accuracy["label"]: accuracy["onnx"]} if accuracy else {},
     }
 
@@ -251,7 +251,7 @@ def _table(files: Sequence[dict[str, Any]]) -> str:
         list(dict.fromkeys(name for entry in files for name in entry.get(key, {})))
         for key in ("accuracy", "accuracy_in_torch", "latency_ms")
     )
-    head = ["file", "bit-width", "MB", "ONNX Runtime", "cosine to torch"]
+    head = ["file", "bit-width", "MB", "ONNX Runtime", "error over variance"]
     head += [f"{task}, % (this file)" for task in own]
     head += [f"{result} (torch)" for result in in_torch]
     head += [f"ms for {clip} s" if float(clip) else "ms an image" for clip in clips]
@@ -259,14 +259,15 @@ def _table(files: Sequence[dict[str, Any]]) -> str:
     for entry in files:
         line = [f"`{entry['file']}`", entry["bit_width"], f"{entry['size_bytes'] / 1e6:.2f}"]
         oldest = entry["oldest_onnxruntime"]
-        line += [f"{oldest} or newer" if oldest else "not tried", _number(entry["cosine"], 6)]
+        line += [f"{oldest} or newer" if oldest else "not tried", _error(entry.get("error_over_variance"))]
         line += [_number(entry.get("accuracy", {}).get(task), 1) for task in own]
         line += [_number(entry.get("accuracy_in_torch", {}).get(result), 2) for result in in_torch]
         lines.append(line + [_number(entry.get("latency_ms", {}).get(clip), 2) for clip in clips])
     notes = ["The oldest ONNX Runtime for each file was tried, not guessed: with older ones it does not open."]
     if any(entry["bit_width"] == "w8a8" for entry in files):
         notes.append(
-            "w8a8 needs a processor with VNNI or ARM's dot products: others saturate its sums; w7a8 is for those."
+            "w8a8 needs a processor with VNNI or ARM's dot products: others saturate its sums, but for sessions with "
+            "`session.x64quantprecision` set to 1, which are slower; w7a8 is for those."
         )
     if own:
         notes.append('Accuracy of "this file": what the file itself says of the test clips in ONNX Runtime.')
@@ -279,6 +280,10 @@ def _table(files: Sequence[dict[str, Any]]) -> str:
 
 def _number(value: float | None, decimals: int) -> str:
     return "" if value is None else f"{value:.{decimals}f}"
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
 
 
 def _contract(config: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     """Options that every measurement shares; 0 threads takes the runtime's default."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised
     return options
 
 

@@ -1,6 +1,7 @@
 """A task head inside a file: one product and one sum, written by name so that it can be read back."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,6 +10,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from encoders import Head
+from export.metadata import VerificationError
 
 WEIGHT, BIAS = "head.weight", "head.bias"
 
@@ -42,22 +44,45 @@ def output_name(head: Head) -> str:
     return "values" if head.task == "regression" else "logits"
 
 
-def stored_head(proto: onnx.ModelProto) -> Head | None:
-    """The head in a file written by `to_onnx`; None when it has none."""
+def stored_head(proto: onnx.ModelProto, path: str | Path = "the file") -> Head | None:
+    """The head in a file written by `to_onnx`; None when it has none.
+
+    Args:
+        proto: the file.
+        path: its name, for errors.
+
+    Raises:
+        VerificationError: a head that the file describes and does not hold.
+    """
     description = next((prop.value for prop in proto.metadata_props if prop.key == "head"), "null")
-    arguments = json.loads(description)
-    if arguments is None:
-        return None
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
-    weight, bias = (torch.from_numpy(numpy_helper.to_array(stored[name]).copy()) for name in (WEIGHT, BIAS))
-    head = Head(**arguments)
-    with torch.no_grad():
-        head.linear.weight.copy_(weight.T)
-        head.linear.bias.copy_(bias)
+    try:
+        arguments = json.loads(description)
+        if arguments is None:
+            return None
+        head = Head(**arguments)
+        weight, bias = (torch.from_numpy(numpy_helper.to_array(stored[name]).copy()) for name in (WEIGHT, BIAS))
+        with torch.no_grad():
+            head.linear.weight.copy_(weight.T)
+            head.linear.bias.copy_(bias)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise VerificationError(f"{path} describes a head that it does not hold: export it again ({error})") from error
     return head.eval().requires_grad_(False)
 
 
-def same_numbers(head: Head, other: Head) -> bool:
-    """Whether two heads, exported, store the same numbers."""
-    forms = ExportedHead(head), ExportedHead(other)
-    return all(np.array_equal(a, b) for a, b in zip(*(form.state_dict().values() for form in forms), strict=True))
+def head_difference(head: Head, other: Head) -> str | None:
+    """What two heads differ in: names, units, label, or the numbers that a file stores; None when in nothing."""
+    found, expected = head.to_dict(), other.to_dict()
+    for key, value in expected.items():
+        if found[key] != value:
+            return f"the head's {key}: {_shown(found[key])}, not {_shown(value)}"
+    forms = [ExportedHead(frozen).state_dict() for frozen in (head, other)]
+    for name, values in forms[1].items():
+        if not np.array_equal(forms[0][name].float().cpu(), values.float().cpu()):
+            return f"the head's {name}"
+    return None
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -12,6 +12,8 @@ from quant import BitWidth, QuantLayer
 
 FORMAT_VERSION = "1"
 OPSET = 21  # the first with INT4, which quantized graphs need
+# Of a file's metadata: head and tokenizer are compared by their numbers; weights too, whose ranges may have changed.
+NOT_OF_THE_ENCODER = {"ssql_toolkit_version", "weights_sha256", "head", "tokenizer"}
 LOG_MEL = "(log10(max(slaney_mel(|stft|^2), 1e-10)) + 4) / 4, zero-padded edges, last frame dropped"
 WHISPER_LOG_MEL = (
     "(max(log10(max(slaney_mel(|stft|^2), 1e-10)), the clip's maximum - 8) + 4) / 4, left edge reflected, "
@@ -101,13 +103,14 @@ def check_metadata(found: dict[str, str], path: Path, encoder: Encoder, run: Bit
     """Check that a file says it holds this encoder at this bit-width.
 
     Raises:
-        VerificationError: another encoder, argument, bit-width or policy.
+        VerificationError: another encoder, argument, bit-width or policy, or another rate, size, front end or pixel
+            mean than this encoder has.
     """
     expected = metadata(encoder, run, found.get("input", "log_mel"))
     if (found.get("encoder"), found.get("bit_width")) != (encoder.name, str(run)):
         raise VerificationError(
             f"{path} holds encoder {found.get('encoder')} at {found.get('bit_width')}, not {encoder.name} at {run}"
         )
-    for key in ("arguments", "policy"):
-        if found.get(key) != expected[key]:
-            raise VerificationError(f"{path} holds an encoder with {key} {found.get(key)}, not {expected[key]}")
+    for key, value in expected.items():
+        if key not in NOT_OF_THE_ENCODER and found.get(key) != value:
+            raise VerificationError(f"{path} holds an encoder with {key} {found.get(key)}, not {value}")

@@ -1,8 +1,8 @@
-"""What one file holds, as one module: front end, encoder, head, tokenizer; run in torch and in ONNX Runtime."""
+"""What one file holds, as one module: front end, encoder, head, tokenizer; run in torch."""
 
 from contextlib import nullcontext
+from typing import Any, Protocol
 
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +10,15 @@ from encoders import Encoder, Head, Tokenizer, Tokens
 from export.head import ExportedHead
 from export.tokenizer import ExportedTokenizer
 from quant import FULL_PRECISION, BitWidth, at
+
+
+class Runs(Protocol):
+    """A module with an encoder that has bit-widths."""
+
+    encoder: Any
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Tensors in, tensors out."""
 
 
 class Pipeline(nn.Module):
@@ -53,13 +62,7 @@ class Pipeline(nn.Module):
 
 
 @torch.no_grad()
-def run_in_torch(pipeline: Pipeline, run: BitWidth, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+def run_in_torch(pipeline: Runs, run: BitWidth, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """Outputs of a pipeline with its encoder at a bit-width."""
     with nullcontext() if run == FULL_PRECISION else at(pipeline.encoder, run):
         return list(pipeline(*inputs))
-
-
-def run_file(session: onnxruntime.InferenceSession, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """Outputs of a file, in its order."""
-    feeds = {spec.name: value.numpy() for spec, value in zip(session.get_inputs(), inputs, strict=True)}
-    return [torch.from_numpy(value) for value in session.run(None, feeds)]

@@ -44,7 +44,7 @@ def to_onnx(
     head: Head | None = None,
     overwrite: bool = False,
     check: bool = True,
-    waveforms: Sequence[Tensor] | None = None,
+    clips: Sequence[Tensor] | None = None,
     labelled: Labelled | None = None,
     image_size: int | tuple[int, int] | None = None,
     opset: int = OPSET,
@@ -71,7 +71,8 @@ def to_onnx(
         overwrite: replace an existing file.
         check: verify the file against torch before it takes its name; the report goes beside it, to
             `<name>.verification.json`. A file that fails keeps the name `<name>.failed.onnx`.
-        waveforms: speech clips (samples,) at 16,000 Hz to verify with; chirps in noise when None.
+        clips: to verify with, (samples,) at 16,000 Hz or images (channels, height, width) in [0, 1]; real speech that
+            comes with the package, or generated images, when None.
         labelled: test data of the head: for 99.5 % of the clips it must say in the file what it says in torch.
         image_size: height and width of a vision file's input in pixels, one number or two; the model's own when None.
         opset: 21 or newer.
@@ -101,7 +102,7 @@ def to_onnx(
         if not check:
             report.unlink(missing_ok=True)  # of an earlier file
             return path
-        result = verify(staging, encoder, run, waveforms, head, labelled, tokenizer)
+        result = verify(staging, encoder, run, clips, head, labelled, tokenizer)
         result.file = str(path)
         log.info("%s: %s", path, result)
         if not result.passed:

@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from export.qdq import WEIGHT, QdqLayer
 
@@ -161,6 +163,7 @@ def _unpacked(proto: onnx.ModelProto, name: str, bits: int) -> list[onnx.NodePro
 
 
 FULL_FLOATS = ("front_end.", "head.", "tokenizer.")
+HALF = ".float16"
 
 
 def halve_floats(proto: onnx.ModelProto) -> None:
@@ -169,12 +172,33 @@ def halve_floats(proto: onnx.ModelProto) -> None:
     Vectors (biases, normalizations), front end, head and tokenizer stay as they are. Values beyond float16's range are
     clipped.
     """
-    limit = float(np.finfo(np.float16).max)
     for tensor in proto.graph.initializer:
         name = tensor.name
         if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2 or name.startswith(FULL_FLOATS):
             continue
-        halves = numpy_helper.to_array(tensor).clip(-limit, limit).astype(np.float16)
-        tensor.CopyFrom(numpy_helper.from_array(halves, f"{name}.float16"))
-        cast = helper.make_node("Cast", [f"{name}.float16"], [name], f"{name}.cast", to=TensorProto.FLOAT)
+        tensor.CopyFrom(numpy_helper.from_array(_halves(numpy_helper.to_array(tensor)), f"{name}{HALF}"))
+        cast = helper.make_node("Cast", [f"{name}{HALF}"], [name], f"{name}.cast", to=TensorProto.FLOAT)
         proto.graph.node.insert(0, cast)
+
+
+def halve_as_stored(proto: onnx.ModelProto, encoder: nn.Module) -> bool:
+    """Round those weights of an encoder, which get new tensors, that a file stores as float16: to compare it with.
+
+    Returns:
+        whether the file stores any so. Where the exporter folded a normalization in, the file rounded another number.
+    """
+    halved = {tensor.name for tensor in proto.graph.initializer if tensor.name.endswith(HALF)}
+    for name, module in encoder.named_modules():
+        for values in (module._parameters, module._buffers):
+            for leaf, value in values.items():
+                full = ".".join(filter(None, ("encoder", name, leaf)))
+                if value is not None and f"{full}{HALF}" in halved:
+                    rounded = torch.from_numpy(_halves(value.detach().numpy()).astype(np.float32))
+                    values[leaf] = nn.Parameter(rounded, False) if isinstance(value, nn.Parameter) else rounded
+    return bool(halved)
+
+
+def _halves(values: np.ndarray) -> np.ndarray:
+    limit = float(np.finfo(np.float16).max)
+    halves: np.ndarray = values.clip(-limit, limit).astype(np.float16)
+    return halves

@@ -1,16 +1,13 @@
-"""What an exported encoder takes and gives: names, dynamic axes, example inputs, clips to verify with."""
+"""What an exported encoder takes and gives: names, dynamic axes, example inputs."""
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from encoders import Encoder, Head, LogMel, Tokenizer
-from encoders.log_mel import SAMPLE_RATE
 from export.head import output_name
 from export.tokenizer import OUTPUTS
 
@@ -87,48 +84,6 @@ def example_inputs(encoder: Encoder, form: str, image_size: int | tuple[int, int
     size = image_size or _image_size(encoder)
     height, width = (size, size) if isinstance(size, int) else size
     return (torch.randn(2, encoder.arguments["in_channels"], height, width),)
-
-
-def verification_inputs(
-    encoder: Encoder, form: str, waveforms: Sequence[Tensor] | None, image_shape: Sequence[int]
-) -> list[tuple[Tensor, ...]]:
-    """Speech: each clip alone, then all of them and an empty one in a padded batch. Vision: one image, then four.
-
-    Args:
-        encoder: on the CPU.
-        form: `log_mel`, `waveform` or `images`.
-        waveforms: clips (samples,) at 16,000 Hz; `synthetic_clips` when None or empty.
-        image_shape: (channels, height, width) of the file's input; speech ignores it.
-    """
-    if form == "images":
-        generator = torch.Generator().manual_seed(0)
-        return [(torch.randn(count, *image_shape, generator=generator),) for count in (1, 4)]
-    clips = list(waveforms or synthetic_clips())
-    batches = [[clip] for clip in clips] + [[*clips, torch.zeros(0)]]
-    return [
-        file_inputs(encoder, form, pad_sequence(b, batch_first=True), torch.tensor([len(c) for c in b]))
-        for b in batches
-    ]
-
-
-def file_inputs(encoder: Encoder, form: str, inputs: Tensor, lengths: Tensor | None) -> tuple[Tensor, ...]:
-    """What a file takes, from waveforms and lengths in samples, or from pixels in [0, 1] and None."""
-    if form == "images":
-        return (encoder.front_end(inputs, lengths)[0],)
-    if lengths is None:
-        lengths = torch.full((len(inputs),), inputs.shape[1])
-    return (inputs, lengths) if form == "waveform" else encoder.front_end(inputs, lengths)
-
-
-def synthetic_clips(seconds: Sequence[float] = (0.3, 1.0, 2.5, 7.0)) -> list[Tensor]:
-    """Rising chirps in noise, 16,000 Hz, of several lengths in seconds; the same at every call."""
-    generator = torch.Generator().manual_seed(0)
-    clips = []
-    for duration in seconds:
-        time = torch.arange(int(duration * SAMPLE_RATE)) / SAMPLE_RATE
-        tone = 0.3 * torch.sin(2 * torch.pi * (200 + 900 * time / duration) * time)
-        clips.append(tone + 0.02 * torch.randn(len(time), generator=generator))
-    return clips
 
 
 def frozen_copy(module: Module) -> Module:

@@ -33,8 +33,8 @@ def _equal(graph: "_Graph", name: str, layer: QuantActivation, run: BitWidth) ->
         return bits == FLOAT_BITS or graph.quantizes(*(_array(value) for value in layer.activation_qparams(bits)))
     try:
         pairs = list(_pairs(graph, name, layer, layer.bits_at(run)))
-    except (KeyError, IndexError):
-        return False  # an operator or initializer that belongs to the layer is not there
+    except (KeyError, IndexError, ValueError):
+        return False  # an operator or initializer that belongs to the layer is not there, or of another shape
     return all(np.array_equal(found, expected) for found, expected in pairs)
 
 

@@ -1,14 +1,15 @@
 """A streaming encoder as an ONNX file: one chunk and the state in, features and the next state out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
-import torch.nn.functional as F
 from onnx import helper
 from torch import Tensor, nn
 
@@ -16,17 +17,23 @@ from encoders import StreamingTransformer
 from encoders.files import staged_file
 from encoders.ownership import ONNX
 from encoders.streaming import State
+from export.agreement import Features, agreement
+from export.departure import first_departure
+from export.following import Followed, Probe, follow, probe
+from export.inputs import GIVEN, SHIPPED, shipped_clips
 from export.metadata import OPSET, VerificationError, check_metadata, load_file, metadata
 from export.model import Pipeline, run_in_torch
 from export.onnx import check_targets, export_form
 from export.packing import pack_weights
 from export.runtime import open_session
-from export.signature import Axes, Signature, frozen_copy, synthetic_clips
+from export.signature import Axes, Signature, frozen_copy
 from export.stored import first_difference
 from export.trace import trace
 from export.unused import drop_unused
-from export.verify import Verification
+from export.verification import Roundings, Verification
+from export.verify import LIMIT
 from quant import FULL_PRECISION, BitWidth, parse_bit_width, quant_activations
+from quant.bits import FLOAT_BITS
 
 FORM = "stream"
 STATE: Axes = {
@@ -45,7 +52,7 @@ def stream_to_onnx(
     bit_width: str | BitWidth = "fp",
     overwrite: bool = False,
     check: bool = True,
-    waveforms: Sequence[Tensor] | None = None,
+    clips: Sequence[Tensor] | None = None,
 ) -> Path:
     """Export one step of a stream at a bit-width; integers and scales are those of `quant`.
 
@@ -60,7 +67,7 @@ def stream_to_onnx(
         bit_width: `fp`, `w8a8`, `w4a8`, ...
         overwrite: replace an existing file.
         check: verify the file, step by step, against torch on whole clips.
-        waveforms: speech clips (samples,) at 16,000 Hz to verify with; chirps in noise when None.
+        clips: speech (samples,) at 16,000 Hz to verify with; a recording that comes with the package when None.
 
     Returns:
         path.
@@ -77,7 +84,7 @@ def stream_to_onnx(
     with staged_file(path) as staging:
         onnx.save(proto, staging)
         if check:
-            result = verify_stream(staging, encoder, run, waveforms)
+            result = verify_stream(staging, encoder, run, clips)
             if not result.passed:
                 raise VerificationError(f"{path} was not written: {result}")
     return path
@@ -87,7 +94,7 @@ def verify_stream(
     path: str | Path,
     encoder: StreamingTransformer,
     bit_width: str | BitWidth,
-    waveforms: Sequence[Tensor] | None = None,
+    clips: Sequence[Tensor] | None = None,
 ) -> Verification:
     """Compare a file, run step by step, with torch's features of whole clips, and its integers with torch's.
 
@@ -95,7 +102,7 @@ def verify_stream(
         path: file written by `stream_to_onnx`.
         encoder: the same encoder, calibrated as it was then.
         bit_width: the same bit-width.
-        waveforms: clips (samples,) at 16,000 Hz; chirps in noise when None.
+        clips: speech (samples,) at 16,000 Hz; a recording that comes with the package when None.
 
     Raises:
         FileNotFoundError: no such file.
@@ -106,24 +113,60 @@ def verify_stream(
     check_metadata(found, path, encoder, run)
     encoder = frozen_copy(encoder)
     layers = {} if run == FULL_PRECISION else quant_activations(encoder)
-    session = open_session(path)
-    cosines, differences, lengths_equal = [], [], True
-    for clip in waveforms or synthetic_clips():
+    rounds = any(layer.bits_at(run).activation != FLOAT_BITS for layer in layers.values())
+    session, probed = open_session(path), probe(proto, encoder, run) if rounds else None
+    named = {f"given clip {place}": clip for place, clip in enumerate(clips or ())} or shipped_clips(encoder)
+    left_alone, given_roundings, departure, values, at_edge = [], [], None, 0, 0
+    for name, clip in named.items():
         log_mel, lengths = encoder.front_end(clip.unsqueeze(0))
-        expected, _ = run_in_torch(Pipeline(encoder), run, (log_mel, lengths))
+        expected = run_in_torch(Pipeline(encoder), run, (log_mel, lengths))[0][0]
+        frames = log_mel[0, :, : int(lengths)].numpy()
         stream = FileStream(session)
-        streamed = torch.from_numpy(
-            np.concatenate([stream.push(log_mel[0, :, : int(lengths)].numpy()), stream.finish()])
-        )
-        if streamed.shape != expected[0].shape:
-            lengths_equal = False
+        streamed = torch.from_numpy(np.concatenate([stream.push(frames), stream.finish()]))
+        if streamed.shape != expected.shape:
             continue
-        cosines.append(float(F.cosine_similarity(streamed.double().flatten(), expected.double().flatten(), dim=0)))
-        differences.append(float((streamed - expected[0]).abs().max()))
-    return Verification(
-        str(path), str(run), len(layers), first_difference(proto, layers, run), lengths_equal,
-        min(cosines, default=float("nan")), max(differences, default=float("nan")), len(cosines),
+        left_alone.append(Features(name, streamed, expected))
+        if probed is None:
+            continue
+        followed = _follow(probed, encoder, run, frames)
+        values += sum(step.roundings for step in followed)
+        at_edge += sum(step.at_edge for step in followed)
+        departure = departure or next(filter(None, (first_departure(step, False) for step in followed)), None)
+        own = torch.cat([step.expected[0][0, : int(step.expected[1])] for step in followed])
+        given_roundings.append(Features(name, streamed, own))
+    result = Verification(
+        str(path), str(run), len(layers), first_difference(proto, layers, run),
+        lengths_equal=len(left_alone) == len(named), padding_zero=True, features=None, limit=LIMIT,
+        inputs=GIVEN if clips else SHIPPED, clips=len(named),
     )  # fmt: skip
+    if result.lengths_equal:
+        result.features = agreement(left_alone, LIMIT, encoder.frame_rate)
+    if result.lengths_equal and probed is not None:
+        given = agreement(given_roundings, LIMIT, encoder.frame_rate)
+        result.roundings = Roundings(values, at_edge, given.error_over_variance, given.worst)
+        result.departure = None if departure is None else str(departure)
+    return result
+
+
+def _follow(probed: Probe, encoder: StreamingTransformer, run: BitWidth, frames: np.ndarray) -> list[Followed]:
+    """Each step of one stream in the file, and in torch, with a state of its own, given the file's roundings."""
+    step = Step(encoder)
+    steps: list[Followed] = []
+    state: list[Tensor] = []
+
+    def run_step(piece: np.ndarray) -> Any:
+        feeds = stream.feeds(piece)
+        inputs = tuple(torch.from_numpy(feeds[spec.name]) for spec in probed.session.get_inputs())
+        mine = (*inputs[:2], *(state or inputs[2:]))
+        followed = follow(probed, encoder, run, inputs, partial(run_in_torch, step, run, mine), LIMIT)
+        state[:] = followed.expected[2:]
+        steps.append(followed)
+        return [value.numpy() for value in followed.found]
+
+    stream = FileStream(probed.session, run_step)
+    stream.push(frames)
+    stream.finish()
+    return steps
 
 
 class FileStream:
@@ -131,10 +174,16 @@ class FileStream:
 
     Args:
         session: of the file.
+        run: gives the session's outputs for a piece of at most a chunk; the session does when None.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
-        self.session = session
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        run: Callable[[np.ndarray], Sequence[np.ndarray]] | None = None,
+    ) -> None:
+        self.names = [spec.name for spec in session.get_outputs()]
+        self.run = run or (lambda piece: session.run(None, self.feeds(piece)))
         specs = {spec.name: spec for spec in session.get_inputs()}
         _, self.n_mels, self.chunk = specs["log_mel"].shape
         self.feature_dim = session.get_outputs()[0].shape[2]
@@ -160,13 +209,15 @@ class FileStream:
         """The last features, as for a clip that ends here."""
         return self._step(self.waiting) if self.waiting.shape[1] else np.zeros((0, self.feature_dim), np.float32)
 
-    def _step(self, piece: np.ndarray) -> np.ndarray:
-        feed = {
+    def feeds(self, piece: np.ndarray) -> dict[str, np.ndarray]:
+        """What the file takes: a piece, (n_mels, frames), of at most a chunk, and the state before it."""
+        return self.state | {
             "log_mel": np.pad(piece, ((0, 0), (0, self.chunk - piece.shape[1])))[None],
             "lengths": np.array([piece.shape[1]], np.int64),
         }
-        names = [spec.name for spec in self.session.get_outputs()]
-        outputs = dict(zip(names, self.session.run(None, feed | self.state), strict=True))
+
+    def _step(self, piece: np.ndarray) -> np.ndarray:
+        outputs = dict(zip(self.names, self.run(piece), strict=False))
         self.state = {name: outputs[f"next_{name}"] for name in self.state}
         features: np.ndarray = outputs["features"][0, : int(outputs["feature_lengths"][0])]
         return features

@@ -1,6 +1,7 @@
 """A tokenizer inside a file: of each stream a product with the codes and an ArgMin, written by name to be read back."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from encoders import Tokenizer, Tokens
 from encoders.frames import frame_mask
 from encoders.tokenizer import PADDING, TokenStream
+from export.metadata import VerificationError
 
 OUTPUTS = ("linguistic_tokens", "linguistic_lengths", "semantic_tokens", "semantic_lengths")
 TOLERANCE = 1e-4  # of the largest distance
@@ -70,20 +72,36 @@ class ExportedTokenizer(nn.Module):
         return Tokens(*self.linguistic(centred, lengths), *self.semantic(centred, lengths))
 
 
-def stored_tokenizer(proto: onnx.ModelProto) -> Tokenizer | None:
-    """The tokenizer in a file written by `to_onnx`; None when it has none."""
+def stored_tokenizer(proto: onnx.ModelProto, path: str | Path = "the file") -> Tokenizer | None:
+    """The tokenizer in a file written by `to_onnx`; None when it has none.
+
+    Args:
+        proto: the file.
+        path: its name, for errors.
+
+    Raises:
+        VerificationError: a tokenizer that the file describes and does not hold.
+    """
     description = next((prop.value for prop in proto.metadata_props if prop.key == "tokenizer"), "null")
-    arguments = json.loads(description)
-    if arguments is None:
-        return None
-    tokenizer = Tokenizer(**arguments)
+    try:
+        arguments = json.loads(description)
+        return None if arguments is None else _tokenizer(proto, Tokenizer(**arguments))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise VerificationError(
+            f"{path} describes a tokenizer that it does not hold: export it again ({error})"
+        ) from error
+
+
+def _tokenizer(proto: onnx.ModelProto, tokenizer: Tokenizer) -> Tokenizer:
+    """With the numbers of a file."""
     stored = {
         tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
         for tensor in proto.graph.initializer
         if tensor.name.startswith("tokenizer.")
     }
     with torch.no_grad():
-        tokenizer.mean.copy_(stored["tokenizer.mean"])
+        # The exporter leaves a mean of zeros out.
+        tokenizer.mean.copy_(stored.get("tokenizer.mean", torch.zeros_like(tokenizer.mean)))
         for name, stream in tokenizer.streams.items():
             stream.codebook.copy_(stored[f"tokenizer.{name}.codes"].T / -2)
             if stream.projection is not None:
@@ -91,12 +109,17 @@ def stored_tokenizer(proto: onnx.ModelProto) -> Tokenizer | None:
     return tokenizer.eval().requires_grad_(False)
 
 
-def same_tokenizer(tokenizer: Tokenizer, other: Tokenizer) -> bool:
-    """Whether two tokenizers have the same sizes and numbers."""
-    if tokenizer.to_dict() != other.to_dict():
-        return False
-    states = zip(tokenizer.state_dict().values(), other.state_dict().values(), strict=True)
-    return all(np.array_equal(a.cpu(), b.cpu()) for a, b in states)
+def tokenizer_difference(tokenizer: Tokenizer, other: Tokenizer) -> str | None:
+    """What two tokenizers differ in, a size or numbers; None when in nothing."""
+    found, expected = tokenizer.to_dict(), other.to_dict()
+    for key, value in expected.items():
+        if found[key] != value:
+            return f"the tokenizer's {key}: {found[key]}, not {value}"
+    states = tokenizer.state_dict(), other.state_dict()
+    for name, values in states[1].items():
+        if not np.array_equal(states[0][name].float().cpu(), values.float().cpu()):
+            return f"the tokenizer's {name}"
+    return None
 
 
 def are_nearest(tokenizer: Tokenizer, features: Tensor, lengths: Tensor, tokens: Tokens) -> bool:

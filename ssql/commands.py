@@ -5,9 +5,12 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 import export as onnx_export
 import quant
 from encoders import (
+    Encoder,
     FrameEncoder,
     Head,
     StreamingTransformer,
@@ -37,6 +40,8 @@ from ssql.report import latency_tables, sensitivity_table
 from ssql.rows import results_of
 
 SHORTEST_CLIP = 0.025  # seconds: one frame
+# Of data that a file is verified with.
+CLIPS = 32
 FILE_NAMES = {
     "fp": "encoder-fp32.onnx",
     "fp16": "encoder-fp16.onnx",
@@ -118,7 +123,8 @@ def export(
     Leaves the files, a report of each verification, latency.json and a model card (README.md, config.json). A head
     (ssql finetune) and a tokenizer (ssql tokenizer) beside the encoder go into the files. With data and task a linear
     probe does, trained at each bit-width, unless the encoder has a head for the task; for 99.5 % of the
-    test clips it has to say in ONNX Runtime what it says in torch.
+    test clips it has to say in ONNX Runtime what it says in torch. Files are verified on clips of data, or on real
+    speech that comes with the package.
 
     Example: ssql export --encoder runs/a/encoder --output runs/a --bit_width '[fp, w8a8, w4a8]' --input waveform
     --data SpokenWords --task word
@@ -130,7 +136,8 @@ def export(
         bit_width: one, or a list: fp, fp16 (float32 stored in 16 bits), w8a8, w4a8, w2a8, ...; w7a8 where a
             processor without VNNI would saturate the sums of w8a8; w4a32 where there are no integer kernels.
         input: waveform puts the front end into the files; log_mel by default, where the encoder takes that.
-        data: labelled data for a head, or for what the encoder's own head says.
+        data: clips or images to verify the files with; labelled, for what the encoder's own head says of its test
+            split, or with task for a head.
         task: the label to predict; `text` for a recognizer's own head.
         accuracy: JSON file that ssql evaluate, suite or finetune wrote of this encoder as it is saved, for the model
             card; results of other weights, ranges or heads are refused.
@@ -138,8 +145,8 @@ def export(
         licence: of the weights, for the model card.
         overwrite: replace existing files.
     """
-    if (data is None) != (task is None):
-        raise ValueError("data and task go together: --data SpokenWords --task word")
+    if data is None and task is not None:
+        raise ValueError("a task needs data to learn it from: --data SpokenWords --task word")
     bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
     not_empty(bit_width=bit_widths)
     paths = {b: Path(output) / (FILE_NAMES.get(b) or f"encoder-{parse_bit_width(b)}.onnx") for b in bit_widths}
@@ -155,11 +162,14 @@ def export(
     heads = {b: own_head for b in bit_widths}
     if data is not None and task is not None and (own_head is None or own_head.label != task):
         heads = {b: probe_head(loaded, data, task, "fp" if b == "fp16" else b) for b in bit_widths}
+    clips = _clips(data, loaded)
     with reserved(Path(output) / "export", paths.values(), overwrite):
         kept = onnx_export.entries_to_keep(Path(output), loaded, input, heads[bit_widths[0]], overwrite, tokenizer)
         for b, path in paths.items():
-            labelled = _labelled(data, heads[b])
-            onnx_export.to_onnx(loaded, path, b, input, heads[b], overwrite, labelled=labelled, tokenizer=tokenizer)
+            labelled = _labelled(data, heads[b], task)
+            onnx_export.to_onnx(
+                loaded, path, b, input, heads[b], overwrite, clips=clips, labelled=labelled, tokenizer=tokenizer
+            )
         latencies = onnx_export.measure_files(list(paths.values()))
         save_json(_with_others(latencies, latency_file), latency_file)
         say(*latency_tables(latencies))
@@ -254,9 +264,11 @@ def features(
 def verify(
     file: str, encoder: str, bit_width: str | None = None, data: DataModule | None = None, task: str | None = None
 ) -> None:
-    """Compare an ONNX file with torch: every integer, features at several lengths and batch sizes, accuracy.
+    """Compare an ONNX file with torch: every integer, features frame by frame, head and names, tokens, accuracy.
 
-    Writes <file>.verification.json beside the file; exits with 1 where they do not agree, and removes nothing.
+    Writes <file>.verification.json beside the file; exits with 1 where they do not agree, and removes nothing. Says the
+    worst frame, its squared error over the variance of torch's features, and how many values fell to the other side of
+    a rounding edge.
 
     Example: ssql verify --file runs/a/encoder-int4.onnx --encoder runs/a/encoder --data SpokenWords --task word
 
@@ -264,22 +276,27 @@ def verify(
         file: the ONNX file.
         encoder: the encoder folder it was exported from.
         bit_width: the bit-width it was exported at; what the file says by default.
-        data: labelled data: what the file's own head, or a linear probe, says of its test split.
-        task: the label to predict; the head's own by default.
+        data: clips or images to compare on, 32 of the test split; real speech that comes with the package by default.
+            Labelled, also what the file's own head, or with task a linear probe, says of the test split.
+        task: the label to predict; the head's own by default. Names a head in the file that ssql export trained, which
+            the folder does not have.
     """
     path, report = Path(file), Path(file).with_suffix(".verification.json")
     refuse_foreign(report, REPORT)
     loaded = load_encoder(encoder)
     proto, found = onnx_export.load_file(path)
-    head = onnx_export.stored_head(proto)
-    if data is not None and head is None:
-        if task is None:
-            raise ValueError(f"{file} has no head: say which label to predict, --task")
-        head = probe_head(loaded, data, task, bit_width or found["bit_width"])
-    if task is not None and head is not None and head.label != task:
-        raise ValueError(f"{file} has a head for the task {head.label}, not {task}")
-    labelled, tokenizer = _labelled(data, head), load_tokenizer(encoder)
-    result = onnx_export.verify(path, loaded, bit_width, head=head, labelled=labelled, tokenizer=tokenizer)
+    own, head = onnx_export.stored_head(proto, path), load_head(encoder)
+    if task is not None and own is not None and own.label != task:
+        raise ValueError(f"{file} has a head for the task {own.label}, not {task}")
+    if task is not None and own is None and data is None:
+        raise ValueError(f"{file} has no head: a probe for the task {task} needs data, --data")
+    if task is not None and (head is None or head.label != task):
+        probe = own is None and data is not None
+        head = probe_head(loaded, data, task, bit_width or found["bit_width"]) if probe else None  # type: ignore[arg-type]
+    said = own or (head if task is not None else None)
+    result = onnx_export.verify(
+        path, loaded, bit_width, _clips(data, loaded), head, _labelled(data, said, task), load_tokenizer(encoder)
+    )
     save_json(result.to_dict(), report)
     say(f"{path}: {result}")
     if not result.passed:
@@ -328,7 +345,30 @@ def _with_others(latencies: list[dict[str, Any]], file: Path) -> list[dict[str, 
     return others + latencies
 
 
-def _labelled(data: DataModule | None, head: Head | None) -> onnx_export.Labelled | None:
+def _labelled(data: DataModule | None, head: Head | None, task: str | None) -> onnx_export.Labelled | None:
+    """Test data of a head; None without, and where nobody asked for a task that the data has no label for."""
     if data is None or head is None or head.task == "regression":
         return None
-    return labelled_test(data, head)
+    texts = getattr(data.dataset("train"), "texts", None)
+    has_label = texts is not None if head.task == "ctc" else head.label in data.classes
+    return labelled_test(data, head) if task is not None or has_label else None
+
+
+def _clips(data: DataModule | None, encoder: Encoder) -> list[Tensor] | None:
+    """At most 32 clips or images, evenly spread over the test split, or over the training split where it is empty.
+
+    Raises:
+        ValueError: data for another kind of encoder.
+    """
+    if data is None:
+        return None
+    if data.modality != encoder.modality:
+        raise ValueError(f"the encoder is for {encoder.modality}, the data is {data.modality}")
+    data.setup()
+    for split in ("test", "train"):
+        dataset = data.dataset(split)
+        size = len(dataset)  # type: ignore[arg-type]
+        if size:
+            places = range(0, size, -(-size // CLIPS))
+            return [dataset[place]["inputs"] for place in places]
+    raise ValueError("the data holds no clip to verify with")

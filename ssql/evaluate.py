@@ -157,7 +157,7 @@ def _file_rows(
 ) -> list[Row]:
     """Rows of one file; at full precision it becomes `known`."""
     full = known.get(file.weights_sha256)
-    probed = Probed(_embed_by(lambda *inputs: _file_embedding(file, data, *inputs), data), tasks, full)
+    probed = Probed(_embed_file(file, data), tasks, full)
     if file.bit_width == "fp":
         full = known.setdefault(file.weights_sha256, probed)
     common: Row = {"method": method, "bit_width": file.bit_width, "quantizer": AS_SAVED, "calibration_clips": None}
@@ -310,11 +310,13 @@ def _embed(encoder: Encoder, data: DataModule, bit_width: str) -> dict[str, Feat
     return {split: Features(*embed_split(encoder, data, split, bit_width)) for split in splits}
 
 
-def _embed_by(embed: Callable[[Tensor, Tensor | None], Tensor], data: DataModule) -> dict[str, Features]:
+def _embed_file(file: ExportedFile, data: DataModule) -> dict[str, Features]:
+    def embed(inputs: Tensor, lengths: Tensor | None) -> Tensor:
+        return _file_embedding(file, data, inputs, lengths)
+
     cpu = torch.device("cpu")
-    return {
-        split: Features(*_collected(embed, data, split, file.bit_width, cpu)) for split in ["train", *data.test_splits]
-    }
+    splits = ["train", *data.test_splits]
+    return {split: Features(*_collected(embed, data, split, file.bit_width, cpu)) for split in splits}
 
 
 def _file_embedding(file: ExportedFile, data: DataModule, inputs: Tensor, lengths: Tensor | None) -> Tensor:

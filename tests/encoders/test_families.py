@@ -116,7 +116,7 @@ def test_it_is_saved_and_takes_an_ssql_step(name, tmp_path):
 def test_its_files_agree_with_torch(name, bit_width, tmp_path):
     encoder = calibrated(build(name))
     path = export.to_onnx(encoder, tmp_path / "encoder.onnx", bit_width)
-    result = export.verify(path, encoder, bit_width, waveforms=clips())
+    result = export.verify(path, encoder, bit_width, clips=clips())
     assert result.passed, result
     operators = export.integer_operators(path)
     assert operators.get("MatMulIntegerToFloat", 0) + operators.get("QLinearConv", 0) >= (

@@ -56,14 +56,15 @@ def test_config_says_what_the_files_take_and_give(folder, encoder, head):
     assert (first["file"], first["bit_width"], second["bit_width"]) == ("fp.onnx", "fp", "w4a8")
     assert first["size_bytes"] == (folder / "fp.onnx").stat().st_size
     assert (first["oldest_onnxruntime"], second["oldest_onnxruntime"]) == ("1.18", "1.23")
-    assert first["cosine"] is None
-    assert second["cosine"] > 0.9999
+    assert first["error_over_variance"] is None
+    assert second["error_over_variance"] < 1e-4
 
 
 def test_readme_has_the_same_numbers(folder):
     text = (folder / "README.md").read_text()
     assert text.startswith("---\nlicense: MIT\n")
-    assert "| file | bit-width | MB | ONNX Runtime | cosine to torch | answer, % (this file) | r, R2 (torch) |" in text
+    head = "| file | bit-width | MB | ONNX Runtime | error over variance | answer, % (this file) | r, R2 (torch) |"
+    assert head in text
     assert "| 87.5 | 0.50 | 1.25 | 12.50 |" in text
     assert "| inputs | `waveform` | batch, samples | float32 | samples at 16000 Hz, from -1 to 1 |" in text
     assert "some clips" in text

@@ -7,7 +7,8 @@ from onnx import numpy_helper
 import export
 import quant
 from encoders import SpeechTransformer
-from export.departure import _but_for_ties, find_departure
+from export.departure import find_departure
+from export.following import Followed, Place, _compare
 from export.model import Pipeline
 from quant import parse_bit_width
 
@@ -37,23 +38,31 @@ def change(proto: onnx.ModelProto, name: str) -> None:
 
 def test_a_good_file_departs_nowhere_at_any_bit_width(encoder, exported):
     proto, run = exported
-    assert find_departure(proto, Pipeline(encoder), run, [INPUTS], 0.9999) is None
+    assert find_departure(proto, Pipeline(encoder), run, [INPUTS], 1e-6) is None
 
 
 def test_the_first_of_two_wrong_layers_is_named(encoder, exported):
     proto, run = exported
     change(proto, "encoder.blocks.0.mlp.0.bias")
     change(proto, "encoder.blocks.1.attn.out.bias")
-    departure = find_departure(proto, Pipeline(encoder), run, [INPUTS], 0.9999)
+    departure = find_departure(proto, Pipeline(encoder), run, [INPUTS], 1e-6)
     assert (departure.after, departure.before) == ("blocks.0.mlp.0", "blocks.0.mlp.2")
     assert str(departure) == "features depart after layer blocks.0.mlp.0 and before layer blocks.0.mlp.2"
 
 
-def test_values_at_an_edge_are_as_found_and_no_others(encoder):
-    layer = encoder.blocks[0].mlp[0]
-    scale, zero_point = layer.activation_qparams(4)
-    steps = torch.tensor([1.49, 1.49, 1.3, 2.51, 1.0])
-    found = torch.tensor([2.0, 3.0, 2.0, 2.0, 1.0])  # a tie, two steps, no edge, a tie, equal
-    result = _but_for_ties(layer, 4, (steps - 5) * scale, (found - 5) * scale)
-    assert (result / scale + 5).round().tolist() == [2, 1, 1, 2, 1]
-    assert zero_point >= 5
+def test_values_at_an_edge_may_fall_to_the_other_side_and_no_others(encoder):
+    layer, run = encoder.blocks[0].mlp[0], parse_bit_width("w4a4")
+    scale, _ = layer.activation_qparams(4)
+
+    def compare(steps: float, found: int) -> tuple[bool, int]:
+        followed = Followed()
+        values = torch.tensor([1.0, steps]) * scale
+        equal = _compare(followed, layer, run, values, torch.tensor([6, found + 5]), Place("x", float(scale), 5))
+        assert followed.roundings == 2
+        return equal, followed.at_edge
+
+    assert compare(1.2, 1) == (True, 0)
+    assert compare(1.499, 2) == (True, 1)
+    assert compare(2.501, 2) == (True, 1)
+    assert compare(1.3, 2) == (False, 0)
+    assert compare(1.499, 3) == (False, 0)

@@ -134,7 +134,7 @@ def test_a_file_from_samples_gives_torchs_features(tmp_path, bit_width, log_mel)
     path = export.to_onnx(encoder, tmp_path / "encoder.onnx", bit_width, input="waveform")
     result = export.verify(path, encoder)
     assert result.passed
-    assert (result.bit_width, result.clips, result.smallest_cosine > 0.9999) == (bit_width, 9, True)
+    assert (result.bit_width, result.inputs) == (bit_width, "shipped speech")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert {value.name: value.shape for value in session.get_inputs()} == {
         "waveform": ["batch", "samples"],

@@ -68,7 +68,7 @@ def test_a_changed_head_fails_verification(encoder, head, tmp_path):
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
     onnx.save(proto, path)
     result = export.verify(path, encoder, head=head)
-    assert (result.passed, result.first_difference) == (False, "head")
+    assert (result.passed, result.first_difference) == (False, "the head's bias")
 
 
 def test_an_operation_of_the_head_that_is_not_torchs_fails_verification(encoder, tmp_path):

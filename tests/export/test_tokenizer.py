@@ -67,7 +67,7 @@ def test_a_changed_codebook_fails_verification(encoder, tokenizer, exported, tmp
     codes.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(codes)[:, ::-1].copy(), codes.name))
     onnx.save(proto, tmp_path / "changed.onnx")
     result = export.verify(tmp_path / "changed.onnx", encoder, tokenizer=tokenizer)
-    assert (result.passed, result.first_difference) == (False, "tokenizer")
+    assert (result.passed, result.first_difference) == (False, "the tokenizer's semantic.codebook")
 
 
 def test_an_operation_of_the_search_that_is_not_torchs_fails_verification(encoder, exported, tmp_path):

@@ -62,7 +62,7 @@ def test_each_file_is_verified_once(saved, ssql, tmp_path, monkeypatch):
 def test_verify_needs_only_the_file_and_the_encoder(exported, saved, ssql, capsys):
     ssql("verify", "--file", exported / "encoder-int8.onnx", "--encoder", saved, *WORDS)
     said = " ".join(capsys.readouterr().out.split())
-    assert "verified at w8a8: integers equal" in said
+    assert "verified at w8a8 on given data: integers equal" in said
     assert "word accuracy" in said
 
 
@@ -143,7 +143,7 @@ def test_a_head_beside_the_encoder_goes_into_the_file(saved, ssql, tmp_path):
 
 
 def test_words_that_do_not_go_together_are_refused(saved, ssql, tmp_path):
-    with pytest.raises(SystemExit, match="data and task go together"):
+    with pytest.raises(SystemExit, match="a task needs data to learn it from"):
         ssql("export", "--encoder", saved, "--output", tmp_path, "--task", "word")
     with pytest.raises(SystemExit, match="config.json holds the description of an encoder and would be replaced"):
         ssql("export", "--encoder", saved, "--output", saved, "--bit_width", "w8a8")
