@@ -5,6 +5,8 @@ import json
 import sys
 from collections.abc import Callable
 
+from ssql.interruption import Interrupted
+
 USAGE = """usage: ssql COMMAND [options]
 
   import     published weights:         ssql import --weights FILE.safetensors --layout whisper --output runs/start
@@ -61,6 +63,13 @@ def main() -> None:
     sys.argv = [f"ssql {name}", *args]
     try:
         _command(name)(args)
+    except Interrupted as stop:
+        if str(stop):
+            sys.stderr.write(f"ssql {name}: {stop}\n")
+        sys.exit(stop.code)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"ssql {name}: interrupted\n")
+        sys.exit(130)
     except (ValueError, OSError, RuntimeError, TypeError) as error:
         if "--debug" in args:
             raise
