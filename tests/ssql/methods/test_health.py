@@ -1,12 +1,12 @@
 import pytest
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from encoders import VisionEncoder
 from ssql.checkpoint import HealthyCheckpoint
 from ssql.data import Digits
+from ssql.interruption import Interruption
 from ssql.methods import CollapseError, NonFiniteLossError, SimSiam
 from ssql.methods.health import PATIENCE, Health
 
