@@ -19,7 +19,7 @@ from ssql.checkpoint_io import WholeCheckpoints, newest_whole
 from ssql.data import DataModule
 from ssql.interruption import Interrupted, interruptible
 from ssql.run_folder import OPTIONS, RunFolder, claimed
-from ssql.run_options import check_same_run, inputs_of, save_options
+from ssql.run_options import check_same_items, check_same_run, inputs_of, save_options
 
 # Top-level words of a command: type, default (None: required), where the model has them, help.
 Words = Mapping[str, tuple[Any, Any, str, str]]
@@ -89,19 +89,15 @@ class RunCLI(LightningCLI):
             data: of the run.
 
         Raises:
-            FileNotFoundError: nothing to resume.
-            ValueError: no checkpoint that is whole, or those of a run with other options, weights or data.
+            ValueError: a run of other data is to go on.
             Interrupted: by a signal; a checkpoint is written.
         """
-        options = self.parser.dump(self.config, skip_none=False)
         if is_first_process():
             items = len(data.dataset("train"))  # type: ignore[arg-type]
-            inputs = inputs_of(options, self.command, items, self.output)
             if self.config.resume:
-                check_same_run(self.folder, options, inputs, self.harmless)
-            self.begin.options, self.begin.inputs = options, inputs
-        last = newest_whole(self.folder.checkpoints) if self.config.resume else None
-        self.trainer.fit(self.model, data, ckpt_path=last, weights_only=True)
+                check_same_items(self.folder, items)
+            self.begin.inputs["train_items"] = items
+        self.trainer.fit(self.model, data, ckpt_path=self.last, weights_only=True)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Arguments beside trainer, model and data."""
@@ -122,16 +118,28 @@ class RunCLI(LightningCLI):
         raise NotImplementedError
 
     def before_instantiate_classes(self) -> None:
-        """Look at the output folder before anything is built, and hold it until the command ends."""
+        """Look at the output folder before anything is built, and hold it until the command ends.
+
+        Raises:
+            FileExistsError, BlockingIOError, NotADirectoryError: see `claimed`.
+            FileNotFoundError: nothing to resume.
+            ValueError: no checkpoint that is whole, or those of a run with other options or weights.
+        """
         if self.config.checkpoint_steps < 1:
             raise ValueError(f"--checkpoint_steps must be 1 or more, got {self.config.checkpoint_steps}")
         self.folder = RunFolder(self.output, self.products)
+        self.begin = Begin(self.folder)
         self.interruption = self.until.enter_context(interruptible())
         self.until.enter_context(self._said_how_to_resume())
         if is_first_process():
             self.until.enter_context(claimed(self.folder, self.config.resume, self.config.overwrite))
+        self.last = newest_whole(self.folder.checkpoints) if self.config.resume else None
+        if is_first_process():
+            options = self.parser.dump(self.config, skip_none=False)
+            inputs = inputs_of(options, self.command, self.output)
             if self.config.resume:
-                newest_whole(self.folder.checkpoints)
+                check_same_run(self.folder, options, inputs, self.harmless)
+            self.begin.options, self.begin.inputs = options, inputs
 
     def instantiate_classes(self) -> None:
         """The model, its encoder checkpointed where that is asked for, data and trainer."""
@@ -153,7 +161,6 @@ class RunCLI(LightningCLI):
             csv = CSVLogger(self.output, name="logs")
             kwargs["logger"] = [csv, TensorBoardLogger(self.output, name="logs", version=csv.version)]
         monitor = [] if self.config_init.trainer.logger is False else [LearningRateMonitor()]
-        self.begin = Begin(self.folder)
         self.trainer_defaults["callbacks"] = [*self.callbacks(), *monitor, self.begin]
         return super().instantiate_trainer(**kwargs)
 
@@ -169,8 +176,7 @@ class RunCLI(LightningCLI):
             raise Interrupted(number, self._after_interruption() if is_first_process() else "") from None
 
     def _after_interruption(self) -> str:
-        trained = hasattr(self, "begin") and self.begin.steps > 0
-        if not self.folder.begun or not (trained or self.config.resume):
+        if not self.folder.begun or not (self.begin.steps or self.config.resume):
             return "interrupted before the first step; nothing was changed"
         with suppress(FileNotFoundError, ValueError):
             newest_whole(self.folder.checkpoints)

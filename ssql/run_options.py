@@ -25,17 +25,16 @@ _HARMLESS = re.compile(
 _LENGTH = ("trainer.max_epochs", "trainer.max_steps")
 
 
-def inputs_of(options: str, command: str, train_items: int, output: Path) -> dict[str, Any]:
+def inputs_of(options: str, command: str, output: Path) -> dict[str, Any]:
     """What the options name, so that another thing of the same name is seen.
 
     Args:
         options: YAML of the run.
         command: as the user types it: `ssql pretrain`.
-        train_items: of the data.
         output: folder of the run, which may lie in a folder of data.
 
     Returns:
-        command, number of training items, hashes of encoders' weights and of the names in folders of data, by option.
+        command, hashes of encoders' weights and of the names in folders of data, by option.
     """
     weights, names = {}, {}
     for option, value in flattened(yaml.safe_load(options)).items():
@@ -47,7 +46,7 @@ def inputs_of(options: str, command: str, train_items: int, output: Path) -> dic
             weights[option] = " ".join(_hash(file) for file in files)
         elif option.startswith("data."):
             names[option] = _hash_of_names(path, output)
-    return {"command": command, "train_items": train_items, "weights": weights, "names": names}
+    return {"command": command, "weights": weights, "names": names}
 
 
 def save_options(folder: RunFolder, options: str, inputs: Mapping[str, Any]) -> None:
@@ -105,11 +104,15 @@ def _check_inputs(
                     f"{option} {where} holds {thing} than when the run in {folder.path} was started: put them back, "
                     "or start anew in another --output"
                 )
-    items = saved.get("train_items", inputs["train_items"])
-    if items != inputs["train_items"]:
+
+
+def check_same_items(folder: RunFolder, items: int) -> None:
+    """Refuse to go on with another number of training items, with ValueError."""
+    before = _read(folder.checkpoints / INPUTS).get("train_items", items)
+    if before != items:
         raise ValueError(
-            f"the run in {folder.path} was started with {items} training items, now there are {inputs['train_items']}: "
-            "put the data back, or start anew in another --output"
+            f"the run in {folder.path} was started with {before} training items, now there are {items}: put the data "
+            "back, or start anew in another --output"
         )
 
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -24,6 +25,8 @@ import torch
 import quant
 from encoders import SpeechTransformer, VisionEncoder, save_encoder
 from ssql import cli, finetune, pretrain, tokenizer
+from ssql.data import SpokenWords, spoken_words
+from ssql.data.espeak import synthesize
 
 COMMON = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 COMMON += ["--trainer.accelerator", "cpu", "--trainer.logger", "false"]
@@ -37,7 +40,7 @@ COMMANDS = {
         *["--model.encoder.model_name", "resnet10t", "--model.encoder.in_channels", "1"],
         *["--model.encoder.model_arguments", str(RESNET)],
         *["--model.augmentation", "ssql.augment.ImageAugmentation", "--model.augmentation.image_size", "8"],
-        *["--data", "Digits", "--data.batch_size", "128", "--trainer.max_steps", "26"],
+        *["--data", "Digits", "--data.batch_size", "64", "--trainer.max_steps", "26"],
         *["--calibration_batches", "2", "--bias_correction", "[w4a4]"],
     ],
     "finetune": [
@@ -65,6 +68,7 @@ def main() -> None:
     random.seed(options.seed)
     start = options.output / "start"
     make_encoders(start)
+    speak_once()
     whole = {}
     for command in COMMANDS:
         folder = options.output / f"whole-{command}"
@@ -212,6 +216,20 @@ def make_encoders(folder: Path) -> None:
     quant.calibrate(speech, [torch.randn(4, 80, 60)])
     save_encoder(speech.eval(), folder / "speech", overwrite=True)
     save_encoder(VisionEncoder("resnet10t", 1, model_arguments=RESNET), folder / "image", overwrite=True)
+
+
+def speak_once() -> None:
+    """Clips are made before runs are forked."""
+    clips = {}
+
+    def spoken(utterances: Any) -> list[Any]:
+        key = tuple(utterances)
+        if key not in clips:
+            clips[key] = list(synthesize(key))
+        return clips[key]
+
+    spoken_words.synthesize = spoken
+    SpokenWords(languages=["en-us"], train_size=60, test_size=20).setup()
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
