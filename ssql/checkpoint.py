@@ -75,7 +75,7 @@ class LastCheckpoint(Checkpoint):
 
     def save(self, trainer: Trainer) -> None:
         """Write a checkpoint and let it be the last."""
-        trainer.save_checkpoint(self.folder / NEW)
+        trainer.save_checkpoint(self.folder / NEW, weights_only=False)
         if trainer.is_global_zero:
             rotate(self.folder)
         trainer.strategy.barrier()

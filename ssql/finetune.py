@@ -13,6 +13,7 @@ from rich.console import Console
 
 from encoders import Encoder, save_encoder
 from ssql.checkpoint import BestCheckpoint, LastCheckpoint
+from ssql.checkpoint_io import is_whole
 from ssql.data.held_out import HeldOut
 from ssql.finetuning import Finetuning
 from ssql.memory import keep_freed_memory
@@ -33,7 +34,7 @@ HELP = """Fine-tune an encoder with a task head at the bit-width it will run at.
   ssql finetune ... --task text                            (speech recognition by CTC; WER and CER)
   ssql finetune ... --task '[pitch, energy]' --data SpokenProsody      (numbers, answered in their units)
   ssql finetune --encoder SpeechTransformer --encoder.width 144 ...    (from scratch)
-  ssql finetune --config runs/word-w4a4/logs/version_0/config.yaml --resume true
+  ssql finetune --config runs/word-w4a4/checkpoints/config.yaml --resume true
 
 Leaves model/ (the encoder's folder with head.json and head.safetensors), results.json (test scores at each
 bit-width), checkpoints/ and logs/ in the output folder. Validation items are taken out of the training split.
@@ -103,13 +104,15 @@ def finetune(args: ArgsType = None) -> Path:
 
 
 def _take_best(cli: FinetuneCLI) -> None:
-    """The weights of the best validation."""
+    """The weights of the best validation, where there was one and its file is whole; else the last ones."""
     model, path = cli.model, cli.best.best_model_path
-    if path:
+    if path and is_whole(Path(path)):
         best = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(best["state_dict"], strict=model.strict_loading)
     else:
-        log.warning("the run ended before its first validation: its last weights are taken")
+        reason = f"{path} is missing or damaged" if path else "the run ended before its first validation"
+        log.warning("%s: the last weights are taken", reason)
+        cli.best.best_model_path = ""
     model.to(cli.trainer.strategy.root_device)
 
 

@@ -2,10 +2,9 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -52,7 +51,8 @@ class Interruption:
             return
         if self.deferred and self.signal_number is None:
             self.signal_number = number
-            os.write(sys.__stderr__.fileno(), b"\nstopping when this step is done; the same again stops at once\n")  # type: ignore[union-attr]
+            with suppress(OSError):
+                os.write(2, b"\nstopping when this step is done; the same again stops at once\n")
             return
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)  # one more kills the process

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 HELP = """Pretrain an encoder whose features survive quantization.
 
   ssql pretrain --config experiments/speech/transformer_ssql_words.yaml --output runs/words
-  ssql pretrain --config runs/words/logs/version_0/config.yaml --resume true
+  ssql pretrain --config runs/words/checkpoints/config.yaml --resume true
   ssql pretrain --config ... --model.ssql false      (the plain method, the baseline)
   ssql pretrain --config ... --model.optimizer bitsandbytes.optim.AdamW8bit --model.optimizer.lr 1e-3
   ssql pretrain --config ... --activation_checkpointing true       (less memory, the same numbers)

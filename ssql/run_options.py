@@ -39,7 +39,7 @@ def inputs_of(options: str, command: str, output: Path) -> dict[str, Any]:
     weights, names = {}, {}
     for option, value in flattened(yaml.safe_load(options)).items():
         path = Path(value)
-        if option.partition(".")[0] == "output" or not value or len(value) > 1000 or not path.is_dir():
+        if option == "output" or not os.path.isdir(value):
             continue
         if (path / WEIGHTS).is_file():
             files = [file for file in (path / WEIGHTS, path / HEAD_WEIGHTS) if file.is_file()]

@@ -21,7 +21,7 @@ HELP = """Train a tokenizer on a speech encoder: linguistic tokens at 16.7 Hz, s
   ssql tokenizer ... --ssql true                  (vectors at drawn bits learn the codes of full precision)
   ssql tokenizer ... --freeze false               (the encoder learns as well)
   ssql tokenizer ... --data AudioFolder --data.root FOLDER --data.labels null
-  ssql tokenizer --config runs/tokens/logs/version_0/config.yaml --resume true
+  ssql tokenizer --config runs/tokens/checkpoints/config.yaml --resume true
 
 Linguistic codes are k-means centroids of the encoder's frames, semantic codes a vector quantizer of a projection that
 is trained to tell the log-mel; no labels are needed. A step logs codebook use (%), perplexity and reconstruction

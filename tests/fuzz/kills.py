@@ -101,10 +101,10 @@ def main() -> None:
 
 
 def one_run(command: str, folder: Path, start: Path, seconds: float, counts: Counter[str]) -> str | None:
-    """A run killed one to three times, then left alone; what went wrong, or None."""
+    """A run killed two to four times, then left alone; what went wrong, or None."""
     steps = str(random.choice([1, 1, 2, 3, 5]))
     words = ["--checkpoint_steps", steps]
-    for _ in range(random.randint(1, 3)):
+    for _ in range(random.randint(2, 4)):
         process = begin(command, folder, start, words)
         if killed(process, folder, seconds, counts):
             counts["kills"] += 1
@@ -136,9 +136,9 @@ def killed(process: int, folder: Path, seconds: float, counts: Counter[str]) -> 
     checkpoints = folder / "checkpoints"
     aimed = random.random() < 0.6
     until_first = random.random() < 0.1
-    delay = random.uniform(0, 0.8 * seconds)
+    delay = random.uniform(0, 0.3 * seconds)
     first = None if not (until_first or any(checkpoints.glob("*.ckpt"))) else time.monotonic()
-    skipped = random.randint(0, 8)
+    skipped = random.randint(0, 3)
     before: set[str] = set()
     while True:
         ended, _ = os.waitpid(process, os.WNOHANG)
