@@ -70,4 +70,4 @@ def interruptible() -> Iterator[Interruption]:
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
