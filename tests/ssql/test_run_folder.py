@@ -190,7 +190,7 @@ def test_an_overwriting_run_that_was_interrupted_goes_on_and_the_earlier_one_sta
     other = ["--model.seed", "3"]
     assert ssql("pretrain", "--output", tmp_path / "whole", *other)[0] == 0
     with monkeypatch.context() as patch:
-        stopped_at(patch, SimSiam, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        stopped_at(patch, SimSiam, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
         code, said = ssql("pretrain", "--output", output, "--overwrite", "true", *other)
     assert code == 143
     assert "the run that it replaces is kept until then" in said
@@ -242,7 +242,7 @@ def test_a_signal_ends_training_with_a_checkpoint(ssql, tmp_path, monkeypatch, c
     words = ["--checkpoint_steps", "100"]
     assert ssql(command, "--output", whole, *words)[0] == 0
     with monkeypatch.context() as patch:
-        stopped_at(patch, module, 3, lambda: os.kill(os.getpid(), number))
+        stopped_at(patch, module, 1, lambda: os.kill(os.getpid(), number))
         found, said = ssql(command, "--output", half, *words)
     assert found == code
     assert said.strip().splitlines()[-1] == (
@@ -287,7 +287,7 @@ def test_ctrl_c_in_any_command_is_130_without_a_traceback(monkeypatch, capsys):
 def half(ssql, tmp_path, monkeypatch):
     """A run of fine-tuning that can go on."""
     with monkeypatch.context() as patch:
-        stopped_at(patch, Finetuning, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        stopped_at(patch, Finetuning, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert ssql("finetune", "--output", tmp_path / "half")[0] == 143
     return tmp_path / "half"
 
