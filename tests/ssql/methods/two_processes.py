@@ -116,7 +116,7 @@ def train(name: str, world: int, save=None, resume=None, strategy=None, more=())
             strategy=strategy or ("auto" if world == 1 else "fsdp2" if sharded else "ddp"),
             use_distributed_sampler=False,
             logger=False,
-            enable_checkpointing=False,
+            enable_checkpointing=bool(more),
             enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=[record, *more],
