@@ -1,59 +1,113 @@
 """Checkpoints to go on from: of a run in good health only, or on the right side of a validation."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-
-class HealthyCheckpoint(ModelCheckpoint):
-    """ModelCheckpoint that writes nothing while a collapse is suspected: the last checkpoint is a good one."""
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Every so many steps."""
-        if _healthy(pl_module):
-            super().on_train_batch_end(trainer, pl_module, *args)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Every so many epochs."""
-        if _healthy(pl_module):
-            super().on_train_epoch_end(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """At the end of a run that has written none."""
-        if _healthy(pl_module):
-            super().on_train_end(trainer, pl_module)
+from ssql.checkpoint_io import NEW, rotate
+from ssql.interruption import Interrupted, Interruption
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes one file every so many steps, and at the end of each epoch after its validation.
+    """Writes `last.ckpt` every so many steps and at the end of each epoch; the one before it stays as `previous.ckpt`.
 
     A checkpoint between an epoch's last step and its validation would resume without that validation: another
-    checkpoint could then be the best.
+    checkpoint could then be the best. A signal ends the run here: after a step, with a checkpoint.
 
     Args:
-        path: of the file, replaced each time.
+        folder: of the checkpoints.
         steps: from checkpoint to checkpoint within an epoch.
+        interruption: tells whether a signal has come.
     """
 
-    def __init__(self, path: Path, steps: int) -> None:
-        self.path, self.steps = path, steps
+    def __init__(self, folder: Path, steps: int, interruption: Interruption) -> None:
+        self.folder, self.steps, self.interruption = folder, steps, interruption
+        self.saved_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on a signal waits for the end of a step."""
+        self.saved_step = trainer.global_step
+        self.interruption.install()
+        self.interruption.deferred = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Every so many steps, but for the last of an epoch."""
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        last = batch_idx + 1 == trainer.num_training_batches
-        if stepped and not last and trainer.global_step % self.steps == 0:
-            trainer.save_checkpoint(self.path)
+        if stepped and batch_idx + 1 != trainer.num_training_batches:
+            self._end_of_step(trainer, pl_module, self.is_due(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """At the end of each epoch."""
-        trainer.save_checkpoint(self.path)
+        self._end_of_step(trainer, pl_module, self.is_due_after_epoch(trainer))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The run's last step, whatever its number; from here on a signal ends the command at once."""
+        self.interruption.deferred = False
+        self._end_of_step(trainer, pl_module, True)
+
+    def is_due(self, trainer: Trainer) -> bool:
+        """Whether the present step is one of every so many."""
+        return trainer.global_step % self.steps == 0
+
+    def is_due_after_epoch(self, trainer: Trainer) -> bool:
+        """Whether the end of this epoch asks for a checkpoint."""
+        return True
+
+    def may_save(self, module: LightningModule) -> bool:
+        """Whether the present state is worth going on from."""
+        return True
+
+    def _end_of_step(self, trainer: Trainer, module: LightningModule, due: bool) -> None:
+        number = self.interruption.signal_number
+        stop = number is not None
+        if trainer.world_size > 1:  # all processes stop after the same step, whichever of them got the signal
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        healthy = self.may_save(module)
+        if healthy and (due or stop) and trainer.global_step != self.saved_step:
+            self.save(trainer)
+        if stop:
+            raise Interrupted(number or signal.SIGTERM)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write a checkpoint and let it be the last."""
+        trainer.save_checkpoint(self.folder / NEW, weights_only=False)
+        if trainer.is_global_zero:
+            rotate(self.folder)
+        trainer.strategy.barrier()
+        self.saved_step = trainer.global_step
 
 
-def _healthy(module: Any) -> bool:
-    module.health.settle()
-    return module.health.suspicious_steps == 0
+class HealthyCheckpoint(LastCheckpoint):
+    """Writes nothing while a collapse is suspected, and at the end of an epoch only what its last step owes."""
+
+    def is_due_after_epoch(self, trainer: Trainer) -> bool:
+        """Epochs of pretraining have no validation, and may be short."""
+        return self.is_due(trainer)
+
+    def may_save(self, module: Any) -> bool:
+        """Whether embeddings still spread."""
+        module.health.settle()
+        return bool(module.health.suspicious_steps == 0)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """ModelCheckpoint that finds its files again in a run's folder that was moved or is named otherwise."""
+
+    @property
+    def state_key(self) -> str:
+        """That of its parent, under which checkpoints of earlier versions have it."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Files are looked for in the present folder."""
+        paths = {key: self._here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
+        scores = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | paths | {"best_k_models": scores, "dirpath": self.dirpath})
+
+    def _here(self, path: str) -> str:
+        return str(Path(str(self.dirpath)) / Path(path).name) if path else path

@@ -12,6 +12,7 @@ from typing import NoReturn
 from ssql.doctor import doctor, version
 from ssql.errors import bug_report, sentence_of
 from ssql.help import RUNS, command_help
+from ssql.interruption import Interrupted
 
 USAGE = """usage: ssql COMMAND [options]
 
@@ -96,6 +97,10 @@ def _run(name: str, args: list[str], debug: bool) -> None:
         if debug and stopped.__context__ is not None:
             traceback.print_exception(stopped.__context__)
         raise
+    except Interrupted as stop:
+        if str(stop):
+            sys.stderr.write(f"ssql {name}: {stop}\n")
+        sys.exit(stop.code)
     except KeyboardInterrupt:
         if debug:
             raise

@@ -1,17 +1,19 @@
 """`ssql finetune`: the Lightning CLI around one encoder, one head and labelled data."""
 
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning import Callback
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from encoders import Encoder, save_encoder, state_sha256, weights_sha256
 from quant.checks import check_at_least
-from ssql.checkpoint import LastCheckpoint
+from ssql.checkpoint import BestCheckpoint, LastCheckpoint
+from ssql.checkpoint_io import is_whole
 from ssql.console import say
 from ssql.data.held_out import HeldOut, check_validation
 from ssql.finetuning import Finetuning
@@ -19,7 +21,7 @@ from ssql.memory import keep_freed_memory
 from ssql.output import save_json
 from ssql.report import terminal_table
 from ssql.rows import Row
-from ssql.run import RunCLI, Words, add_words
+from ssql.run import RunCLI, Words, add_words, kept_if_it_fails
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ HELP = """Fine-tune an encoder with a task head at the bit-width it will run at.
   ssql finetune ... --task text                            (speech recognition by CTC; WER and CER)
   ssql finetune ... --task '[pitch, energy]' --data SpokenProsody      (numbers, answered in their units)
   ssql finetune --encoder SpeechTransformer --encoder.width 144 ...    (from scratch)
-  ssql finetune --config runs/word-w4a4/logs/version_0/config.yaml --resume true
+  ssql finetune --config runs/word-w4a4/checkpoints/config.yaml --resume true
 
 Leaves model/ (the encoder's folder with head.json and head.safetensors), results.json (test scores at each
 bit-width), checkpoints/ and logs/ in the output folder. Validation items are taken out of the training split.
@@ -50,7 +52,8 @@ WORDS: Words = {
 class FinetuneCLI(RunCLI):
     """Adds the task's words, the validation split and early stopping."""
 
-    owned = ("model", "results.json")
+    products = ("model", "results.json")
+    harmless = ("name", "model.precision.test_at")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Arguments beside trainer, model and data."""
@@ -84,8 +87,9 @@ class FinetuneCLI(RunCLI):
         )
         self.model.start(self.held_out, self.config.calibration_batches)
         metric: dict[str, Any] = {"monitor": self.model.monitored, "mode": self.model.task.mode}
-        self.best = ModelCheckpoint(self.output / "checkpoints", filename="best-{step}", **metric)
-        last = LastCheckpoint(self.output / "checkpoints" / "last.ckpt", self.config.checkpoint_steps)
+        # A run that repeats steps after a kill writes the same file again, instead of a second one beside it.
+        self.best = BestCheckpoint(self.folder.checkpoints, "best-{step}", enable_version_counter=False, **metric)
+        last = LastCheckpoint(self.folder.checkpoints, self.config.checkpoint_steps, self.interruption)
         patience = self.config.patience
         stopping = [] if patience is None else [EarlyStopping(patience=patience, **metric)]
         return [self.best, *stopping, last]
@@ -99,25 +103,46 @@ def finetune(args: ArgsType = None) -> Path:
     """
     keep_freed_memory()
     defaults = {"num_sanity_val_steps": 0, "max_epochs": 20}
-    cli = FinetuneCLI(Finetuning, "ssql finetune", args, trainer_defaults=defaults)
-    model, data, trainer = cli.model, cli.held_out, cli.trainer
-    trainer.fit(model, data, ckpt_path=cli.last_checkpoint, weights_only=True)
-    if cli.best.best_model_path:
-        best = torch.load(cli.best.best_model_path, map_location="cpu", weights_only=True)
+    with ExitStack() as until:
+        cli = FinetuneCLI(Finetuning, "ssql finetune", args, until, trainer_defaults=defaults)
+        cli.fit(cli.held_out)
+        _take_best(cli)
+        _finish(cli)
+        return cli.output / "model"
+
+
+def _take_best(cli: FinetuneCLI) -> None:
+    """The weights of the best validation, where there was one and its file is whole; else the last ones."""
+    model, path = cli.model, cli.best.best_model_path
+    if path and is_whole(Path(path)):
+        best = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(best["state_dict"], strict=model.strict_loading)
     else:
-        log.warning("the run ended before its first validation: its last weights are taken")
-    model.to(trainer.strategy.root_device)
-    model.finish(data, cli.config.calibration_batches)
-    if trainer.is_global_zero:
-        save_encoder(model.encoder, cli.output / "model", overwrite=True, head=model.head)
-    rows = _test(cli)
-    if trainer.is_global_zero:
-        save_json(rows, cli.output / "results.json")
+        reason = f"{path} is missing or damaged" if path else "the run ended before its first validation"
+        log.warning("%s: the last weights are taken", reason)
+        cli.best.best_model_path = ""
+    model.to(cli.trainer.strategy.root_device)
+
+
+def _finish(cli: FinetuneCLI) -> None:
+    """Save encoder and head, then test them: whatever the test says, they are there."""
+    model, folder, results = cli.model, cli.output / "model", cli.output / "results.json"
+
+    def save() -> None:
+        if cli.trainer.is_global_zero:
+            results.unlink(missing_ok=True)  # it tells of the model that is replaced now
+            save_encoder(model.encoder, folder, overwrite=True, head=model.head)
+
+    with kept_if_it_fails(folder, save):
+        model.finish(cli.held_out, cli.config.calibration_batches)
+    save()
+    with kept_if_it_fails(folder, lambda: None):
+        rows = _test(cli)
+    if cli.trainer.is_global_zero:
+        save_json(rows, results)
         title = f"test, best checkpoint by {model.monitored}: {Path(cli.best.best_model_path).stem or 'none'}"
         say(terminal_table(rows, list(dict.fromkeys(row["metric"] for row in rows)), title))
-        say(f"model: {cli.output / 'model'}\nrows: {cli.output / 'results.json'}")
-    return cli.output / "model"
+        say(f"model: {folder}\nrows: {results}")
 
 
 def _test(cli: FinetuneCLI) -> list[Row]:

@@ -1,6 +1,7 @@
 """`ssql pretrain`: the Lightning CLI around one method and one data module."""
 
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -8,12 +9,13 @@ from lightning import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 import quant
+from encoders import Encoder
 from quant.checks import check_at_least
 from ssql.checkpoint import HealthyCheckpoint
 from ssql.evaluate import calibrate_on, correct_bias_on
 from ssql.memory import keep_freed_memory
 from ssql.methods import Method
-from ssql.run import RunCLI
+from ssql.run import RunCLI, kept_if_it_fails
 from ssql.sharding import gathered_encoder
 
 log = logging.getLogger(__name__)
@@ -21,7 +23,7 @@ log = logging.getLogger(__name__)
 HELP = """Pretrain an encoder whose features survive quantization.
 
   ssql pretrain --config experiments/speech/transformer_ssql_words.yaml --output runs/words
-  ssql pretrain --config runs/words/logs/version_0/config.yaml --resume true
+  ssql pretrain --config runs/words/checkpoints/config.yaml --resume true
   ssql pretrain --config ... --model.ssql false      (the plain method, the baseline)
   ssql pretrain --config ... --model.optimizer bitsandbytes.optim.AdamW8bit --model.optimizer.lr 1e-3
   ssql pretrain --config ... --activation_checkpointing true       (less memory, the same numbers)
@@ -40,7 +42,8 @@ Leaves encoder/ (config.json, model.safetensors), checkpoints/ and logs/ (CSV, T
 class PretrainCLI(RunCLI):
     """Adds calibration and checkpoints of good health."""
 
-    owned = ("encoder",)
+    products = ("encoder",)
+    harmless = ("calibration_batches", "calibration_observer", "bias_correction")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Arguments beside trainer, model and data."""
@@ -65,15 +68,7 @@ class PretrainCLI(RunCLI):
 
     def callbacks(self) -> list[Callback]:
         """Checkpoints every so many steps."""
-        return [
-            HealthyCheckpoint(
-                self.output / "checkpoints",
-                filename="step-{step}",
-                auto_insert_metric_name=False,
-                every_n_train_steps=self.config.checkpoint_steps,
-                save_last=True,
-            )
-        ]
+        return [HealthyCheckpoint(self.folder.checkpoints, self.config.checkpoint_steps, self.interruption)]
 
 
 def pretrain(args: ArgsType = None) -> Path:
@@ -83,20 +78,35 @@ def pretrain(args: ArgsType = None) -> Path:
         args: command-line words; those of the process when None.
     """
     keep_freed_memory()
-    cli = PretrainCLI(Method, "ssql pretrain", args, any_model=True)
-    cli.model.check_run(cli.trainer, cli.datamodule)
-    output = cli.output
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.last_checkpoint, weights_only=True)
-    if cli.model.health.suspicious_steps:
-        log.warning("a collapse is suspected at the end of the run: look at feature_std in %s", output / "logs")
-    # Back from the CPU, where Lightning leaves it: ranges are joined over ranks on the device of their backend.
-    encoder = gathered_encoder(cli.model.encoder).to(cli.trainer.strategy.root_device)
-    calibrate_on(encoder, cli.datamodule, cli.config.calibration_batches, cli.config.calibration_observer)
-    for bit_width in cli.config.bias_correction:
-        correct_bias_on(encoder, cli.datamodule, cli.config.calibration_batches, bit_width)
+    with ExitStack() as until:
+        cli = PretrainCLI(Method, "ssql pretrain", args, until, any_model=True)
+        cli.model.check_run(cli.trainer, cli.datamodule)
+        cli.fit(cli.datamodule)
+        if cli.model.health.suspicious_steps:
+            log.warning("a collapse is suspected at the end of the run: look at feature_std in %s", cli.output / "logs")
+        # Back from the CPU, where Lightning leaves it: ranges are joined over ranks on the device of their backend.
+        encoder = gathered_encoder(cli.model.encoder).to(cli.trainer.strategy.root_device)
+        _finish(cli, encoder)
+        # The folder is there for every process.
+        cli.trainer.strategy.barrier()
+        return cli.output / "encoder"
+
+
+def _finish(cli: PretrainCLI, encoder: Encoder) -> None:
+    """Find ranges and bias corrections, and save the encoder; without them where they fail."""
+    batches, folder = cli.config.calibration_batches, cli.output / "encoder"
+
+    def save() -> None:
+        if cli.trainer.is_global_zero:
+            encoder.save_pretrained(folder, overwrite=True)
+
+    with kept_if_it_fails(folder, save):
+        calibrate_on(encoder, cli.datamodule, batches, cli.config.calibration_observer)
+    save()
+    with kept_if_it_fails(folder, lambda: None):
+        for bit_width in cli.config.bias_correction:
+            correct_bias_on(encoder, cli.datamodule, batches, bit_width)
+    if cli.config.bias_correction:
+        save()
     if cli.trainer.is_global_zero:
-        encoder.save_pretrained(output / "encoder", overwrite=True)
-        log.info("encoder saved in %s", output / "encoder")
-    # The folder is there for every process.
-    cli.trainer.strategy.barrier()
-    return output / "encoder"
+        log.info("encoder saved in %s", folder)

@@ -1,24 +1,30 @@
 """What training commands share: the output folder, resuming, loggers, checkpoints."""
 
 import math
-import shutil
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from quant.checks import check_above, check_at_least
 from ssql.activation_checkpointing import checkpoint_activations
 from ssql.batch_norm import SyncBatchNorms
+from ssql.checkpoint_io import WholeCheckpoints, newest_whole
 from ssql.data import DataModule
+from ssql.interruption import Interrupted, interruptible
 from ssql.logs import quiet_lightning
 from ssql.parsing import Sentences
 from ssql.progress import LogProgress, on_terminal
+from ssql.run_folder import OPTIONS, RunFolder, claimed
+from ssql.run_options import check_same_items, check_same_run, inputs_of, save_options
 from ssql.schedule import check_ends
 
 # Top-level words of a command: type, default (None: required), where the model has them, help.
@@ -44,23 +50,28 @@ class RunCLI(LightningCLI):
         model_class: of the model.
         command: as the user types it: `ssql pretrain`.
         args: command-line words; those of the process when None.
+        until: closed by the caller when the command has done its work or failed: then the folder is let go.
         any_model: whether the configuration names a subclass of `model_class`.
         trainer_defaults: of the command, beside those that all have.
 
     Attributes:
-        owned: names in the output folder that belong to the run, beside checkpoints and logs.
+        products: names in the output folder that the run leaves when it has finished.
+        harmless: options that leave the trained weights as they are, beside those of every command.
     """
 
-    owned: ClassVar[tuple[str, ...]] = ()
+    products: ClassVar[tuple[str, ...]] = ()
+    harmless: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
         model_class: type,
         command: str,
         args: ArgsType,
+        until: ExitStack,
         any_model: bool = False,
         trainer_defaults: dict[str, Any] | None = None,
     ) -> None:
+        self.command, self.until = command, until
         quiet_lightning()
         super().__init__(
             model_class,
@@ -69,6 +80,7 @@ class RunCLI(LightningCLI):
             subclass_mode_data=True,
             run=False,
             auto_configure_optimizers=False,
+            save_config_callback=SaveConfigWithLogs,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             args=args,
@@ -82,16 +94,31 @@ class RunCLI(LightningCLI):
         """The folder of the run."""
         return Path(self.config.output)
 
-    @property
-    def last_checkpoint(self) -> Path | None:
-        """Where to go on from; None for a run that starts."""
-        return self.output / "checkpoints" / "last.ckpt" if self.config.resume else None
+    def fit(self, data: DataModule) -> None:
+        """Train, from the start or from where the run was interrupted.
+
+        Args:
+            data: of the run.
+
+        Raises:
+            ValueError: a run of other data is to go on.
+            Interrupted: by a signal; a checkpoint is written.
+        """
+        if is_first_process():
+            items = len(data.dataset("train"))  # type: ignore[arg-type]
+            if self.config.resume:
+                check_same_items(self.folder, items)
+            self.begin.inputs["train_items"] = items
+        self.trainer.fit(self.model, data, ckpt_path=self.last, weights_only=True)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Arguments beside trainer, model and data."""
         parser.add_argument("--output", type=str, required=True, help="folder of the run")
         parser.add_argument("--resume", type=bool, default=False, help="go on from the run's last checkpoint")
-        parser.add_argument("--overwrite", type=bool, default=False, help="delete an earlier run in the folder")
+        parser.add_argument(
+            "--overwrite", type=bool, default=False,
+            help="replace an earlier run in the folder, which is kept until this one has finished",
+        )  # fmt: skip
         parser.add_argument("--checkpoint_steps", type=int, default=200, help="steps from checkpoint to checkpoint")
         parser.add_argument(
             "--activation_checkpointing", type=bool, default=False,
@@ -122,9 +149,27 @@ class RunCLI(LightningCLI):
         check_ends(trainer.max_steps, -1 if endless else trainer.max_epochs)
 
     def before_instantiate_classes(self) -> None:
-        """Look at the options and the output folder before anything is built."""
+        """Look at the options and the output folder before anything is built, and hold it until the command ends.
+
+        Raises:
+            FileExistsError, BlockingIOError, NotADirectoryError: see `claimed`.
+            FileNotFoundError: nothing to resume.
+            ValueError: no checkpoint that is whole, or those of a run with other options or weights.
+        """
         self.check_options()
-        _prepare_output(self.output, self.config.resume, self.config.overwrite, self.owned)
+        self.folder = RunFolder(self.output, self.products)
+        self.begin = Begin(self.folder)
+        self.interruption = self.until.enter_context(interruptible())
+        self.until.enter_context(self._said_how_to_resume())
+        if is_first_process():
+            self.until.enter_context(claimed(self.folder, self.config.resume, self.config.overwrite))
+        self.last = newest_whole(self.folder.checkpoints) if self.config.resume else None
+        if is_first_process():
+            options = self.parser.dump(self.config, skip_none=False)
+            inputs = inputs_of(options, self.command, self.output)
+            if self.config.resume:
+                check_same_run(self.folder, options, inputs, self.harmless)
+            self.begin.options, self.begin.inputs = options, inputs
 
     def instantiate_classes(self) -> None:
         """The model, its encoder checkpointed where that is asked for, data and trainer."""
@@ -134,11 +179,14 @@ class RunCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Loggers and checkpoints go to the output folder unless the configuration has its own."""
-        # Where the configuration is kept when there is no logger.
         kwargs["default_root_dir"] = self.config_init.trainer.default_root_dir or self.output
+        plugins = self.config_init.trainer.plugins or []
+        plugins = list(plugins) if isinstance(plugins, list) else [plugins]
         if self.config_init.trainer.sync_batchnorm:
-            plugins = self.config_init.trainer.plugins or []
-            kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), SyncBatchNorms()]
+            plugins.append(SyncBatchNorms())
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(WholeCheckpoints())
+        kwargs["plugins"] = plugins
         if self.config_init.trainer.logger in (None, True):
             csv = CSVLogger(self.output, name="logs")
             kwargs["logger"] = [csv, TensorBoardLogger(self.output, name="logs", version=csv.version)]
@@ -150,26 +198,79 @@ class RunCLI(LightningCLI):
         # Lightning's summary counts operations, none of them in quantized layers; LogProgress says the parameters.
         kwargs["enable_model_summary"] = bool(asked.enable_model_summary)
         progress = LogProgress(math.inf) if bar else LogProgress()
-        self.trainer_defaults["callbacks"] = [*self.callbacks(), *monitor, progress]
+        self.trainer_defaults["callbacks"] = [*self.callbacks(), *monitor, progress, self.begin]
         return super().instantiate_trainer(**kwargs)
 
+    @contextmanager
+    def _said_how_to_resume(self) -> Iterator[None]:
+        try:
+            yield
+        except (Interrupted, KeyboardInterrupt) as stop:
+            number = stop.signal_number if isinstance(stop, Interrupted) else signal.SIGINT
+            launcher = self.trainer.strategy.launcher if hasattr(self, "trainer") else None
+            if launcher is not None:
+                launcher.kill(signal.SIGTERM)
+            raise Interrupted(number, self._after_interruption() if is_first_process() else "") from None
 
-def _prepare_output(output: Path, resume: bool, overwrite: bool, owned: tuple[str, ...]) -> None:
-    last = output / "checkpoints" / "last.ckpt"
-    if resume:
-        if not last.exists():
-            raise FileNotFoundError(f"nothing to resume: {last} does not exist")
-        return
-    found = [path for name in ("checkpoints", "logs", *owned) if (path := output / name).exists()]
-    if found and not overwrite:
-        raise FileExistsError(
-            f"{output} holds an earlier run: go on with --resume true, replace it with --overwrite true, "
-            "or choose another --output"
-        )
-    _delete(found)
+    def _after_interruption(self) -> str:
+        if not self.folder.begun or not (self.begin.steps or self.config.resume):
+            return "interrupted before the first step; nothing was changed"
+        with suppress(FileNotFoundError, ValueError):
+            newest_whole(self.folder.checkpoints)
+            kept = "; the run that it replaces is kept until then" if self.folder.replaced else ""
+            options = self.folder.checkpoints / OPTIONS
+            return f"interrupted; go on with: {self.command} --config {options} --resume true{kept}"
+        return "interrupted before a checkpoint was written: start again with --overwrite true"
 
 
-@rank_zero_only
-def _delete(paths: list[Path]) -> None:
-    for path in paths:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+def is_first_process() -> bool:
+    """Whether this process is the one that writes; known before Lightning starts the others."""
+    return getattr(rank_zero_only, "rank", 0) in (0, None)
+
+
+class Begin(Callback):
+    """After a run's first step writes what it was started with: from then on it is the run of its folder.
+
+    Args:
+        folder: of the run.
+
+    Attributes:
+        options: YAML of the run.
+        inputs: of `inputs_of`.
+        steps: batches that this process has trained on.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.options, self.inputs = "", dict[str, Any]()
+        self.steps = 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """After the first step."""
+        if self.steps == 0 and trainer.is_global_zero:
+            save_options(self.folder, self.options, self.inputs)
+        self.steps += 1
+
+
+class SaveConfigWithLogs(SaveConfigCallback):
+    """Lightning's, only where there are logs: without them it would write into the user's folder."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Beside the logs."""
+        if trainer.loggers:
+            super().setup(trainer, pl_module, stage)
+
+
+@contextmanager
+def kept_if_it_fails(folder: Path, save: Callable[[], object]) -> Iterator[None]:
+    """What comes after training may fail; what was trained is kept, and the error says where.
+
+    Args:
+        folder: that `save` has written or writes.
+        save: called when something fails.
+    """
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        save()
+        raise RuntimeError(f"{error}; what was trained is saved in {folder}") from error

@@ -65,7 +65,7 @@ def differences(configurations: Mapping[str, str]) -> dict[str, list[str]]:
     Args:
         configurations: run to YAML.
     """
-    flat = [_flat(yaml.safe_load(text) or {}) for text in configurations.values()]
+    flat = [flattened(yaml.safe_load(text) or {}) for text in configurations.values()]
     names = dict.fromkeys(name for settings in flat for name in settings)
     table = {name: [settings.get(name, "-") for settings in flat] for name in names}
     return {name: values for name, values in table.items() if len(set(values)) > 1}
@@ -117,7 +117,8 @@ def _curves(files: Sequence[Path]) -> Curves:
     return curves
 
 
-def _flat(value: Any, name: str = "") -> dict[str, str]:
+def flattened(value: Any, name: str = "") -> dict[str, str]:
+    """Nested settings as dotted name to value."""
     if not isinstance(value, dict):
         return {name: str(value)}
-    return {key: text for inner in value for key, text in _flat(value[inner], f"{name}.{inner}".strip(".")).items()}
+    return {key: text for inner in value for key, text in flattened(value[inner], f"{name}.{inner}".strip(".")).items()}

@@ -3,10 +3,12 @@
 The idea is that of Zhao et al. 2023 (PyTorch FSDP); every Parameter is sharded for itself along its first axis.
 """
 
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
@@ -15,6 +17,7 @@ from torch.optim import Optimizer
 import quant
 from encoders.encoder import ENCODERS, Encoder
 from ssql.activation_checkpointing import blocks_of
+from ssql.checkpoint_io import remove, staging_of, take_place, unwritten
 
 
 class FSDP2(ModelParallelStrategy):
@@ -33,6 +36,29 @@ class FSDP2(ModelParallelStrategy):
         """Layers are not split over processes: all of them share the weights."""
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Write a file, or a folder that gets its name when every process has written its part.
+
+        Raises:
+            OSError: it could not be written; earlier checkpoints stay.
+        """
+        path = Path(self.broadcast(filepath))
+        if not self._save_distributed_checkpoint:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        staging = staging_of(path)
+        if self.is_global_zero:
+            remove(staging)
+        self.barrier()
+        try:
+            super().save_checkpoint(checkpoint, staging, storage_options)
+        except (OSError, RuntimeError, CheckpointException) as error:
+            raise unwritten(path, error) from error
+        self.barrier()
+        if self.is_global_zero:
+            take_place(staging, path)
+        self.barrier()
 
 
 StrategyRegistry.register("fsdp2", FSDP2, FSDP2.__doc__ or "")

@@ -1,5 +1,6 @@
 """`ssql tokenizer`: the Lightning CLI around one encoder, two codebooks and audio."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from lightning import Callback
@@ -11,7 +12,7 @@ from ssql.checkpoint import LastCheckpoint
 from ssql.console import say
 from ssql.data.held_out import HeldOut, check_validation
 from ssql.memory import keep_freed_memory
-from ssql.run import RunCLI, Words, add_words
+from ssql.run import RunCLI, Words, add_words, kept_if_it_fails
 from ssql.tokenizer_training import TokenizerTraining
 
 HELP = """Train a tokenizer on a speech encoder: linguistic tokens at 16.7 Hz, semantic tokens at 25 Hz.
@@ -21,7 +22,7 @@ HELP = """Train a tokenizer on a speech encoder: linguistic tokens at 16.7 Hz, s
   ssql tokenizer ... --ssql true                  (vectors at drawn bits learn the codes of full precision)
   ssql tokenizer ... --freeze false               (the encoder learns as well)
   ssql tokenizer ... --data AudioFolder --data.root FOLDER --data.labels null
-  ssql tokenizer --config runs/tokens/logs/version_0/config.yaml --resume true
+  ssql tokenizer --config runs/tokens/checkpoints/config.yaml --resume true
 
 Linguistic codes are k-means centroids of the encoder's frames, semantic codes a vector quantizer of a projection that
 is trained to tell the log-mel; no labels are needed. A step logs codebook use (%), perplexity and reconstruction
@@ -43,7 +44,7 @@ WORDS: Words = {
 class TokenizerCLI(RunCLI):
     """Adds the tokenizer's words and the validation split."""
 
-    owned = ("model",)
+    products = ("model",)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Arguments beside trainer, model and data."""
@@ -65,7 +66,7 @@ class TokenizerCLI(RunCLI):
         """Start the model from its data; then checkpoints by step."""
         self.held_out = HeldOut(self.datamodule, self.config.validation, seed=self.model.seed)
         self.model.start(self.held_out, self.config.start_batches)
-        return [LastCheckpoint(self.output / "checkpoints" / "last.ckpt", self.config.checkpoint_steps)]
+        return [LastCheckpoint(self.folder.checkpoints, self.config.checkpoint_steps, self.interruption)]
 
 
 def tokenizer(args: ArgsType = None) -> Path:
@@ -76,13 +77,19 @@ def tokenizer(args: ArgsType = None) -> Path:
     """
     keep_freed_memory()
     defaults = {"num_sanity_val_steps": 0, "max_epochs": 10, "devices": 1}
-    cli = TokenizerCLI(TokenizerTraining, "ssql tokenizer", args, trainer_defaults=defaults)
-    model, data, trainer = cli.model, cli.held_out, cli.trainer
-    trainer.fit(model, data, ckpt_path=cli.last_checkpoint, weights_only=True)
-    model.to(trainer.strategy.root_device)
-    model.finish(data, cli.config.start_batches)
-    encoder = cli.config.encoder
-    head = load_head(encoder) if isinstance(encoder, str) and model.frozen else None
-    save_encoder(model.encoder, cli.output / "model", overwrite=True, head=head, tokenizer=model.tokenizer)
-    say(f"encoder and tokenizer: {cli.output / 'model'}")
-    return cli.output / "model"
+    with ExitStack() as until:
+        cli = TokenizerCLI(TokenizerTraining, "ssql tokenizer", args, until, trainer_defaults=defaults)
+        model, folder = cli.model, cli.output / "model"
+        encoder = cli.config.encoder
+        head = load_head(encoder) if isinstance(encoder, str) and model.frozen else None
+
+        def save() -> None:
+            save_encoder(model.encoder, folder, overwrite=True, head=head, tokenizer=model.tokenizer)
+
+        cli.fit(cli.held_out)
+        model.to(cli.trainer.strategy.root_device)
+        with kept_if_it_fails(folder, save):
+            model.finish(cli.held_out, cli.config.start_batches)
+        save()
+        say(f"encoder and tokenizer: {folder}")
+        return folder

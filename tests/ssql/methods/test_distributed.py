@@ -94,3 +94,13 @@ def test_a_sharded_run_resumed_from_its_one_file_ends_with_the_same_weights(rank
     whole, resumed = ranks[0][two_processes.RESUMED], ranks[0]["resumed"]
     assert resumed["losses"] == whole["losses"][1:]
     assert all(torch.equal(resumed["state"][key], value) for key, value in whole["state"].items())
+
+
+def test_a_run_whose_checkpoints_are_in_parts_resumes_from_the_one_before_the_last(ranks):
+    whole, resumed = ranks[0][two_processes.RESUMED], ranks[0]["resumed_parts"]
+    assert resumed["losses"] == whole["losses"][2:]
+    assert all(torch.equal(resumed["state"][key], value) for key, value in whole["state"].items())
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(ranks):
+    assert [rank["stopped"] for rank in ranks] == [{"code": 143, "step": 2}] * 2

@@ -1,12 +1,12 @@
 import pytest
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from encoders import VisionEncoder
 from ssql.checkpoint import HealthyCheckpoint
 from ssql.data import Digits
+from ssql.interruption import Interruption
 from ssql.methods import CollapseError, NonFiniteLossError, SimSiam
 from ssql.methods.health import PATIENCE, Health
 
@@ -47,7 +47,7 @@ def test_a_collapsed_run_stops_and_keeps_its_last_good_checkpoint(tmp_path):
     torch.manual_seed(0)
     encoder = VisionEncoder("resnet10t", 1, model_arguments={"stem_width": 8, "channels": [8, 16, 24, 32]})
     model = SimSiam(encoder, ConstantFrom(2 * 7), ssql=False, dim=16)
-    checkpoint: ModelCheckpoint = HealthyCheckpoint(tmp_path, every_n_train_steps=2, save_last=True)
+    checkpoint = HealthyCheckpoint(tmp_path, 2, Interruption())
     trainer = Trainer(
         max_steps=80,
         accelerator="cpu",

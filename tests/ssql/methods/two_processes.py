@@ -3,6 +3,7 @@
 Both see the same batches, here without randomness, so that losses can be compared.
 """
 
+import signal
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -14,10 +15,13 @@ from torch.distributed.tensor import DTensor
 
 from encoders import SpeechTransformer
 from ssql.activation_checkpointing import checkpoint_activations
+from ssql.checkpoint import LastCheckpoint
+from ssql.checkpoint_io import PREVIOUS, newest_whole
 from ssql.data import DataModule
 from ssql.data.batch import LabelledTensors
+from ssql.interruption import Interrupted, Interruption
 from ssql.methods import BYOL, MaskedPrediction, MoCo, SimCLR, SSQLOptions, masked_prediction
-from ssql.sharding import gathered_encoder
+from ssql.sharding import FSDP2, gathered_encoder
 
 SEQUENTIAL, WHOLE = SSQLOptions(), SSQLOptions(sequential=False)
 REVERSED = SSQLOptions(targets="quantized")
@@ -81,7 +85,18 @@ def every_third(frames, share, span):
     return (torch.arange(int(frames.max())) % 3 == 1) & (torch.arange(int(frames.max())) < frames.unsqueeze(1))
 
 
-def train(name: str, world: int, save=None, resume=None) -> dict:
+class SignalToOne(Callback):
+    """In the second step the second of two processes gets a signal."""
+
+    def __init__(self, interruption):
+        self.interruption = interruption
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        if trainer.global_step == 2 and trainer.global_rank == 1:
+            self.interruption.signal_number = signal.SIGTERM
+
+
+def train(name: str, world: int, save=None, resume=None, strategy=None, more=()) -> dict:
     sharded = name in SHARDED
     method, arguments, trainer_arguments = (RUNS | SHARDED)[name]
     torch.manual_seed(0)
@@ -98,13 +113,13 @@ def train(name: str, world: int, save=None, resume=None) -> dict:
             max_steps=3,
             accelerator="cpu",
             devices=world,
-            strategy="auto" if world == 1 else "fsdp2" if sharded else "ddp",
+            strategy=strategy or ("auto" if world == 1 else "fsdp2" if sharded else "ddp"),
             use_distributed_sampler=False,
             logger=False,
-            enable_checkpointing=False,
+            enable_checkpointing=bool(more),
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[record],
+            callbacks=[record, *more],
             **trainer_arguments,
         ).fit(model, Clips(batch_size=8 // world), ckpt_path=resume, weights_only=True)
     if sharded:
@@ -119,4 +134,12 @@ if __name__ == "__main__":
     checkpoint = folder / "first.ckpt"
     results = {name: train(name, 2, checkpoint if name == RESUMED else None) for name in RUNS | SHARDED}
     results["resumed"] = train(RESUMED, 2, resume=checkpoint)
+    in_parts = LastCheckpoint(folder / "parts", 1, Interruption())
+    train(RESUMED, 2, strategy=FSDP2(save_distributed_checkpoint=True), more=[in_parts])
+    results["resumed_parts"] = train(RESUMED, 2, resume=newest_whole(folder / "parts").with_name(PREVIOUS))
+    last = LastCheckpoint(folder / "stopped", 100, Interruption())
+    try:
+        train("simclr", 2, more=[SignalToOne(last.interruption), last])
+    except Interrupted as stop:
+        results["stopped"] = {"code": stop.code, "step": last.saved_step}
     torch.save(results, folder / f"rank{number}.pt")
