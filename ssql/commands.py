@@ -28,7 +28,7 @@ from encoders.paths import shown
 from quant import parse_bit_width
 from quant.checks import check_at_least
 from quant.observers import parse_observer
-from ssql.checks import at_least, not_empty
+from ssql.checks import not_empty
 from ssql.console import say
 from ssql.data import DataModule
 from ssql.evaluate import calibrate_on, correct_bias_on, prepare_anew, sensitivities_on
@@ -238,7 +238,7 @@ def features(
         batch_size: windows encoded at once.
         overwrite: replace existing files.
     """
-    at_least(1, batch_size=batch_size)
+    check_at_least(1, batch_size=batch_size)
     paths = feature_paths(files, output)
     refuse_existing(paths.values(), overwrite)
     at_bit_width: AbstractContextManager[None] = nullcontext()
@@ -324,9 +324,9 @@ def bench(
         overwrite: replace earlier latencies.
     """
     not_empty(files=files, seconds=seconds, threads=threads)
-    at_least(1, repeats=repeats)
-    at_least(0, threads=threads)
-    at_least(SHORTEST_CLIP, seconds=seconds)
+    check_at_least(1, repeats=repeats)
+    check_at_least(0, threads=threads)
+    check_at_least(SHORTEST_CLIP, seconds=seconds)
     targets = [Path(f"{output}.json"), Path(f"{output}.png")] if output else []
     refuse_existing(targets, overwrite, LATENCIES)
     with reserved(Path(output), targets, overwrite, LATENCIES) if output else nullcontext():

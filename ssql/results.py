@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from encoders import Encoder, load_encoder, load_tokenizer
 from export import FileEncoder
 from quant.checks import check_at_least
-from ssql.checks import at_least, not_empty
+from ssql.checks import not_empty
 from ssql.console import say
 from ssql.data import DataModule
 from ssql.evaluate import AS_SAVED, BIT_WIDTHS, ExportedFile, Quantizer
@@ -202,7 +202,7 @@ def report(
         overwrite: replace an existing file.
     """
     not_empty(runs=runs)
-    at_least(1, batches=batches)
+    check_at_least(1, batches=batches)
     if not output.endswith(".html"):
         raise ValueError(f"the report is a page: --output {output} should end in .html")
     refuse_existing([Path(output)], overwrite)

@@ -136,9 +136,9 @@ def test_a_bad_command_line_is_one_sentence_and_exit_code_2(line, ssql):
 
 BAD_INPUT = {
     "bench x.onnx": "x.onnx does not exist",
-    "bench x.onnx --seconds [0]": "--seconds is 0.025 or more, not 0",
+    "bench x.onnx --seconds [0]": "seconds must be 0.025 or more, got 0",
     "bench x.onnx --seconds []": "--seconds is empty",
-    "bench x.onnx --threads [-1]": "--threads is 0 or more, not -1",
+    "bench x.onnx --threads [-1]": "threads must be 0 or more, got -1",
     "demo --files x --port 99999": "--port is from 0 to 65535, not 99999",
     "export --encoder x --output y --bit_width []": "--bit_width is empty",
     "stream --encoder x --output y --bit_width []": "--bit_width is empty",
@@ -148,7 +148,7 @@ BAD_INPUT = {
     "compare --rows [] --output y": "--rows is empty",
     "report --runs [] --output y": "--runs is empty",
     "suite --encoders {} --output y": "--encoders is empty",
-    "features a.wav --encoder x --output y --batch_size 0": "--batch_size is 1 or more, not 0",
+    "features a.wav --encoder x --output y --batch_size 0": "batch_size must be 1 or more, got 0",
     "calibrate --encoder x --data Digits --output y": "no encoder at x",
 }
 
