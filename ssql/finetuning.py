@@ -25,7 +25,7 @@ from ssql.draw import draw_bit_width
 from ssql.evaluate import calibrate_on, inputs_of, prepare_anew
 from ssql.methods.method import View, seeded
 from ssql.precision import Precision, start_at, start_frozen
-from ssql.schedule import scheduled, total_steps
+from ssql.schedule import built, scheduled, total_steps
 from ssql.standardization import Standardization
 from ssql.tasks import Score, Task, task_of
 
@@ -212,7 +212,7 @@ class Finetuning(lightning.LightningModule):
         factors = {"encoder": 1.0, "steps": self.learning.step_lr, "head": self.learning.head_lr}
         named = {group: list(self._learning_parameters(group)) for group in factors}
         groups: list[dict[str, Any]] = [{"params": found, "name": name} for name, found in named.items() if found]
-        optimizer = self.optimizer(groups)
+        optimizer = built(self.optimizer, groups)
         for group in optimizer.param_groups:
             group["lr"] *= factors[group["name"]]
             if group["name"] == "steps":

@@ -2,14 +2,28 @@
 
 import logging
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 log = logging.getLogger(__name__)
+
+
+def built(optimizer: OptimizerCallable, parameters: Iterable[Any]) -> Optimizer:
+    """An optimizer of parameters or groups.
+
+    Raises:
+        ValueError: settings that it does not take, such as a negative learning rate.
+    """
+    try:
+        return optimizer(parameters)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the optimizer cannot be built: {error}") from error
 
 
 def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:

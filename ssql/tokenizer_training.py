@@ -39,7 +39,7 @@ from ssql.finetuning import OBSERVER
 from ssql.methods.method import View, seeded
 from ssql.objectives import relative_distance
 from ssql.precision import drop_stale_corrections
-from ssql.schedule import scheduled, total_steps
+from ssql.schedule import built, scheduled, total_steps
 
 # Distances that k-means holds at once, as many as fill 128 MB.
 MOST_DISTANCES = 2**25
@@ -210,7 +210,7 @@ class TokenizerTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with a linear warm-up and a cosine to zero over the whole run."""
-        optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        optimizer = built(self.optimizer, (parameter for parameter in self.parameters() if parameter.requires_grad))
         total = total_steps(self.trainer)
         return scheduled(optimizer, round(self.warmup * total), total)
 

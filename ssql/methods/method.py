@@ -24,7 +24,7 @@ from ssql.gradients import differentiated_now
 from ssql.methods.health import Health
 from ssql.methods.ranks import mean_over_ranks
 from ssql.objectives import feature_std, relative_distance
-from ssql.schedule import scheduled, total_steps
+from ssql.schedule import built, scheduled, total_steps
 from ssql.sharding import check_knows_shards, shard
 
 View = tuple[Tensor, Tensor | None]
@@ -266,7 +266,7 @@ class Method(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with a linear warm-up and a cosine to zero over the whole run."""
-        optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        optimizer = built(self.optimizer, (parameter for parameter in self.parameters() if parameter.requires_grad))
         if isinstance(self.encoder, FSDPModule):
             check_knows_shards(optimizer)
         self.total_steps = total_steps(self.trainer)

@@ -59,5 +59,5 @@ def test_a_folder_that_describes_an_empty_encoder(tmp_path):
     config = json.loads(path.read_text(encoding="utf-8"))
     config["arguments"]["depth"] = -1
     path.write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(ArtifactError, match=r"config.json does not describe .*depth must be 1 or more, got -1"):
+    with pytest.raises(ArtifactError, match=r"config.json does not describe .*depth must be a whole number from 1"):
         load_encoder(tmp_path / "encoder")

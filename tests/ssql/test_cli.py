@@ -144,7 +144,7 @@ BAD_INPUT = {
     "stream --encoder x --output y --bit_width []": "--bit_width is empty",
     "evaluate --encoders.a x --data Digits --output y --bit_widths []": "--bit_widths is empty",
     "evaluate --encoders {} --data Digits --output y": "--encoders is empty",
-    "evaluate --encoders.a x --data Digits --data.batch_size 0 --output y": "batch_size is 1 or more",
+    "evaluate --encoders.a x --data Digits --data.batch_size 0 --output y": "batch_size must be 1 or more",
     "compare --rows [] --output y": "--rows is empty",
     "report --runs [] --output y": "--runs is empty",
     "suite --encoders {} --output y": "--encoders is empty",
