@@ -39,24 +39,16 @@ class LastCheckpoint(Checkpoint):
         """Every so many steps, but for the last of an epoch."""
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if stepped and batch_idx + 1 != trainer.num_training_batches:
-            self._end_of_step(trainer, pl_module, self.is_due(trainer))
+            self._end_of_step(trainer, pl_module, trainer.global_step % self.steps == 0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """At the end of each epoch."""
-        self._end_of_step(trainer, pl_module, self.is_due_after_epoch(trainer))
+        self._end_of_step(trainer, pl_module, True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The run's last step, whatever its number; from here on a signal ends the command at once."""
         self.interruption.deferred = False
         self._end_of_step(trainer, pl_module, True)
-
-    def is_due(self, trainer: Trainer) -> bool:
-        """Whether the present step is one of every so many."""
-        return trainer.global_step % self.steps == 0
-
-    def is_due_after_epoch(self, trainer: Trainer) -> bool:
-        """Whether the end of this epoch asks for a checkpoint."""
-        return True
 
     def may_save(self, module: LightningModule) -> bool:
         """Whether the present state is worth going on from."""
@@ -83,11 +75,21 @@ class LastCheckpoint(Checkpoint):
 
 
 class HealthyCheckpoint(LastCheckpoint):
-    """Writes nothing while a collapse is suspected, and at the end of an epoch only what its last step owes."""
+    """Writes nothing while a collapse is suspected, and nothing at the end of an epoch: pretraining has no validation.
 
-    def is_due_after_epoch(self, trainer: Trainer) -> bool:
-        """Epochs of pretraining have no validation, and may be short."""
-        return self.is_due(trainer)
+    A run bounded by steps would resume from the end of an epoch with that epoch's order once more.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Every so many steps."""
+        last = batch_idx + 1 == trainer.num_training_batches
+        if last or (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._end_of_step(trainer, pl_module, trainer.global_step % self.steps == 0)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing."""
 
     def may_save(self, module: Any) -> bool:
         """Whether embeddings still spread."""

@@ -165,7 +165,9 @@ class RunCLI(LightningCLI):
             self.until.enter_context(claimed(self.folder, self.config.resume, self.config.overwrite))
         self.last = newest_whole(self.folder.checkpoints) if self.config.resume else None
         if is_first_process():
-            options = self.parser.dump(self.config, skip_none=False)
+            asked = self.config.clone()
+            asked.resume = asked.overwrite = False  # whoever starts from the saved file says it anew
+            options = self.parser.dump(asked, skip_none=False)
             inputs = inputs_of(options, self.command, self.output)
             if self.config.resume:
                 check_same_run(self.folder, options, inputs, self.harmless)

@@ -239,7 +239,9 @@ SIGNALS = [("pretrain", signal.SIGINT, 130), ("finetune", signal.SIGTERM, 143), 
 def test_a_signal_ends_training_with_a_checkpoint(ssql, tmp_path, monkeypatch, command, number, code):
     module = {"pretrain": SimSiam, "finetune": Finetuning, "tokenizer": TokenizerTraining}[command]
     whole, half = tmp_path / "whole", tmp_path / "half"
-    words = ["--checkpoint_steps", "100"]
+    words = ["--checkpoint_steps", "100"] + (
+        ["--data.batch_size", "512"] if command == "pretrain" else []
+    )  # two steps an epoch
     assert ssql(command, "--output", whole, *words)[0] == 0
     with monkeypatch.context() as patch:
         stopped_at(patch, module, 1, lambda: os.kill(os.getpid(), number))
