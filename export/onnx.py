@@ -18,7 +18,7 @@ from export.front_end import ExportedFrontEnd, shrink_tables
 from export.head import ExportedHead
 from export.metadata import OPSET, VerificationError, metadata
 from export.model import Pipeline
-from export.packing import halve_floats, pack_weights
+from export.packing import give_zero_points, pack_weights
 from export.qdq import QdqLayer, to_qdq
 from export.signature import SpeechInput, example_inputs, frozen_copy, input_form, signature
 from export.tokenizer import ExportedTokenizer
@@ -151,6 +151,7 @@ def _build(
     proto = trace(pipeline, signature(form, head, tokenizer), example_inputs(model, form, image_size), opset)
     shrink_tables(proto)
     pack_weights(proto, layers)
+    give_zero_points(proto)
     drop_unused(proto)
     helper.set_model_props(proto, metadata(encoder, run, form, head, tokenizer))
     onnx.checker.check_model(proto)

@@ -60,6 +60,25 @@ def pack_weights(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer]) -> None
         proto.graph.node.insert(0, node)
 
 
+def give_zero_points(proto: onnx.ModelProto) -> None:
+    """Give int8 weights of convolutions a zero point for each channel, in place; all are zero.
+
+    ONNX leaves it out where it is zero. But in sessions with exact sums (`session.x64quantprecision`, processors
+    without VNNI) ONNX Runtime shifts weights to uint8, makes up one zero point for all channels, and then refuses to
+    run a DequantizeLinear that has a scale for each.
+    """
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+    weights = {name for node in proto.graph.node if node.op_type == "Conv" for name in node.input[1:2]}
+    for node in proto.graph.node:
+        integers = stored.get(node.input[0]) if node.op_type == "DequantizeLinear" and len(node.input) == 2 else None
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), None)
+        if integers is None or axis is None or integers.data_type != TensorProto.INT8 or not weights & {*node.output}:
+            continue
+        name = f"{node.input[0]}.zero_point"
+        proto.graph.initializer.append(numpy_helper.from_array(np.zeros(integers.dims[axis], np.int8), name))
+        node.input.append(name)
+
+
 def weight_name(layer: str) -> str:
     """Name of a layer's int8 weight in the graph, stored or computed."""
     return f"encoder.{layer}.{WEIGHT}"

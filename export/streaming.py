@@ -24,7 +24,7 @@ from export.inputs import GIVEN, SHIPPED, shipped_clips
 from export.metadata import OPSET, VerificationError, check_metadata, load_file, metadata
 from export.model import Pipeline, run_in_torch
 from export.onnx import check_targets, export_form
-from export.packing import pack_weights
+from export.packing import give_zero_points, pack_weights
 from export.runtime import open_session
 from export.signature import Axes, Signature, frozen_copy
 from export.stored import first_difference
@@ -253,6 +253,7 @@ def _build(encoder: StreamingTransformer, run: BitWidth) -> onnx.ModelProto:
     examples = (log_mel, lengths, *model.start(2)[: len(state)])
     proto = trace(Step(model), names, examples, OPSET)
     pack_weights(proto, layers)
+    give_zero_points(proto)
     drop_unused(proto)
     values = metadata(encoder, run, FORM) | {"chunk_mels": str(model.chunk_mels), "state": json.dumps(list(state))}
     helper.set_model_props(proto, values)
