@@ -14,11 +14,11 @@ from encoders.vision import PixelNormalization
 from encoders.windows import limits
 from export.fresh_process import session_options
 from export.metadata import WHISPER_LOG_MEL, VerificationError
-from export.runtime import EXACT_SUMS, open_session
+from export.runtime import make_exact, open_session
 
 
 class FileEncoder:
-    """Features of a file in ONNX Runtime, with exact sums on every processor.
+    """Features of a file in ONNX Runtime, computed exactly on every processor: see `export.runtime.make_exact`.
 
     Front ends that the file does not hold are those of torch.
 
@@ -42,7 +42,7 @@ class FileEncoder:
     def __init__(self, path: str | Path, threads: int = 0) -> None:
         self.path = Path(path)
         options = session_options(threads)
-        options.add_session_config_entry(EXACT_SUMS, "1")
+        make_exact(options)
         self.session = open_session(path, options)
         self.about: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         self.form = self.about.get("input")

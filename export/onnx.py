@@ -18,7 +18,7 @@ from export.front_end import ExportedFrontEnd, shrink_tables
 from export.head import ExportedHead
 from export.metadata import OPSET, VerificationError, metadata
 from export.model import Pipeline
-from export.packing import give_zero_points, pack_weights
+from export.packing import give_zero_points, halve_floats, pack_weights
 from export.qdq import QdqLayer, to_qdq
 from export.signature import SpeechInput, example_inputs, frozen_copy, input_form, signature
 from export.tokenizer import ExportedTokenizer

@@ -5,6 +5,7 @@ from typing import Any
 
 from export.accuracy import Accuracy
 from export.agreement import Agreement, WorstFrame
+from export.runtime import EXACT
 
 
 @dataclass
@@ -40,8 +41,9 @@ class Verification:
         inputs: what was compared on: `shipped speech`, `given data` or `generated images`.
         clips: clips or images compared.
         roundings: of a file with quantized activations.
-        saturated: on a processor without VNNI, error over variance of the file as ONNX Runtime runs it by default
-            against the file with exact sums, which everything else here is about; None where both are the same.
+        by_default: error over variance of the file as ONNX Runtime runs it by default on this processor, against the
+            exact computation that everything else here is about (`export.runtime.make_exact`): without VNNI it loses
+            sums of w8a8, and it rounds the float inputs of w4a32 to 8 bits; None where both are the same.
         departure: where features depart; None when they do not.
         head_equal: the head gives torch's outputs on the file's features; None without a head.
         accuracy: of a head of classes or texts on labelled data; None without data.
@@ -62,7 +64,7 @@ class Verification:
     inputs: str
     clips: int
     roundings: Roundings | None = None
-    saturated: float | None = None
+    by_default: float | None = None
     departure: str | None = None
     head_equal: bool | None = None
     accuracy: Accuracy | None = None
@@ -114,7 +116,7 @@ class Verification:
             "" if self.token_agreement is None else f"{self.token_agreement:.2f} % of the tokens equal",
             str(self.accuracy or ""),
             *self.notes,
-            self._saturation_text(),
+            self._by_default_text(),
         ]
         state = "verified" if self.passed else "FAILED"
         return f"{state} at {self.bit_width} on {self.inputs}: {', '.join(filter(None, parts))}"
@@ -137,10 +139,11 @@ class Verification:
             f"file's roundings torch has {roundings.error_over_variance:.2g}, worst frame {roundings.worst}"
         )
 
-    def _saturation_text(self) -> str:
-        if self.saturated is None:
+    def _by_default_text(self) -> str:
+        if self.by_default is None:
             return ""
+        exact = " and ".join(f"{name} {value}" for name, value in EXACT.items())
         return (
-            f"but without VNNI, as here, ONNX Runtime loses sums by default, error over variance {self.saturated:.2g}: "
-            "export 7-bit weights (w7a8) for such processors, or set its session.x64quantprecision to 1"
+            f"but on this processor ONNX Runtime by default departs from that, error over variance {self.by_default:.2g}"
+            f": sessions with {exact} do not, and w7a8 does not where w8a8 does"
         )

@@ -115,7 +115,8 @@ def verify(
         result.features = agreement([clip for each in comparisons for clip in each.features or ()], limit, rate)
         if any(layer.bits_at(run).activation != FLOAT_BITS for layer in layers.values()):
             _follow(result, proto, reference, run, inputs.batches, comparisons, rate)
-            result.saturated = _saturated(path, result, inputs.batches, comparisons, rate)
+        if run != FULL_PRECISION:
+            result.by_default = _by_default(path, result, inputs.batches, comparisons, rate)
         if not result.features_agree and result.departure is None:
             departure = find_departure(proto, reference, run, [batch.inputs for batch in inputs.batches], limit)
             result.departure = None if departure is None else str(departure)
@@ -204,11 +205,11 @@ def _follow(
     result.roundings = Roundings(values, at_edge, followed_features.error_over_variance, followed_features.worst)
 
 
-def _saturated(
+def _by_default(
     path: Path, result: Verification, batches: Sequence[Batch], comparisons: Sequence[_Comparison],
     frame_rate: float | None,
 ) -> float | None:  # fmt: skip
-    """Error over variance of the file as the runtime runs it by default here, where it loses sums; None elsewhere."""
+    """Error over variance of the file as the runtime runs it by default here; None where that is exact."""
     session = open_session(path, quiet_options())
     features: list[Features] = []
     equal = True
