@@ -144,6 +144,6 @@ class Verification:
             return ""
         exact = " and ".join(f"{name} {value}" for name, value in EXACT.items())
         return (
-            f"but on this processor ONNX Runtime by default departs from that, error over variance {self.by_default:.2g}"
-            f": sessions with {exact} do not, and w7a8 does not where w8a8 does"
+            "but on this processor ONNX Runtime by default departs from that, error over variance "
+            f"{self.by_default:.2g}: sessions with {exact} do not, and w7a8 does not where w8a8 does"
         )
