@@ -16,6 +16,8 @@ from quant.checks import check_above, check_at_least
 
 # Arguments by which timm reads weights from somewhere: for one's own call, never from a saved description.
 READING = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"})
+# What timm's functions for families of EfficientNets and MobileNets scale their stages by, before the class is built.
+SCALING = frozenset({"channel_multiplier", "depth_multiplier", "group_size"})
 # The encoder says these itself.
 OWN = frozenset({"self", "num_classes", "in_chans"})
 
@@ -144,7 +146,7 @@ def described_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, An
         ValueError: an unknown model, or an argument that its class does not take.
     """
     check_timm_model(name)
-    unknown = sorted(arguments.keys() - READING - _class_arguments(name)) if arguments else []
+    unknown = sorted(arguments.keys() - READING - SCALING - _class_arguments(name)) if arguments else []
     if unknown:
         raise ValueError(
             f"model_arguments has {unknown[0]!r}, which {name} does not take; it takes: "

@@ -9,7 +9,6 @@ import time
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -17,6 +16,7 @@ from torch import nn
 import export
 import quant
 from encoders import Head, SpeechTransformer, VisionEncoder, load_encoder, save_encoder
+from export.runtime import open_session
 
 
 class DataDependent(nn.Module):
@@ -77,7 +77,7 @@ def test_a_head_with_nan_is_refused(encoder, tmp_path):
 def test_clips_of_no_length_have_no_features_and_no_nan_as_in_torch(encoder, form, bit_width, tmp_path):
     head = Head("classification", 32, ["yes", "no"]).eval()
     path = export.to_onnx(encoder, tmp_path / "encoder.onnx", bit_width, input=form, head=head, check=False)
-    run = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    run = open_session(path)
     values = 0.1 * torch.randn(3, 8_000) if form == "waveform" else torch.randn(3, 80, 50)
     lengths = torch.tensor([values.shape[-1], 0, 0])
     features, feature_lengths, logits = run.run(None, {form: values.numpy(), "lengths": lengths.numpy()})
@@ -98,6 +98,7 @@ PROGRAM = """
 import resource, sys
 import export
 from encoders import load_encoder
+from export.runtime import open_session
 encoder = load_encoder(sys.argv[1])
 {before}
 export.to_onnx(encoder, sys.argv[2], "w8a8", overwrite=True)

@@ -1,7 +1,6 @@
 import copy
 
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -9,6 +8,7 @@ from torch import nn
 import export
 import quant
 from export.qdq import to_qdq
+from export.runtime import open_session
 from export.signature import Signature
 from export.trace import trace
 
@@ -32,7 +32,7 @@ def exported(model: nn.Module, inputs: torch.Tensor, path, policy: quant.Policy 
 
 
 def assert_equal(model: nn.Module, inputs: torch.Tensor, path, tolerance: float = 1e-5) -> None:
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = open_session(path)
     found = torch.from_numpy(session.run(None, {"x": inputs.numpy()})[0])
     with torch.no_grad(), quant.at(model, W8A8):
         assert torch.allclose(found, model(inputs), rtol=0, atol=tolerance)

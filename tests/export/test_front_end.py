@@ -11,6 +11,7 @@ import export
 import quant
 from encoders import LogMel, SpeechTransformer, WhisperLogMel
 from export.front_end import COSINES, FILTERS, SINES, ExportedFrontEnd, ProductPowerSpectrum, shrink_tables
+from export.runtime import open_session
 from export.signature import signature
 from export.trace import trace
 
@@ -135,7 +136,7 @@ def test_a_file_from_samples_gives_torchs_features(tmp_path, bit_width, log_mel)
     result = export.verify(path, encoder)
     assert result.passed
     assert (result.bit_width, result.inputs) == (bit_width, "shipped speech")
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = open_session(path)
     assert {value.name: value.shape for value in session.get_inputs()} == {
         "waveform": ["batch", "samples"],
         "lengths": ["batch"],

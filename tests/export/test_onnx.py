@@ -12,6 +12,7 @@ import export
 import quant
 from encoders import SpeechTransformer, VisionEncoder
 from export.packing import pack_weights
+from export.runtime import open_session
 
 BIT_WIDTHS = ["fp", "w8a8", "w4a8", "w4a4", "w2a8"]
 
@@ -32,7 +33,7 @@ def files(speech, tmp_path_factory) -> dict[str, os.PathLike]:
 
 
 def session(path) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return open_session(path)
 
 
 @pytest.mark.parametrize("bit_width", BIT_WIDTHS)

@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
@@ -10,6 +9,7 @@ from onnx import numpy_helper
 import export
 import quant
 from encoders import Head, Tokenizer
+from export.runtime import open_session
 from export.tokenizer import OUTPUTS, stored_tokenizer
 
 
@@ -34,7 +34,7 @@ def exported(encoder, tokenizer, tmp_path_factory):
 
 
 def test_a_files_tokens_are_torchs_for_long_short_and_empty_clips(encoder, tokenizer, exported):
-    session = onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
+    session = open_session(exported)
     names = [output.name for output in session.get_outputs()]
     assert names == ["features", "feature_lengths", "logits", *OUTPUTS]
     for frames, counts in ((50, [50, 23, 0]), (49, [49, 3, 1]), (3, [3, 2, 1])):

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import onnxruntime
 import pytest
 import safetensors.torch
 import torch
@@ -14,6 +13,7 @@ import torch
 import export
 import quant
 from encoders import SpeechTransformer, VisionEncoder, load_encoder, load_head, state_sha256, weights_sha256
+from export.runtime import open_session
 from ssql.cli import main
 from ssql.data import SpokenWords
 from ssql.data.held_out import HeldOut
@@ -289,7 +289,7 @@ def test_an_exported_model_says_what_it_says_in_torch(run, tmp_path, mode, bit_w
     model = run("run", *MODES[mode], "--trainer.max_epochs", "6", "--model.optimizer.lr", "0.01")
     encoder, head = load_encoder(model), load_head(model)
     path = export.to_onnx(encoder, tmp_path / "model.onnx", bit_width, head=head)
-    session = onnxruntime.InferenceSession(path)
+    session = open_session(path)
     data = SpokenWords(languages=["en-us"], train_size=1, test_size=400, batch_size=100)
     same, said = [], set()
     for batch in data.evaluation_dataloader("test"):

@@ -124,7 +124,7 @@ def stopped_at(monkeypatch, module, step, stop):
 BAD = {
     "pretrain": [
         (["--data.batch_size", "5000"], "do not fill one batch"),
-        (["--checkpoint_steps", "0"], "--checkpoint_steps must be 1 or more, got 0"),
+        (["--checkpoint_steps", "0"], "checkpoint_steps must be 1 or more, got 0"),
     ],
     "finetune": [
         (["--encoder", "nowhere"], "no encoder at nowhere"),
