@@ -93,14 +93,14 @@ def _run(name: str, args: list[str], debug: bool) -> None:
     try:
         _command(name)(args)
         sys.stdout.flush()
-    except SystemExit as stopped:
-        if debug and stopped.__context__ is not None:
-            traceback.print_exception(stopped.__context__)
-        raise
     except Interrupted as stop:
         if str(stop):
             sys.stderr.write(f"ssql {name}: {stop}\n")
         sys.exit(stop.code)
+    except SystemExit as stopped:
+        if debug and stopped.__context__ is not None:
+            traceback.print_exception(stopped.__context__)
+        raise
     except KeyboardInterrupt:
         if debug:
             raise

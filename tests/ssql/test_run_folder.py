@@ -413,7 +413,7 @@ def test_what_was_trained_is_saved_whatever_comes_after(ssql, tmp_path, monkeypa
         pass
     (output / "results.json").write_text("[]")
     with monkeypatch.context() as patch:
-        patch.setattr(Finetuning, "test_step", lambda *args: (_ for _ in ()).throw(RuntimeError("too few items")))
+        patch.setattr(Finetuning, "test_on", lambda *args: (_ for _ in ()).throw(RuntimeError("too few items")))
         code, said = ssql("finetune", "--output", output, "--overwrite", "true")
     assert (code, said) == (1, f"ssql finetune: error: too few items; what was trained is saved in {output / 'model'}")
     assert load_encoder(output / "model")
