@@ -185,6 +185,7 @@ def begin(command: str, folder: Path, start: Path, words: list[str]) -> int:
         os.dup2(said, 1)
         os.dup2(said, 2)
         arguments = [word.format(start=start) if word.startswith("{start}") else word for word in COMMANDS[command]]
+        torch.set_num_threads(1)  # the pool of threads is made anew after a fork, which two threads at once get wrong
         sys.argv = ["ssql", command, *COMMON, *arguments, "--output", str(folder), *words]
         code = 0
         try:

@@ -121,6 +121,9 @@ def _become(output: int, folder: Path, around: Surroundings) -> None:
     os.close(output)
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    import torch
+
+    torch.set_num_threads(1)  # torch makes its pool of threads anew after a fork, which two threads at once get wrong
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     for name, value in around.variables.items():
