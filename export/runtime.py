@@ -1,6 +1,7 @@
 """ONNX Runtime sessions, what they say when they fail, and which operators one really runs."""
 
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -154,4 +155,4 @@ def integer_operators(path: str | Path) -> dict[str, int]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip().split("\n")[0])

@@ -67,7 +67,7 @@ def verify(
     """
     path = Path(path)
     proto, found = load_file(path)
-    run, form = parse_bit_width(bit_width or found["bit_width"]), found.get("input", "log_mel")
+    run, form = parse_bit_width(found["bit_width"] if bit_width is None else bit_width), found.get("input", "log_mel")
     check_metadata(found, path, encoder, run)
     encoder = frozen_copy(encoder)
     layers = {} if run == FULL_PRECISION else quant_activations(encoder)

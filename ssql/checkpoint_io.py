@@ -98,6 +98,8 @@ def is_whole(path: Path) -> bool:
     if path.is_dir():
         parts = [path / ".metadata", path / "meta.pt", *path.glob("*.distcp")]
         return len(parts) > 2 and all(part.is_file() and part.stat().st_size for part in parts)
+    if not path.is_file():  # opening a pipe would wait for ever
+        return False
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None
@@ -115,7 +117,7 @@ def newest_whole(folder: Path) -> Path:
         FileNotFoundError: no checkpoint at all.
         ValueError: none that is whole.
     """
-    found = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = sorted(folder.glob("*.ckpt"), key=lambda path: path.lstat().st_mtime, reverse=True)
     if not found:
         raise FileNotFoundError(f"nothing to resume: {folder} holds no checkpoint")
     order = [NEW, LAST, PREVIOUS]

@@ -248,7 +248,7 @@ def features(
         if bit_width is not None and parse_bit_width(bit_width) != run:
             raise ValueError(f"{encoder} runs at {run}: leave --bit_width out, or export the encoder at {bit_width}")
     else:
-        loaded, run = load_encoder(encoder), parse_bit_width(bit_width or "fp")
+        loaded, run = load_encoder(encoder), parse_bit_width("fp" if bit_width is None else bit_width)
         if not isinstance(loaded, FrameEncoder):
             raise ValueError(f"{encoder} holds a {loaded.name} encoder: only speech encoders have features of frames")
         in_windows = window_encoder(loaded)
@@ -292,7 +292,7 @@ def verify(
         raise ValueError(f"{file} has no head: a probe for the task {task} needs data, --data")
     if task is not None and (head is None or head.label != task):
         probe = own is None and data is not None
-        head = probe_head(loaded, data, task, bit_width or found["bit_width"]) if probe else None  # type: ignore[arg-type]
+        head = probe_head(loaded, data, task, found["bit_width"] if bit_width is None else bit_width) if probe else None  # type: ignore[arg-type]
     said = own or (head if task is not None else None)
     result = onnx_export.verify(
         path, loaded, bit_width, _clips(data, loaded), head, _labelled(data, said, task), load_tokenizer(encoder)

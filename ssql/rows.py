@@ -14,6 +14,10 @@ from encoders.strict_json import read_strict_json
 
 Row = dict[str, Any]
 
+# Keys of a row that hold a number, or null where there is none.
+NUMBERS = frozenset(
+    ("value", "low", "high", "retained", "retained_low", "retained_high", "chance", "clips", "size_bytes", "tokens")
+)
 # What each metric measures, and the decimals it is shown with. The first six stand for a task in an overview.
 METRICS = {
     "linear": ("accuracy, %", 1),
@@ -141,8 +145,22 @@ def load_rows(path: Path) -> list[Row]:
     keys = {"method", "task", "bit_width", "metric", "value"}
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and keys <= row.keys() for row in rows):
         raise ValueError(f"{path} does not hold rows of {', '.join(sorted(keys))}: give what ssql evaluate wrote")
+    for number, row in enumerate(rows, start=1):
+        _check_row(row, f"{path}, row {number}")
     # JSON has no NaN: a value that is not a number was written as null.
     return [row | {"value": float("nan")} if row["value"] is None else row for row in rows]
+
+
+def _check_row(row: Row, place: str) -> None:
+    """Raise ValueError where a row's words are no words, or its numbers no numbers."""
+    for key in ("method", "task", "bit_width", "metric"):
+        if not isinstance(row[key], str):
+            raise ValueError(f"{place}: {key} must be text, not {row[key]!r:.40}")
+    for key in NUMBERS & row.keys():
+        if row[key] is not None and (isinstance(row[key], bool) or not isinstance(row[key], int | float)):
+            raise ValueError(f"{place}: {key} must be a number or null, not {row[key]!r:.40}")
+    if row.get("retained") is not None and (row.get("retained_low") is None or row.get("retained_high") is None):
+        raise ValueError(f"{place} has retained without retained_low and retained_high")
 
 
 def results_of(path: Path, weights_sha256: str, head_sha256: str | None, encoder: str) -> dict[str, dict[str, float]]:

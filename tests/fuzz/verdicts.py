@@ -67,7 +67,7 @@ def snapshot(folder: Path) -> Snapshot:
 def judge(case: Case, outcome: Outcome, before: Snapshot, after: Snapshot, folder: Path) -> list[Fault]:
     """The faults of a case."""
     found: list[tuple[str, str, str]] = []
-    if TRACEBACK in outcome.text:
+    if TRACEBACK in outcome.text and "--debug" not in case.words:
         last = _last_line(outcome.text)
         found.append(("traceback", _general(last), last[:300]))
     elif re.search(r"internal error|is a bug|report it", outcome.text, re.IGNORECASE) and outcome.code != 0:
