@@ -115,7 +115,7 @@ def test_it_is_saved_and_takes_an_ssql_step(name, tmp_path):
 @pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"hubert"}))  # wav2vec 2.0's network
 def test_its_files_agree_with_torch(name, bit_width, tmp_path):
     encoder = calibrated(build(name))
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", bit_width)
+    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", bit_width, check=False)
     result = export.verify(path, encoder, bit_width, clips=clips())
     assert result.passed, result
     operators = export.integer_operators(path)
