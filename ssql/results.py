@@ -159,7 +159,7 @@ def suite(
         seed: of words, voices, prosody and noise.
         overwrite: replace earlier results.
     """
-    not_empty(encoders=encoders, bit_widths=bit_widths, quantizers=quantizers)
+    not_empty(encoders=encoders if parts else None, bit_widths=bit_widths, quantizers=quantizers)
     partial = Path(output) / "suite.partial.json"
     refuse_existing(_files(output, "suite"), overwrite)
     refuse_existing([partial], overwrite or str(partial) in map(str, map(Path, rows)))

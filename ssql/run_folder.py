@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from encoders.folder import FILES
+from encoders.folder import check_folder_target
+from encoders.ownership import RESULTS, refuse_foreign
 from ssql.checkpoint_io import remove
 
 CHECKPOINTS, LOGS = "checkpoints", "logs"
@@ -65,20 +66,24 @@ class RunFolder:
             if names and name not in names:
                 continue
             path = self.path / name
-            if path.is_symlink():
-                raise FileExistsError(f"{path} is a link, which no run of ssql makes: it is not replaced")
-            if name.endswith(".json") != path.is_file():
-                kind = "a folder" if path.is_dir() else "a file"
-                raise FileExistsError(f"{path} is {kind}, which no run of ssql makes: it is not replaced")
-            for inner in sorted(path.rglob("*")) if path.is_dir() else ():
-                relative = inner.relative_to(self.path).as_posix()
-                own = (
-                    _OWN.fullmatch(relative) if name in (CHECKPOINTS, LOGS) else inner.name in FILES and inner.is_file()
+            if name.endswith(".json"):
+                refuse_foreign(path, RESULTS)
+            elif name in self.products:
+                check_folder_target(path, overwrite=True)
+            else:
+                self._check_own(path)
+
+    def _check_own(self, path: Path) -> None:
+        """Refuse checkpoints or logs with anything among them that the toolkit did not write."""
+        if path.is_symlink():
+            raise FileExistsError(f"{path} is a link, which no run of ssql makes: it is not replaced")
+        if not path.is_dir():
+            raise FileExistsError(f"{path} is a file, which no run of ssql makes: it is not replaced")
+        for inner in sorted(path.rglob("*")):
+            if inner.is_symlink() or not _OWN.fullmatch(inner.relative_to(self.path).as_posix()):
+                raise FileExistsError(
+                    f"{inner} was not written by a run of ssql: move it elsewhere, or choose another --output"
                 )
-                if not own or inner.is_symlink():
-                    raise FileExistsError(
-                        f"{inner} was not written by a run of ssql: move it elsewhere, or choose another --output"
-                    )
 
     def set_aside(self) -> None:
         """Move checkpoints and logs of an earlier run into a hidden folder; its products stay where they are."""
