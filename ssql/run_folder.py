@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from encoders.files import remove, take_lock
 from encoders.folder import check_folder_target
 from encoders.ownership import RESULTS, refuse_foreign
-from ssql.checkpoint_io import remove
 
 CHECKPOINTS, LOGS = "checkpoints", "logs"
 # In `checkpoints/`, from the first step on: what a resumed run must agree with.
@@ -187,24 +187,17 @@ def locked(folder: Path) -> Iterator[None]:
         BlockingIOError: another process has it.
     """
     path = folder / ".lock"
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            # Not flock: processes that load data inherit that one, and would keep it after a kill.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            owner = os.read(file, 20).decode(errors="replace").strip()
-            os.close(file)
-            raise BlockingIOError(
-                f"another process{f' ({owner})' if owner else ''} is at work in {folder}: wait for it, or choose "
-                "another --output"
-            ) from None
-        except OSError:  # a file system without locks
-            break
+    try:
+        # Not flock: processes that load data inherit that one, and would keep it after a kill.
+        file, _ = take_lock(path, fcntl.lockf)
+    except BlockingIOError:
+        owner = ""
         with suppress(OSError):
-            if os.path.samestat(os.fstat(file), os.stat(path)):
-                break
-        os.close(file)  # the one who had it has deleted the file in the meantime
+            owner = path.read_text(encoding="utf-8", errors="replace").strip()
+        raise BlockingIOError(
+            f"another process{f' ({owner})' if owner else ''} is at work in {folder}: wait for it, or choose "
+            "another --output"
+        ) from None
     try:
         os.truncate(file, 0)
         os.write(file, str(os.getpid()).encode())

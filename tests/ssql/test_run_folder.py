@@ -427,7 +427,8 @@ def test_what_was_trained_is_saved_whatever_comes_after(ssql, tmp_path, monkeypa
     assert (code, said) == (1, f"ssql pretrain: error: no such layer; {kept}")
     with quant.at(load_encoder(output / "encoder"), "w4a4"):  # its ranges are there
         pass
-    (output / "results.json").write_text("[]")
+    row = {"method": "a", "task": "class", "bit_width": "fp", "metric": "accuracy", "value": 1.0}
+    (output / "results.json").write_text(json.dumps([row]))
     with monkeypatch.context() as patch:
         patch.setattr(Finetuning, "test_on", lambda *args: (_ for _ in ()).throw(RuntimeError("too few items")))
         code, said = ssql("finetune", "--output", output, "--overwrite", "true")
