@@ -67,6 +67,11 @@ def check_architecture(build: Callable[[], nn.Module], path: Path) -> None:
             problems.append(f"{key} has shape {shape}, not {tuple(value.shape)}")
         elif value.is_floating_point() and not dtype.startswith(("F", "BF")):
             problems.append(f"{key} is {dtype}, not floating point")
+    check_same_architecture(problems, path)
+
+
+def check_same_architecture(problems: list[str], path: Path) -> None:
+    """Raise ArtifactError where there are problems with the weights in a file, and list the first of them."""
     if problems:
         listed = "; ".join(sorted(problems)[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise ArtifactError(f"{path} holds weights of another architecture: {listed}")

@@ -42,13 +42,13 @@ def staged_file(path: str | Path) -> Iterator[Path]:
     refuse_other_than_file(path)
     staging = beside(path, STAGING)
     with sole_writer(path), _full_disk_named(path):
-        _remove(staging)
+        remove(staging)
         try:
             yield staging
-            _to_disk(staging)
+            to_disk(staging)
             os.replace(staging, os.path.abspath(path))
         finally:
-            _remove(staging)
+            remove(staging)
 
 
 @contextmanager
@@ -70,18 +70,18 @@ def staged_folder(folder: str | Path, check: Callable[[Path], None]) -> Iterator
     staging, old = beside(folder, STAGING), beside(folder, OLD)
     with sole_writer(folder), _full_disk_named(folder):
         if os.path.lexists(old):  # an exchange was interrupted: before the new folder stood, or after
-            _remove(old) if os.path.lexists(folder) else os.rename(old, folder)
+            remove(old) if os.path.lexists(folder) else os.rename(old, folder)
         check(folder)
-        _remove(staging)
+        remove(staging)
         try:
             staging.mkdir()
             yield staging
             for file in staging.iterdir():
-                _to_disk(file)
+                to_disk(file)
             check(folder)
             _exchange(staging, folder, old)
         finally:
-            _remove(staging)
+            remove(staging)
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def sole_writer(path: str | Path) -> Iterator[bool]:
     check_writable(path)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        handle, locked = _locked(lock)
+        handle, locked = take_lock(lock)
     except BlockingIOError:
         raise BlockingIOError(f"another process is writing {path}: wait for it, or choose another output") from None
     except OSError as error:
@@ -113,7 +113,7 @@ def remove_leftovers(folder: Path) -> None:
     for left in folder.glob(f".*{STAGING}"):
         with suppress(OSError), sole_writer(folder / left.name.removeprefix(".").removesuffix(STAGING)) as locked:
             if locked:
-                _remove(left)
+                remove(left)
 
 
 def write_bytes(content: bytes, path: str | Path) -> None:
@@ -151,14 +151,24 @@ def check_writable(path: Path) -> None:
         raise PermissionError(f"{path} cannot be written: no permission to write in {above}")
 
 
-def _locked(lock: Path) -> tuple[int, bool]:
+def take_lock(lock: Path, by: Callable[[int, int], object] = fcntl.flock) -> tuple[int, bool]:
+    """Make a file and lock it: its handle, and whether the file system has locks.
+
+    Args:
+        lock: the file; whoever has the lock deletes it before its handle is closed.
+        by: `fcntl.flock`, or `fcntl.lockf`, which children do not inherit.
+
+    Raises:
+        BlockingIOError: something else has the lock.
+        OSError: the file cannot be made.
+    """
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            by(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             os.close(handle)
-            raise
+            raise BlockingIOError(error.errno, f"{lock} is held") from error
         except OSError:
             return handle, False
         # Whoever held it may have deleted it between our opening and our locking.
@@ -181,7 +191,7 @@ def _exchange(staging: Path, folder: Path, old: Path) -> None:
             raise
     except OSError as error:
         raise _said(error, f"{folder} cannot be replaced: {os.strerror(error.errno or 0)}") from error
-    _remove(old)
+    remove(old)
 
 
 @contextmanager
@@ -202,7 +212,8 @@ def _said(error: OSError, text: str) -> OSError:
     return said
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """Let the system write what it still holds of a file or folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)  # a full disk may only say so now
@@ -210,7 +221,8 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file, a link or a folder where there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -14,7 +14,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from encoders.arguments import check_arguments
-from encoders.description import ArtifactError, check_architecture, described
+from encoders.description import ArtifactError, check_architecture, check_same_architecture, described
 from encoders.files import OLD, beside, staged_file
 from encoders.hub import PREFIX, downloaded
 from encoders.ownership import check_folder
@@ -155,9 +155,7 @@ def load_weights(module: nn.Module, path: Path, sha256: str | None) -> None:
         for key, shape in expected.items()
         if found.get(key, shape) != shape
     ]
-    if problems:
-        shown = "; ".join(sorted(problems)[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise ArtifactError(f"{path} holds weights of another architecture: {shown}")
+    check_same_architecture(problems, path)
     module.load_state_dict(state)
 
 

@@ -1,6 +1,5 @@
 """A file that `to_onnx` wrote as an encoder of waveforms or pixels: what is shipped, measured as it is."""
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -9,11 +8,10 @@ from torch import Tensor, nn
 
 from encoders import LogMel, WhisperLogMel
 from encoders.folder import file_sha256
-from encoders.log_mel import HOP, SAMPLE_RATE
+from encoders.log_mel import SAMPLE_RATE
 from encoders.vision import PixelNormalization
-from encoders.windows import limits
 from export.fresh_process import session_options
-from export.metadata import WHISPER_LOG_MEL, VerificationError
+from export.metadata import WHISPER_LOG_MEL, VerificationError, longest_input
 from export.runtime import make_exact, open_session
 
 
@@ -107,14 +105,6 @@ class FileEncoder:
         if feature_lengths is None:
             return features
         return features.sum(dim=1) / feature_lengths.clamp_min(1).unsqueeze(1)
-
-
-def longest_input(about: dict[str, str]) -> int | None:
-    """Samples that a speech file takes at most, by what it says about itself; None for any number."""
-    longest, _ = limits(json.loads(about["arguments"]), float(about["frame_rate_hz"]))
-    if longest is not None and about.get("log_mel") == WHISPER_LOG_MEL:
-        longest -= WhisperLogMel.lookahead * HOP  # a file has no way to drop a frame of lookahead without a position
-    return longest
 
 
 def _front_end(form: str, about: dict[str, str]) -> nn.Module | None:

@@ -1,7 +1,9 @@
 """A task head inside a file: one product and one sum, written by name so that it can be read back."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -72,14 +74,24 @@ def stored_head(proto: onnx.ModelProto, path: str | Path = "the file") -> Head |
 
 def head_difference(head: Head, other: Head) -> str | None:
     """What two heads differ in: names, units, label, or the numbers that a file stores; None when in nothing."""
-    found, expected = head.to_dict(), other.to_dict()
+    numbers = [ExportedHead(frozen).state_dict() for frozen in (head, other)]
+    return difference("head", head.to_dict(), other.to_dict(), *numbers)
+
+
+def difference(
+    what: str,
+    found: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    found_numbers: Mapping[str, Tensor],
+    expected_numbers: Mapping[str, Tensor],
+) -> str | None:
+    """The first key, or else the first of the numbers, that is another than expected; None when all are equal."""
     for key, value in expected.items():
         if found[key] != value:
-            return f"the head's {key}: {_shown(found[key])}, not {_shown(value)}"
-    forms = [ExportedHead(frozen).state_dict() for frozen in (head, other)]
-    for name, values in forms[1].items():
-        if not np.array_equal(forms[0][name].float().cpu(), values.float().cpu()):
-            return f"the head's {name}"
+            return f"the {what}'s {key}: {_shown(found[key])}, not {_shown(value)}"
+    for name, values in expected_numbers.items():
+        if not np.array_equal(found_numbers[name].float().cpu(), values.float().cpu()):
+            return f"the {what}'s {name}"
     return None
 
 

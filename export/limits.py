@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 
 from encoders.log_mel import HOP, SAMPLE_RATE
-from export.file_encoder import longest_input
+from export.metadata import longest_input
 from export.runtime import open_session
 
 LONGEST_TRIED = SAMPLE_RATE  # samples; every encoder takes a second

@@ -8,6 +8,7 @@ import onnx
 
 from encoders import Encoder, Head, LogMel, Tokenizer, WhisperLogMel, weights_sha256
 from encoders.log_mel import HOP, SAMPLE_RATE, WINDOW
+from encoders.windows import limits
 from quant import BitWidth, QuantLayer
 
 FORMAT_VERSION = "1"
@@ -114,3 +115,11 @@ def check_metadata(found: dict[str, str], path: Path, encoder: Encoder, run: Bit
     for key, value in expected.items():
         if key not in NOT_OF_THE_ENCODER and found.get(key) != value:
             raise VerificationError(f"{path} holds an encoder with {key} {found.get(key)}, not {value}")
+
+
+def longest_input(about: dict[str, str]) -> int | None:
+    """Samples that a speech file takes at most, by what it says about itself; None for any number."""
+    longest, _ = limits(json.loads(about["arguments"]), float(about["frame_rate_hz"]))
+    if longest is not None and about.get("log_mel") == WHISPER_LOG_MEL:
+        longest -= WhisperLogMel.lookahead * HOP  # a file has no way to drop a frame of lookahead without a position
+    return longest

@@ -1,6 +1,5 @@
 """ONNX Runtime sessions, what they say when they fail, and which operators one really runs."""
 
-import json
 import re
 import tempfile
 from collections import Counter
@@ -15,8 +14,7 @@ import torch
 from torch import Tensor
 
 from encoders.log_mel import HOP, SAMPLE_RATE
-from encoders.windows import limits
-from export.metadata import VerificationError
+from export.metadata import VerificationError, longest_input
 
 # Of ONNX Runtime's names for the inputs that files of ours have.
 DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
@@ -74,7 +72,7 @@ class Session(onnxruntime.InferenceSession):
     def _too_long(self, feeds: Mapping[str, np.ndarray]) -> str | None:
         about = self.get_modelmeta().custom_metadata_map
         try:
-            longest, _ = limits(json.loads(about["arguments"]), float(about["frame_rate_hz"]))
+            longest = longest_input(about)
         except (KeyError, ValueError):
             return None
         hop = 1 if "waveform" in feeds else HOP

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from encoders import Tokenizer, Tokens
 from encoders.frames import frame_mask
 from encoders.tokenizer import PADDING, TokenStream
+from export.head import difference
 from export.metadata import VerificationError
 
 OUTPUTS = ("linguistic_tokens", "linguistic_lengths", "semantic_tokens", "semantic_lengths")
@@ -111,15 +111,7 @@ def _tokenizer(proto: onnx.ModelProto, tokenizer: Tokenizer) -> Tokenizer:
 
 def tokenizer_difference(tokenizer: Tokenizer, other: Tokenizer) -> str | None:
     """What two tokenizers differ in, a size or numbers; None when in nothing."""
-    found, expected = tokenizer.to_dict(), other.to_dict()
-    for key, value in expected.items():
-        if found[key] != value:
-            return f"the tokenizer's {key}: {found[key]}, not {value}"
-    states = tokenizer.state_dict(), other.state_dict()
-    for name, values in states[1].items():
-        if not np.array_equal(states[0][name].float().cpu(), values.float().cpu()):
-            return f"the tokenizer's {name}"
-    return None
+    return difference("tokenizer", tokenizer.to_dict(), other.to_dict(), tokenizer.state_dict(), other.state_dict())
 
 
 def are_nearest(tokenizer: Tokenizer, features: Tensor, lengths: Tensor, tokens: Tokens) -> bool:

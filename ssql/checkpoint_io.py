@@ -2,13 +2,14 @@
 
 import logging
 import os
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
+
+from encoders.files import remove, to_disk
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +63,7 @@ def take_place(staging: Path, path: Path) -> None:
         remove(path)  # a folder cannot be renamed over
     os.replace(staging, path)
     if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        to_disk(path.parent)
 
 
 def rotate(folder: Path) -> None:
@@ -74,14 +71,6 @@ def rotate(folder: Path) -> None:
     if (folder / LAST).exists():
         take_place(folder / LAST, folder / PREVIOUS)
     take_place(folder / NEW, folder / LAST)
-
-
-def remove(path: Path) -> None:
-    """Delete a file, a link or a folder where there is one."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def unwritten(path: Path, error: BaseException) -> OSError:

@@ -364,9 +364,8 @@ def _clips(data: DataModule | None, encoder: Encoder) -> list[Tensor] | None:
         return None
     if data.modality != encoder.modality:
         raise ValueError(f"the encoder is for {encoder.modality}, the data is {data.modality}")
-    data.setup()
     for split in ("test", "train"):
-        dataset = data.dataset(split)
+        dataset = data.splits[split]
         size = len(dataset)  # type: ignore[arg-type]
         if size:
             places = range(0, size, -(-size // CLIPS))

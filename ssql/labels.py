@@ -30,9 +30,7 @@ def check_labels(data: DataModule, tasks: Sequence[str]) -> None:
 def _check(data: DataModule, task: str, split: str, answers: np.ndarray) -> None:
     leave = f"leave {task} out of the tasks"
     if task in data.targets:
-        if not np.isfinite(answers).all():
-            where = int(np.flatnonzero(~np.isfinite(answers))[0])
-            raise ValueError(f"{task} of item {where} of the {split} split is {answers[where]}: give a finite number")
+        check_numbers(task, split, answers)
         if split != "train" and np.ptp(answers) == 0:
             raise ValueError(
                 f"{task} is {answers[0]:g} {data.targets[task]} in all {len(answers)} items of the {split} split: R2, "
@@ -44,3 +42,11 @@ def _check(data: DataModule, task: str, split: str, answers: np.ndarray) -> None
             f"all {len(answers)} training items have the same {task}, {name!r}: there is nothing to tell apart; give "
             f"items of two classes or more, or {leave}"
         )
+
+
+def check_numbers(task: str, split: str, answers: np.ndarray) -> None:
+    """Raise ValueError where a number to predict, of answers (items,), is NaN or infinite."""
+    wrong = np.flatnonzero(~np.isfinite(answers))
+    if len(wrong):
+        where = int(wrong[0])
+        raise ValueError(f"{task} of item {where} of the {split} split is {answers[where]}: give a finite number")

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from encoders.ownership import ROW_KEYS
 from encoders.strict_json import read_strict_json
 
 Row = dict[str, Any]
@@ -142,9 +143,9 @@ def load_rows(path: Path) -> list[Row]:
         ValueError: not JSON, or not rows of results.
     """
     rows = read_strict_json(path)
-    keys = {"method", "task", "bit_width", "metric", "value"}
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and keys <= row.keys() for row in rows):
-        raise ValueError(f"{path} does not hold rows of {', '.join(sorted(keys))}: give what ssql evaluate wrote")
+    whole = isinstance(rows, list) and all(isinstance(row, dict) and row.keys() >= ROW_KEYS for row in rows)
+    if not rows or not whole:
+        raise ValueError(f"{path} does not hold rows of {', '.join(sorted(ROW_KEYS))}: give what ssql evaluate wrote")
     for number, row in enumerate(rows, start=1):
         _check_row(row, f"{path}, row {number}")
     # JSON has no NaN: a value that is not a number was written as null.

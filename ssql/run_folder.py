@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from encoders.folder import FILES
-from ssql.checkpoint_io import remove
+from encoders.files import remove, take_lock
+from encoders.folder import check_folder_target
+from encoders.ownership import RESULTS, refuse_foreign
 
 CHECKPOINTS, LOGS = "checkpoints", "logs"
 # In `checkpoints/`, from the first step on: what a resumed run must agree with.
@@ -65,20 +66,24 @@ class RunFolder:
             if names and name not in names:
                 continue
             path = self.path / name
-            if path.is_symlink():
-                raise FileExistsError(f"{path} is a link, which no run of ssql makes: it is not replaced")
-            if name.endswith(".json") != path.is_file():
-                kind = "a folder" if path.is_dir() else "a file"
-                raise FileExistsError(f"{path} is {kind}, which no run of ssql makes: it is not replaced")
-            for inner in sorted(path.rglob("*")) if path.is_dir() else ():
-                relative = inner.relative_to(self.path).as_posix()
-                own = (
-                    _OWN.fullmatch(relative) if name in (CHECKPOINTS, LOGS) else inner.name in FILES and inner.is_file()
+            if name.endswith(".json"):
+                refuse_foreign(path, RESULTS)
+            elif name in self.products:
+                check_folder_target(path, overwrite=True)
+            else:
+                self._check_own(path)
+
+    def _check_own(self, path: Path) -> None:
+        """Refuse checkpoints or logs with anything among them that the toolkit did not write."""
+        if path.is_symlink():
+            raise FileExistsError(f"{path} is a link, which no run of ssql makes: it is not replaced")
+        if not path.is_dir():
+            raise FileExistsError(f"{path} is a file, which no run of ssql makes: it is not replaced")
+        for inner in sorted(path.rglob("*")):
+            if inner.is_symlink() or not _OWN.fullmatch(inner.relative_to(self.path).as_posix()):
+                raise FileExistsError(
+                    f"{inner} was not written by a run of ssql: move it elsewhere, or choose another --output"
                 )
-                if not own or inner.is_symlink():
-                    raise FileExistsError(
-                        f"{inner} was not written by a run of ssql: move it elsewhere, or choose another --output"
-                    )
 
     def set_aside(self) -> None:
         """Move checkpoints and logs of an earlier run into a hidden folder; its products stay where they are."""
@@ -182,24 +187,17 @@ def locked(folder: Path) -> Iterator[None]:
         BlockingIOError: another process has it.
     """
     path = folder / ".lock"
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            # Not flock: processes that load data inherit that one, and would keep it after a kill.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            owner = os.read(file, 20).decode(errors="replace").strip()
-            os.close(file)
-            raise BlockingIOError(
-                f"another process{f' ({owner})' if owner else ''} is at work in {folder}: wait for it, or choose "
-                "another --output"
-            ) from None
-        except OSError:  # a file system without locks
-            break
+    try:
+        # Not flock: processes that load data inherit that one, and would keep it after a kill.
+        file, _ = take_lock(path, fcntl.lockf)
+    except BlockingIOError:
+        owner = ""
         with suppress(OSError):
-            if os.path.samestat(os.fstat(file), os.stat(path)):
-                break
-        os.close(file)  # the one who had it has deleted the file in the meantime
+            owner = path.read_text(encoding="utf-8", errors="replace").strip()
+        raise BlockingIOError(
+            f"another process{f' ({owner})' if owner else ''} is at work in {folder}: wait for it, or choose "
+            "another --output"
+        ) from None
     try:
         os.truncate(file, 0)
         os.write(file, str(os.getpid()).encode())

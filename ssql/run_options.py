@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from encoders.folder import HEAD_WEIGHTS, WEIGHTS
+from encoders.folder import HEAD_WEIGHTS, WEIGHTS, file_sha256
 from ssql.checkpoint_io import staging_of
 from ssql.run_folder import INPUTS, OPTIONS, RunFolder
 from ssql.runs import flattened
@@ -43,7 +43,7 @@ def inputs_of(options: str, command: str, output: Path) -> dict[str, Any]:
             continue
         if (path / WEIGHTS).is_file():
             files = [file for file in (path / WEIGHTS, path / HEAD_WEIGHTS) if file.is_file()]
-            weights[option] = " ".join(_hash(file) for file in files)
+            weights[option] = " ".join(map(file_sha256, files))
         elif option.startswith("data."):
             names[option] = _hash_of_names(path, output)
     return {"command": command, "weights": weights, "names": names}
@@ -133,11 +133,6 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     return values if isinstance(values, dict) else {}
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _hash_of_names(folder: Path, output: Path) -> str:

@@ -16,8 +16,9 @@ from torch.optim import Optimizer
 
 import quant
 from encoders.encoder import ENCODERS, Encoder
+from encoders.files import remove
 from ssql.activation_checkpointing import blocks_of
-from ssql.checkpoint_io import remove, staging_of, take_place, unwritten
+from ssql.checkpoint_io import staging_of, take_place, unwritten
 
 
 class FSDP2(ModelParallelStrategy):

@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from quant.checks import check_at_least
 from ssql.data.batch import Batch, in_memory
-from ssql.data.module import DataModule
+from ssql.data.module import DataModule, Split
 
 
 class HeldOut(DataModule):
@@ -58,8 +58,12 @@ class HeldOut(DataModule):
         return {
             "train": whole.subset(order[cut:]),
             "validation": whole.subset(order[:cut]),
-            **{split: self.data.dataset(split) for split in self.data.test_splits},
+            **{split: self.data.splits[split] for split in self.data.test_splits},
         }
+
+    def empty_split(self, split: Split) -> str:
+        """The other data's sentence."""
+        return self.data.empty_split(split)
 
     @property
     def test_splits(self) -> list[str]:

@@ -11,6 +11,7 @@ from torchmetrics import MeanAbsoluteError, MetricCollection, R2Score
 from encoders import Encoder, Head
 from ssql.data import DataModule
 from ssql.data.batch import Batch
+from ssql.labels import check_numbers
 from ssql.tasks.task import Score, Task
 
 
@@ -33,7 +34,7 @@ class Regression(Task):
         """A head whose answers have the mean and deviation of the training split."""
         head = super().new_head(encoder, data)
         assert head.mean is not None and head.std is not None
-        values = torch.stack([torch.tensor(_labels(data)[name], dtype=torch.float32) for name in self.classes], dim=1)
+        values = torch.stack(list(_answers(data, "train", self.classes).values()), dim=1)
         head.mean.copy_(values.mean(dim=0))
         head.std.copy_(values.std(dim=0, correction=0))
         return head
@@ -47,10 +48,8 @@ class Regression(Task):
     def check_data(self, encoder: Encoder, data: DataModule) -> None:
         """Raise ValueError where a target never changes or is not finite."""
         super().check_data(encoder, data)
-        for name in self.classes:
-            values = torch.tensor(_labels(data)[name], dtype=torch.float32)
-            if not values.isfinite().all():
-                raise ValueError(f"target {name!r} has a value that is NaN or infinite")
+        for name, values in _answers(data, "train", self.classes).items():
+            check_numbers(name, "train", values.numpy())
             if values.std(correction=0) == 0:
                 raise ValueError(f"target {name!r} is {values[0]:g} in every training item: there is nothing to learn")
 
@@ -62,8 +61,7 @@ class Regression(Task):
         """Raise ValueError where R2 is undefined: a target with fewer than two different values."""
         super().check_split(data, split)
         for name, values in _answers(data, split, self.classes).items():
-            if not values.isfinite().all():
-                raise ValueError(f"target {name!r} of the split {split} has a value that is NaN or infinite")
+            check_numbers(name, split, values.numpy())
             if len(values.unique()) < 2:
                 raise ValueError(
                     f"target {name!r} of the split {split} ({len(values)} items) has fewer than two different values, "
@@ -107,8 +105,3 @@ def _answers(data: DataModule, split: str, names: Sequence[str]) -> dict[str, to
         items = [dataset[index]["labels"] for index in range(len(dataset))]
         return {name: torch.tensor([labels[name] for labels in items], dtype=torch.float32) for name in names}
     return {name: torch.tensor(dataset.labels[name], dtype=torch.float32) for name in names}
-
-
-def _labels(data: DataModule) -> Mapping[str, list[float]]:
-    labels: Mapping[str, list[float]] = data.dataset("train").labels  # type: ignore[attr-defined]
-    return labels

@@ -30,8 +30,6 @@ PYTHON = re.compile(
     r"|division by"
 )
 TRACEBACK = "Traceback (most recent call last)"
-# A product of a command that failed may stay: the file that did not pass, its report.
-MAY_STAY = re.compile(r"\.failed\.onnx$|\.verification\.json$")
 
 
 @dataclass(frozen=True)

@@ -290,6 +290,21 @@ def test_spelling_and_files_for_encoders_on_the_command_line(audio, saved, ssql,
         assert f"no encoder at {saved / name}" in err
 
 
+def test_data_without_a_test_split_serves_what_measures_nothing(audio, saved, ssql, tmp_path):
+    words = ["--encoder", saved, "--data", "AudioFolder", "--data.root", audio, "--data.batch_size", 4]
+    words += ["--data.test_pattern", "nothing", "--output", tmp_path / "run"]
+    training = ["--trainer.max_steps", 1, "--validation", 0.34]
+    code, out, err = ssql("export", *words, "--bit_width", "fp")
+    assert code == 0, err
+    report = json.loads((tmp_path / "run" / "encoder-fp32.verification.json").read_text())
+    assert (report["inputs"], report["passed"]) == ("given data", True)
+    code, _, err = ssql("tokenizer", *words, *training, "--linguistic_codes", 4, "--semantic_codes", 6)
+    assert code == 0, err
+    words[-1] = tmp_path / "finetuned"
+    code, _, err = ssql("finetune", *words, *training, "--task", "class")
+    assert (code, "test_pattern 'nothing' leaves none for the test split" in err) == (1, True), err
+
+
 def test_brackets_in_names_are_not_markup(saved, ssql, tmp_path, audio):
     words = ["--data", "AudioFolder", "--data.root", audio, "--data.batch_size", 6]
     code, out, err = ssql("calibrate", "--encoder", saved, *words, "--output", tmp_path / "[red]a[/b]")

@@ -79,7 +79,6 @@ def said(tmp_path, monkeypatch, pretrained):
     return run
 
 
-TRAINING = ("pretrain", "finetune", "tokenizer")
 BEFORE_THE_DATA = [
     ("pretrain", ["--checkpoint_steps", "0"], "checkpoint_steps must be 1 or more, got 0"),
     *[

@@ -116,7 +116,7 @@ def commands(inputs, output):
         "evaluate": (["--encoders.a", encoder, *DATA, *out], [f"accuracy.{ending}" for ending in results]),
         "evaluate_tokenizer": (["--tokenizers.a", encoder, *DATA, *out], [f"tokens.{ending}" for ending in results]),
         "suite": (
-            ["--encoders.a", encoder, "--parts", "[]", "--rows", f"[{inputs}/run/accuracy.json]", *out],
+            ["--encoders", "{}", "--parts", "[]", "--rows", f"[{inputs}/run/accuracy.json]", *out],
             [*(f"suite.{ending}" for ending in results), "suite.partial.json"],
         ),
         "compare": (

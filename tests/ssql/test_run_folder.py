@@ -134,7 +134,12 @@ BAD = {
 }
 
 
-FOREIGN = {"pretrain": "logs/notes.txt", "finetune": "checkpoints/old/x.ckpt", "tokenizer": "model/README.md"}
+NOT_OURS = "was not written by a run of ssql: move it elsewhere"
+FOREIGN = {
+    "pretrain": ("logs/notes.txt", NOT_OURS),
+    "finetune": ("checkpoints/old/x.ckpt", NOT_OURS),
+    "tokenizer": ("model/README.md", "model holds what is not of an encoder (README.md): choose another folder"),
+}
 
 
 @pytest.mark.parametrize("command", CONFIGS)
@@ -148,12 +153,12 @@ def test_overwrite_keeps_the_earlier_run_until_the_new_one_is_ready(ssql, tmp_pa
         assert (code, message in said) == (1, True), said
         assert contents(output) == before
     # A foreign file, wherever it is, stops it before anything is touched.
-    place = output / FOREIGN[command]
+    name, message = FOREIGN[command]
+    place = output / name
     place.parent.mkdir(exist_ok=True)
     place.write_text("mine")
     code, said = ssql(command, "--output", output, "--overwrite", "true")
-    assert code == 1
-    assert "was not written by a run of ssql: move it elsewhere" in said
+    assert (code, message in said) == (1, True), said
     place.unlink()
     assert contents(output) == before
     if command == "finetune":
@@ -218,6 +223,17 @@ def test_the_input_may_lie_in_the_output(ssql, tmp_path):
     code, said = ssql("finetune", "--output", output, "--encoder", output / "model", "--resume", "true")
     assert code == 1
     assert "holds other weights than when the run in" in said
+
+
+@pytest.mark.parametrize("name", ["results.json", "model/config.json"])
+def test_results_and_an_encoder_of_the_users_own_stay(ssql, tmp_path, name):
+    own = tmp_path / "run" / name
+    own.parent.mkdir(parents=True)
+    own.write_text('{"my": "notes"}')
+    before = contents(tmp_path / "run")
+    code, said = ssql("finetune", "--output", tmp_path / "run", "--overwrite", "true")
+    assert (code, f"ssql finetune: error: {own.parents[0]}" in said) == (1, True), said
+    assert contents(tmp_path / "run") == before
 
 
 def test_an_output_that_is_no_folder_is_refused(ssql, tmp_path):
@@ -411,7 +427,8 @@ def test_what_was_trained_is_saved_whatever_comes_after(ssql, tmp_path, monkeypa
     assert (code, said) == (1, f"ssql pretrain: error: no such layer; {kept}")
     with quant.at(load_encoder(output / "encoder"), "w4a4"):  # its ranges are there
         pass
-    (output / "results.json").write_text("[]")
+    row = {"method": "a", "task": "class", "bit_width": "fp", "metric": "accuracy", "value": 1.0}
+    (output / "results.json").write_text(json.dumps([row]))
     with monkeypatch.context() as patch:
         patch.setattr(Finetuning, "test_on", lambda *args: (_ for _ in ()).throw(RuntimeError("too few items")))
         code, said = ssql("finetune", "--output", output, "--overwrite", "true")
