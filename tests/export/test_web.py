@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 import torchaudio
@@ -20,6 +19,7 @@ import torchaudio
 import export
 import quant
 from encoders import Head, SpeechTransformer
+from export.runtime import open_session
 from ssql import demo
 from ssql.data.espeak import Utterance, synthesize
 
@@ -150,7 +150,7 @@ def features(page: Page) -> np.ndarray:
 def native(path: Path, content: bytes) -> dict[str, np.ndarray]:
     with wave.open(io.BytesIO(content)) as file:
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = open_session(path)  # exact, as WebAssembly is
     outputs = session.run(None, {"waveform": samples[np.newaxis], "lengths": np.array([len(samples)])})
     return {output.name: value[0] for output, value in zip(session.get_outputs(), outputs, strict=True)}
 
