@@ -96,7 +96,7 @@ def sole_writer(path: str | Path) -> Iterator[bool]:
     check_writable(path)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        handle, locked = take_lock(lock)
+        handle, locked = take_lock(lock, fcntl.flock)
     except BlockingIOError:
         raise BlockingIOError(f"another process is writing {path}: wait for it, or choose another output") from None
     except OSError as error:
@@ -151,7 +151,7 @@ def check_writable(path: Path) -> None:
         raise PermissionError(f"{path} cannot be written: no permission to write in {above}")
 
 
-def take_lock(lock: Path, by: Callable[[int, int], object] = fcntl.flock) -> tuple[int, bool]:
+def take_lock(lock: Path, by: Callable[[int, int], object]) -> tuple[int, bool]:
     """Make a file and lock it: its handle, and whether the file system has locks.
 
     Args:
