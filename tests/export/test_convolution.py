@@ -7,6 +7,7 @@ from torch import nn
 
 import export
 import quant
+from export.packing import give_zero_points
 from export.qdq import to_qdq
 from export.runtime import open_session
 from export.signature import Signature
@@ -27,7 +28,9 @@ def exported(model: nn.Module, inputs: torch.Tensor, path, policy: quant.Policy 
     form = copy.deepcopy(model).eval().requires_grad_(False)
     to_qdq(form, W8A8)
     axes = ("batch", *[None] * (inputs.dim() - 2), "last")
-    onnx.save(trace(form, Signature({"x": axes}, {"y": axes}), (inputs,)), path)
+    proto = trace(form, Signature({"x": axes}, {"y": axes}), (inputs,))
+    give_zero_points(proto)
+    onnx.save(proto, path)
     return model.eval()
 
 
