@@ -47,7 +47,7 @@ def test_export_writes_probed_files_reports_and_a_card(exported):
         assert entry["latency_ms"].keys() == {"1", "10"}
         outputs = onnx.load(exported / entry["file"]).graph.output
         assert [output.name for output in outputs] == ["features", "feature_lengths", "logits"]
-    assert "| word, % |" in (exported / "README.md").read_text()
+    assert "| word, % (this file) |" in (exported / "README.md").read_text()
 
 
 def test_each_file_is_verified_once(saved, ssql, tmp_path, monkeypatch):
