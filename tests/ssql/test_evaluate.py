@@ -182,7 +182,7 @@ def test_what_cannot_run_as_saved_is_said_before_anything_is_measured(words, mon
     monkeypatch.setattr("ssql.evaluate.embed_split", lambda *_: pytest.fail("measured"))
     for encoder, reason in ((fresh, "it was never calibrated"), (ranges, "no activation range for w8a8")):
         with pytest.raises(quant.NotCalibratedError, match=f"b cannot be measured as saved at w8a8: .*{reason}"):
-            evaluate({"a": saved_encoder(), "b": encoder}, words, ["fp", "w8a8"])
+            evaluate({"a": saved_encoder(), "b": encoder}, words, ["fp", "w8a8"], ["word"])
     monkeypatch.undo()
     rows = evaluate({"b": fresh}, words, ["fp"], ["word"])
     assert {row["weights_sha256"] for row in rows} == {weights_sha256(fresh)}
