@@ -88,12 +88,15 @@ def staged_folder(folder: str | Path, check: Callable[[Path], None]) -> Iterator
 def sole_writer(path: str | Path) -> Iterator[bool]:
     """Hold the lock of a path; where the file system has no locks (False) go on without.
 
+    Folders above it are made, and deleted again where nothing came of them.
+
     Raises:
         BlockingIOError: something else holds it.
         OSError: nothing can be written there.
     """
     path, lock = Path(path), beside(path, LOCK)
     check_writable(path)
+    missing = [folder for folder in lock.parents if not folder.exists()]  # the innermost first
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle, locked = take_lock(lock, fcntl.flock)
@@ -106,6 +109,9 @@ def sole_writer(path: str | Path) -> Iterator[bool]:
     finally:
         lock.unlink(missing_ok=True)  # while it is held: nobody else can believe to hold it
         os.close(handle)
+        with suppress(OSError):  # not empty
+            for folder in missing:
+                folder.rmdir()
 
 
 def remove_leftovers(folder: Path) -> None:

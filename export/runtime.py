@@ -50,7 +50,7 @@ class Session(onnxruntime.InferenceSession):
             wrong = self._unfit(input_feed)
             if wrong is not None:
                 raise ValueError(f"{self.path} {wrong}") from error
-            raise VerificationError(f"{self.path} fails in ONNX Runtime: {_first_line(error)}") from error
+            raise VerificationError(f"{self.path} fails in ONNX Runtime: {_reason(error)}") from error
         return outputs
 
     def _unfit(self, feeds: Mapping[str, np.ndarray]) -> str | None:
@@ -106,7 +106,7 @@ def open_session(path: str | Path, options: onnxruntime.SessionOptions | None = 
     except Exception as error:
         raise VerificationError(
             f"{path} does not start in ONNX Runtime {onnxruntime.__version__}, which takes an .onnx file that ssql "
-            f"export wrote: {_first_line(error)}"
+            f"export wrote: {_reason(error)}"
         ) from error
 
 
@@ -152,5 +152,6 @@ def integer_operators(path: str | Path) -> dict[str, int]:
     return dict(Counter(node.op_type for node in graph.node))
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """The runtime's own first line, without its code."""
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip().split("\n")[0])

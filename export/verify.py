@@ -1,10 +1,11 @@
 """An ONNX file against torch at the same bit-width: integers bit for bit, features of real speech, head, tokens."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import onnx
 import torch
@@ -34,6 +35,8 @@ LIMIT = 1e-6
 # Of a file in float16 into whose weights a batch normalization was folded before they were rounded: 1e-7 has been seen.
 HALF_LIMIT = 1e-5
 HEAD_TOLERANCE = 1e-4  # of the largest output
+
+T = TypeVar("T", Head, Tokenizer)
 
 
 def verify(
@@ -73,19 +76,12 @@ def verify(
     layers = {} if run == FULL_PRECISION else quant_activations(encoder)
     difference = first_difference(proto, layers, run)
     own_head, own_tokenizer = stored_head(proto, path), stored_tokenizer(proto, path)
-    notes = []
-    if own_head is not None and head is not None:
-        difference = difference or head_difference(own_head, head)
-    elif own_head is not None:
-        notes.append("no head beside the encoder to compare the file's with")
-    elif head is not None:
-        notes.append("the file has no head")
-    if own_tokenizer is not None and tokenizer is not None:
-        difference = difference or tokenizer_difference(own_tokenizer, tokenizer)
-    elif own_tokenizer is not None:
-        notes.append("no tokenizer beside the encoder to compare the file's with")
-    elif tokenizer is not None:
-        notes.append("the file has no tokenizer")
+    notes: list[str] = []
+    difference = (
+        difference
+        or _difference_beside("head", own_head, head, head_difference, notes)
+        or _difference_beside("tokenizer", own_tokenizer, tokenizer, tokenizer_difference, notes)
+    )
     limit = HALF_LIMIT if halve_as_stored(proto, encoder) else LIMIT
     reference = Pipeline(encoder, encoder.front_end if form == "waveform" else None, own_head, own_tokenizer)
 
@@ -121,6 +117,19 @@ def verify(
             departure = find_departure(proto, reference, run, [batch.inputs for batch in inputs.batches], limit)
             result.departure = None if departure is None else str(departure)
     return result
+
+
+def _difference_beside(
+    kind: str, stored: T | None, given: T | None, difference: Callable[[T, T], str | None], notes: list[str]
+) -> str | None:
+    """What of a file's head or tokenizer is not the folder's; a note where only one side has it."""
+    if stored is not None and given is not None:
+        return difference(stored, given)
+    if stored is not None:
+        notes.append(f"no {kind} beside the encoder to compare the file's with")
+    elif given is not None:
+        notes.append(f"the file has no {kind}")
+    return None
 
 
 @dataclass
