@@ -53,7 +53,7 @@ def test_the_time_is_that_of_the_first_wrong_frame():
         check_features(features, Path("talk.wav"), 60.0, 50.0)
 
 
-WORDS = ["--data", "SpokenWords", "--data.languages", "[en-us, de]", "--data.train_size", "20", "--data.test_size", "10"]
+WORDS = ["--data", "SpokenWords", "--data.languages", "[en-us, de]", "--data.train_size", "20", "--data.test_size=10"]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ export interface Comparison {
   run: Run;
   /** Median of the timed rounds. */
   milliseconds: number;
-  /** Of the features with the reference's. */
-  cosine: number;
+  /** Of the features from the reference's, over the variance of those. */
+  error: number;
 }
 
 /** The files take turns after one untimed run each, so that a drifting machine is fair to all. */
@@ -27,11 +27,11 @@ export async function compare(
   for (let round = 0; round < ROUNDS; round++) {
     for (const { file } of files) times.get(file)!.push((await engine.run(file, waveform)).milliseconds);
   }
-  const expected = first.get(reference.file)!.features;
+  const expected = first.get(reference.file)!;
   return new Map(
     files.map(({ file }) => {
       const run = first.get(file)!;
-      return [file, { run, milliseconds: median(times.get(file)!), cosine: cosine(run.features, expected) }];
+      return [file, { run, milliseconds: median(times.get(file)!), error: errorOverVariance(run, expected) }];
     }),
   );
 }
@@ -40,14 +40,15 @@ function median(values: number[]): number {
   return values.toSorted((a, b) => a - b)[values.length >> 1];
 }
 
-function cosine(a: Float32Array, b: Float32Array): number {
-  let product = 0;
-  let squaresA = 0;
-  let squaresB = 0;
-  a.forEach((value, i) => {
-    product += value * b[i];
-    squaresA += value * value;
-    squaresB += b[i] * b[i];
+/** Mean squared error over the variance of the expected features, each dimension's mean taken off. */
+function errorOverVariance({ features }: Run, { features: expected, shape: [frames, dim] }: Run): number {
+  const means = new Float64Array(dim);
+  expected.forEach((value, i) => (means[i % dim] += value / frames));
+  let error = 0;
+  let variance = 0;
+  expected.forEach((value, i) => {
+    error += (features[i] - value) ** 2;
+    variance += (value - means[i % dim]) ** 2;
   });
-  return product / Math.sqrt(squaresA * squaresB);
+  return error === 0 ? 0 : error / variance;
 }

@@ -108,9 +108,9 @@ async function compareAll(samples: Float32Array): Promise<void> {
   const comparisons = await compare(engine, config.files, expected, samples);
   const fullPrecision = comparisons.get(expected.file)!.milliseconds;
   for (const file of config.files) {
-    const { run, milliseconds, cosine } = comparisons.get(file.file)!;
+    const { run, milliseconds, error } = comparisons.get(file.file)!;
     show(file, samples, run, milliseconds);
-    rows.get(file.file)!.showComparison(fullPrecision / milliseconds, cosine);
+    rows.get(file.file)!.showComparison(fullPrecision / milliseconds, error);
   }
   status.textContent = "Compared: medians of five runs, in turns.";
 }

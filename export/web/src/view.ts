@@ -52,7 +52,7 @@ function bar(name: string, probability: number): HTMLElement {
 export class FileRow {
   readonly radio: HTMLInputElement;
   readonly row: HTMLTableRowElement;
-  private readonly cells: Record<"latency" | "factor" | "answer" | "cosine" | "start", HTMLTableCellElement>;
+  private readonly cells: Record<"latency" | "factor" | "answer" | "error" | "start", HTMLTableCellElement>;
 
   constructor({ file, bit_width, size_bytes }: ExportedFile, referenceSize: number) {
     this.radio = element("input", { type: "radio", name: "file", value: file });
@@ -60,7 +60,7 @@ export class FileRow {
     const ratio = element("small", {}, ` ${(size_bytes / referenceSize).toFixed(2)}×`);
     const size = element("td", {}, `${(size_bytes / 1e6).toPrecision(3)} MB`, ratio);
     const cell = () => element("td", {}, "–");
-    this.cells = { latency: cell(), factor: cell(), answer: cell(), cosine: cell(), start: cell() };
+    this.cells = { latency: cell(), factor: cell(), answer: cell(), error: cell(), start: cell() };
     this.row = element("tr", {}, element("th", { scope: "row" }, label), size, ...Object.values(this.cells));
   }
 
@@ -72,18 +72,18 @@ export class FileRow {
     this.cells.latency.textContent = `${milliseconds.toFixed(1)} ms`;
     this.cells.factor.textContent = (milliseconds / 1000 / seconds).toFixed(3);
     this.cells.answer.textContent = answer ? summary(answer) : "–";
-    this.cells.cosine.textContent = "–";
+    this.cells.error.textContent = "–";
   }
 
-  showComparison(speedup: number, cosine: number): void {
+  showComparison(speedup: number, error: number): void {
     this.cells.latency.append(element("small", {}, ` ${speedup.toFixed(2)}×`));
-    this.cells.cosine.textContent = cosine.toFixed(5);
+    this.cells.error.textContent = error.toPrecision(2);
   }
 
   /** Forget what belonged to another clip. */
   clear(): void {
-    const { latency, factor, answer, cosine } = this.cells;
-    for (const cell of [latency, factor, answer, cosine]) cell.textContent = "–";
+    const { latency, factor, answer, error } = this.cells;
+    for (const cell of [latency, factor, answer, error]) cell.textContent = "–";
   }
 }
 
