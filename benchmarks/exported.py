@@ -24,11 +24,11 @@ from stock import stock_files
 import export
 import quant
 from encoders import Encoder, SpeechTransformer, VisionEncoder
-from export.runtime import open_session
-from export.speech import speech_cuts
-from ssql.figures import latency_figure
-from ssql.output import save_json, save_plot
-from ssql.report import latency_tables
+from export.check.speech import speech_cuts
+from export.runtime.session import open_session
+from ssql.reports.figures import latency_figure
+from ssql.reports.result_files import save_json, save_plot
+from ssql.reports.tables import latency_tables
 
 SECONDS = 10.0
 MEL_IMAGE = (80, 1000)  # the same 10 s

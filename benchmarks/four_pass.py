@@ -6,7 +6,7 @@ from torch import Tensor, nn
 import quant
 from ssql.methods import SimSiam
 from ssql.methods.method import View
-from ssql.objectives import symmetric_negative_cosine
+from ssql.methods.objectives import symmetric_negative_cosine
 
 
 class FourPassSSQL(SimSiam):

@@ -26,14 +26,15 @@ from stream import minute_of_audio
 
 import quant
 from encoders import SpeechTransformer, load_encoder, save_encoder, step_audio_2
-from export import fresh_process, to_onnx
-from export.fresh_process import session_options
-from export.model import Pipeline
-from export.onnx import export_form
-from export.runtime import open_session
-from export.signature import example_inputs, signature
-from export.speech import speech_cuts
-from export.trace import trace
+from export import to_onnx
+from export.check.speech import speech_cuts
+from export.graph.pipeline import Pipeline
+from export.graph.signature import example_inputs, signature
+from export.graph.trace import trace
+from export.runtime import fresh_process
+from export.runtime.fresh_process import session_options
+from export.runtime.session import open_session
+from export.write import export_form
 from quant import FULL_PRECISION
 
 SECONDS = 25

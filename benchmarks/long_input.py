@@ -29,7 +29,7 @@ import torch
 import quant
 from encoders import SpeechTransformer, encode_windows, load_encoder, read_blocks, save_encoder, window_encoder
 from export import file_window_encoder, to_onnx
-from ssql.features import write_features
+from ssql.feature_files.recordings import write_features
 
 FORMS = ("torch", "int8")
 OVERLAPS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)

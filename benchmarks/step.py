@@ -17,10 +17,10 @@ import torch
 from four_pass import FourPassSSQL
 
 from encoders import Encoder, SpeechTransformer, VisionEncoder
-from ssql.activation_checkpointing import blocks_of, checkpoint_activations
 from ssql.augment import ImageAugmentation, SpeechAugmentation
-from ssql.memory import keep_freed_memory
 from ssql.methods import Method, SimSiam
+from ssql.training.activation_checkpointing import blocks_of, checkpoint_activations
+from ssql.training.memory import keep_freed_memory
 
 
 def resnet18(cls: type[SimSiam], ssql: bool) -> SimSiam:

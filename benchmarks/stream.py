@@ -18,9 +18,9 @@ import torch
 
 import quant
 from encoders import StreamingTransformer
-from encoders.stream import LogMelStream
+from encoders.models.sample_stream import LogMelStream
 from export import FileStream, stream_to_onnx
-from export.runtime import open_session
+from export.runtime.session import open_session
 
 FILES = {"fp32": "fp", "int8": "w8a8", "int4": "w4a8"}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from ssql.demo import open_server
+from ssql.commands.demo import open_server
 
 
 def main(files: str) -> None:

@@ -1,25 +1,25 @@
 """Speech and vision encoders, and the folder they are saved in."""
 
 from encoders.artifact import init_from, load_encoder, save_encoder
-from encoders.audio import read_blocks
-from encoders.conformer import Conformer
-from encoders.encoder import ENCODERS, Encoder, register_encoder
+from encoders.base import ENCODERS, Encoder, register_encoder
 from encoders.fingerprint import state_sha256, weights_sha256
-from encoders.folder import ArtifactError, check_folder_target
-from encoders.frames import FrameEncoder
 from encoders.heads import Head, load_head, save_head
-from encoders.interleaving import deinterleave, interleave
-from encoders.log_mel import LogMel, WhisperLogMel
-from encoders.mel_cnn import MelCNN
+from encoders.models.conformer import Conformer
+from encoders.models.mel_cnn import MelCNN
+from encoders.models.sample_stream import Stream
+from encoders.models.speech_transformer import SpeechTransformer
+from encoders.models.step_audio import step_audio_2
+from encoders.models.streaming import StreamingTransformer
+from encoders.models.vision import VisionEncoder
+from encoders.models.wav2vec2 import HuBERT, Wav2Vec2, WavLM
 from encoders.published import Imported, import_encoder
-from encoders.speech_transformer import SpeechTransformer
-from encoders.step_audio import step_audio_2
-from encoders.stream import Stream
-from encoders.streaming import StreamingTransformer
-from encoders.tokenizer import Tokenizer, Tokens, load_tokenizer, save_tokenizer
-from encoders.vision import VisionEncoder
-from encoders.wav2vec2 import HuBERT, Wav2Vec2, WavLM
-from encoders.windows import Piece, WindowEncoder, encode_windows, window_encoder
+from encoders.speech.audio_file import read_blocks
+from encoders.speech.frames import FrameEncoder
+from encoders.speech.interleaving import deinterleave, interleave
+from encoders.speech.log_mel import LogMel, WhisperLogMel
+from encoders.speech.tokenizer import Tokenizer, Tokens, load_tokenizer, save_tokenizer
+from encoders.speech.windows import Piece, WindowEncoder, encode_windows, window_encoder
+from encoders.storage.folder import ArtifactError, check_folder_target
 
 __all__ = [
     "ENCODERS",

@@ -3,11 +3,13 @@
 from functools import partial
 from pathlib import Path
 
-from encoders.arguments import check_arguments
-from encoders.description import ArtifactError, check_architecture, described
-from encoders.encoder import ENCODERS, Encoder
-from encoders.files import staged_folder
-from encoders.folder import (
+from encoders.base import ENCODERS, Encoder
+from encoders.heads import Head, save_head
+from encoders.speech.tokenizer import Tokenizer, save_tokenizer
+from encoders.storage.arguments import check_arguments
+from encoders.storage.description import ArtifactError, check_architecture, described
+from encoders.storage.files import staged_folder
+from encoders.storage.folder import (
     CHECKSUM,
     CONFIG,
     WEIGHTS,
@@ -18,12 +20,10 @@ from encoders.folder import (
     read_json,
     save_weights,
 )
-from encoders.heads import Head, save_head
-from encoders.tokenizer import Tokenizer, save_tokenizer
 from quant import BitWidth, Policy, QuantLayer, corrected_bit_widths, parse_bit_width, prepare, unprepare
 from quant.activation import RANGE_BUFFERS
 from quant.bias_correction import add_corrections
-from quant.steps import add_steps
+from quant.learned_steps import add_steps
 
 FORMAT_VERSION = 3
 # Version 2 had no checksum of the weights.

@@ -6,7 +6,7 @@ import json
 import torch
 from torch import nn
 
-from encoders.encoder import Encoder
+from encoders.base import Encoder
 from quant import QuantLayer
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from encoders.folder import HEAD_CONFIG, HEAD_WEIGHTS, load_beside, save_beside
+from encoders.storage.folder import HEAD_CONFIG, HEAD_WEIGHTS, load_beside, save_beside
 from quant.checks import check_at_least
 
 HeadTask = Literal["classification", "ctc", "regression"]

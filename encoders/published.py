@@ -10,11 +10,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from encoders.folder import ArtifactError
-from encoders.layouts import LAYOUTS, Layout
-from encoders.paths import check_regular, shown
-from encoders.speech_transformer import SpeechTransformer
-from encoders.strict_json import read_strict_json
+from encoders.models.speech_transformer import SpeechTransformer
+from encoders.published_layouts import LAYOUTS, Layout
+from encoders.storage.folder import ArtifactError
+from encoders.storage.paths import check_regular, shown
+from encoders.storage.strict_json import read_strict_json
 
 INDEX = "model.safetensors.index.json"
 HEAD_WIDTH = 64  # in every published encoder of this shape

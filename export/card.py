@@ -8,16 +8,16 @@ from typing import Any
 import onnx
 
 from encoders import Encoder, Head, Tokenizer, weights_sha256
-from encoders.files import write_json, write_text
-from encoders.folder import file_sha256
-from encoders.log_mel import HOP, SAMPLE_RATE
-from encoders.ownership import CARD, mark, refuse_foreign
-from export.head import stored_head
-from export.limits import limits_of
+from encoders.speech.log_mel import HOP, SAMPLE_RATE
+from encoders.storage.files import write_json, write_text
+from encoders.storage.folder import file_sha256
+from encoders.storage.ownership import CARD, mark, refuse_foreign
+from export.graph.head import stored_head
+from export.graph.signature import SpeechInput, input_form
+from export.graph.tokenizer import stored_tokenizer
 from export.metadata import load_file
 from export.oldest_runtime import oldest_runtime
-from export.signature import SpeechInput, input_form
-from export.tokenizer import stored_tokenizer
+from export.runtime.limits import limits_of
 
 CONFIG, README = "config.json", "README.md"
 FORMAT_VERSION = 1
@@ -38,8 +38,8 @@ def describe(
 
     Returns:
         sample_rate_hz, input (waveform, log_mel, images), inputs and outputs (name to shape, dtype, unit), limits (of
-        `export.limits`), frame_rate_hz, feature_dim, head (null, or task, classes, units, label), tokenizer (null, or
-        its sizes), files (file, bit_width, size_bytes, sha256, oldest_onnxruntime, error_over_variance and accuracy: of
+        `export.runtime.limits`), frame_rate_hz, feature_dim, head (null, or task, classes, units, label), tokenizer
+        (null, or its sizes), files (file, bit_width, size_bytes, sha256, oldest_onnxruntime, error_over_variance and accuracy: of
         the file itself, by its verification; `accuracy_in_torch` and `latency_ms` may be added), licence, trained_on,
         encoder, format_version.
     """

@@ -7,8 +7,8 @@ from pathlib import Path
 import onnx
 
 from encoders import Encoder, Head, LogMel, Tokenizer, WhisperLogMel, weights_sha256
-from encoders.log_mel import HOP, SAMPLE_RATE, WINDOW
-from encoders.windows import limits
+from encoders.speech.log_mel import HOP, SAMPLE_RATE, WINDOW
+from encoders.speech.windows import limits
 from quant import BitWidth, QuantLayer
 
 FORMAT_VERSION = "1"

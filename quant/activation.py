@@ -5,15 +5,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from quant.affine import SMALLEST_SCALE, activation_qparams, fake_quantize_activation
 from quant.bits import FLOAT_BITS, FULL_PRECISION, INTEGER_BITS, BitWidth, row_of
-from quant.lsq import fake_quantize_learned
-from quant.observation import Observation
+from quant.grid.affine import SMALLEST_SCALE, activation_qparams, fake_quantize_activation
+from quant.grid.lsq import fake_quantize_learned
 from quant.policy import LayerRule, Policy
 
 # Buffers and Parameters that quantized forms add begin with these.
@@ -22,12 +21,19 @@ RANGE_BUFFERS = ("activation_min", "activation_max")
 _VALID: ContextVar[Tensor | None] = ContextVar("valid_frames", default=None)
 
 
+class Recorder(Protocol):
+    """What a model's passes are shown to while ranges are being found."""
+
+    def record(self, activation: "QuantActivation", values: Tensor, valid: Tensor | None) -> None:
+        """Keep what is needed of one pass: values of any shape, valid False in padding (None: nothing is padded)."""
+
+
 @dataclass(frozen=True)
 class Run:
     """How the layers of one prepared model run just now, in one thread."""
 
     bit_width: BitWidth = FULL_PRECISION
-    observation: Observation | None = None
+    observation: Recorder | None = None
     # Quantized weights by layer, when the run asked to reuse them.
     weights: dict[int, Tensor] | None = None
 
@@ -56,7 +62,7 @@ class Mode:
         return self.run.bit_width
 
     @property
-    def observation(self) -> Observation | None:
+    def observation(self) -> Recorder | None:
         """The one that records this thread's passes, if one does."""
         return self.run.observation
 

@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quant.activation import Mode, QuantActivation
-from quant.affine import SMALLEST_SCALE, quantize
 from quant.bits import FLOAT_BITS, BitWidth
-from quant.lsq import fake_quantize_learned
+from quant.grid.affine import SMALLEST_SCALE, quantize
+from quant.grid.lsq import fake_quantize_learned
+from quant.grid.weights import as_rows, best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
 from quant.policy import LayerRule
-from quant.weights import as_rows, best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
 
 
 def _correction_name(run: BitWidth) -> str:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from quant.bits import FLOAT_BITS, BitWidth, check_bits
-from quant.weights import GRANULARITIES, WEIGHT_RANGES, Granularity, WeightRange
+from quant.grid.weights import GRANULARITIES, WEIGHT_RANGES, Granularity, WeightRange
 
 _OVERRIDE = re.compile(r"(?P<bits>fp|(?:w(?P<weight>\d+))?(?:a(?P<activation>\d+))?)(?:/(?P<granularity>\w+))?")
 

@@ -10,9 +10,9 @@ from torch import nn
 from quant.activation import Mode, QuantActivation, QuantIdentity, running
 from quant.attention import AttentionProducts
 from quant.bits import FLOAT_BITS, FULL_PRECISION, BitWidth, parse_bit_width, row_of
+from quant.grid.weights import check_groups
 from quant.layers import QUANTIZED_FORM, QuantLayer
 from quant.policy import Policy
-from quant.weights import check_groups
 
 # Layers that hold matrix weights but compute in their own way: never left in float without a word.
 _OTHER_MATRIX_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase, nn.Bilinear)

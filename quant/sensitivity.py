@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from quant.bits import FLOAT_BITS, INTEGER_BITS, BitWidth, parse_bit_width
+from quant.grid.weights import as_rows
 from quant.layers import QuantLayer
 from quant.policy import Policy
 from quant.prepare import at, quant_activations, quant_layers
-from quant.weights import as_rows
 
 Forward = Callable[[Any], Tensor]
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 import torchaudio.functional as AF
 from torch import Tensor, nn
 
-from encoders.encoder import Encoder
-from encoders.log_mel import WINDOW
+from encoders.base import Encoder
+from encoders.speech.log_mel import WINDOW
 from quant.checks import check_at_least, check_share
 
 

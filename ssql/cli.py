@@ -9,10 +9,10 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from ssql.doctor import doctor, version
-from ssql.errors import bug_report, sentence_of
-from ssql.help import RUNS, command_help
-from ssql.interruption import Interrupted
+from ssql.commands.doctor import doctor, version
+from ssql.terminal.errors import bug_report, sentence_of
+from ssql.terminal.help import RUNS, command_help
+from ssql.terminal.interruption import Interrupted
 
 USAGE = """usage: ssql COMMAND [options]
 
@@ -38,26 +38,12 @@ ssql COMMAND --help says more, with examples; --print_config writes a command's 
 --debug, anywhere, shows where an error came from; ssql --version. Recipes: experiments/; guide: README.md.
 """
 
-# Where each command is: module and function.
-COMMANDS = {
-    "import": ("ssql.importing", "import_weights"),
-    "pretrain": ("ssql.pretrain", "pretrain"),
-    "finetune": ("ssql.finetune", "finetune"),
-    "tokenizer": ("ssql.tokenizer", "tokenizer"),
-    "evaluate": ("ssql.results", "evaluate"),
-    "evaluate_tokenizer": ("ssql.results", "evaluate_tokenizer"),
-    "suite": ("ssql.results", "suite"),
-    "compare": ("ssql.results", "compare"),
-    "report": ("ssql.results", "report"),
-    "calibrate": ("ssql.commands", "calibrate"),
-    "export": ("ssql.commands", "export"),
-    "stream": ("ssql.commands", "stream"),
-    "verify": ("ssql.commands", "verify"),
-    "features": ("ssql.commands", "features"),
-    "bench": ("ssql.commands", "bench"),
-    "demo": ("ssql.demo", "demo"),
-}
-
+# Each a function in a module of `ssql.commands`, both of its name; `import` is no name that Python allows.
+COMMANDS = (
+    "import", "pretrain", "finetune", "tokenizer", "evaluate", "evaluate_tokenizer", "suite", "compare", "report",
+    "calibrate", "export", "stream", "verify", "features", "bench", "demo",
+)  # fmt: skip
+NAMES = {"import": "import_weights"}
 
 BAD_INPUT, BAD_COMMAND_LINE, BUG, INTERRUPTED = 1, 2, 70, 130
 
@@ -79,7 +65,7 @@ def main() -> None:
         hint = f": did you mean {nearest[0]}?" if nearest else "; ssql --help lists them"
         _stop(f"ssql: unknown command {name!r}{hint}", BAD_COMMAND_LINE)
     if "--help" in args or "-h" in args:
-        sys.stdout.write(command_help(name, *COMMANDS[name]))
+        sys.stdout.write(command_help(name, NAMES.get(name, name)))
         return
     if name in ("bench", "features"):
         args = _files_first(args)
@@ -131,16 +117,16 @@ def _files_first(args: list[str]) -> list[str]:
 
 def _command(name: str) -> Callable[[list[str]], object]:
     # Imported only when run: torch and Lightning take seconds, `ssql --help` should not.
-    from ssql.logs import set_up_logs
+    from ssql.terminal.logs import set_up_logs
 
     set_up_logs()
-    module, function_name = COMMANDS[name]
-    function: Callable[..., object] = getattr(importlib.import_module(module), function_name)
+    function_name = NAMES.get(name, name)
+    function: Callable[..., object] = getattr(importlib.import_module(f"ssql.commands.{function_name}"), function_name)
     if name in RUNS:
         return lambda args: function()
     from jsonargparse import auto_cli
 
-    from ssql.parsing import Sentences
+    from ssql.terminal.parsing import Sentences
 
     return lambda args: auto_cli(function, args=args, as_positional=False, parser_class=Sentences, prog=f"ssql {name}")
 

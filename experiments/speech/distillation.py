@@ -17,7 +17,7 @@ import quant
 from encoders import Encoder, load_encoder
 from ssql.data import SpokenWords
 from ssql.methods.distillation import rows
-from ssql.objectives import relative_distance
+from ssql.methods.objectives import relative_distance
 
 BIT_WIDTHS = ("fp", "w8a8", "w4a8", "w4a4", "w3a4", "w2a4")
 TASKS = ("word", "voice", "language")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torchaudio.functional as AF
 
-from encoders.log_mel import SAMPLE_RATE
+from encoders.speech.log_mel import SAMPLE_RATE
 from ssql.data.audio_folder import read_audio
 
 NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<index>\d+)\.wav")

@@ -13,8 +13,8 @@ from scipy.stats import entropy
 
 from encoders import load_encoder, load_tokenizer
 from ssql.data import AudioFolder
-from ssql.evaluate import prepare_anew
-from ssql.token_agreement import tokenize_split
+from ssql.evaluation.calibration import prepare_anew
+from ssql.evaluation.token_agreement import tokenize_split
 
 SHUFFLES = 20
 

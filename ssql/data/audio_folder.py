@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from encoders.audio import AudioFileError, read_whole, resampled_whole
-from encoders.log_mel import SAMPLE_RATE, WINDOW
-from encoders.paths import kind_of, shown
-from encoders.strict_json import read_text
+from encoders.speech.audio_file import AudioFileError, read_whole, resampled_whole
+from encoders.speech.log_mel import SAMPLE_RATE, WINDOW
+from encoders.storage.paths import kind_of, shown
+from encoders.storage.strict_json import read_text
 from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.module import DataModule, Split
 from ssql.data.texts import Spelling, read_transcripts
-from ssql.progress import track
+from ssql.terminal.progress import track
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import torch
 import torchaudio.functional as AF
 from torch import Tensor
 
-from encoders.log_mel import SAMPLE_RATE
+from encoders.speech.log_mel import SAMPLE_RATE
 
 # Constants of espeak-ng's speak_lib.h.
 _AUDIO_OUTPUT_SYNCHRONOUS = 2

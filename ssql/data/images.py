@@ -12,11 +12,11 @@ from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from encoders.paths import check_regular, shown
+from encoders.storage.paths import check_regular, shown
 from quant.checks import check_at_least
 from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.module import DataModule
-from ssql.progress import track
+from ssql.terminal.progress import track
 
 log = logging.getLogger(__name__)
 

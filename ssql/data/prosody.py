@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from encoders.log_mel import SAMPLE_RATE
+from encoders.speech.log_mel import SAMPLE_RATE
 from quant.checks import check_at_least
 from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.espeak import Utterance, fundamental_frequency, synthesize

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from encoders.paths import shown
-from encoders.strict_json import read_text
+from encoders.storage.paths import shown
+from encoders.storage.strict_json import read_text
 
 
 @dataclass(frozen=True)

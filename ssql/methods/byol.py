@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from encoders.encoder import Encoder
+from encoders.base import Encoder
 from quant.checks import check_at_least
-from ssql.heads import predictor, projector
 from ssql.methods.method import SSQLOptions, View
 from ssql.methods.momentum import MomentumMethod
+from ssql.methods.objectives import symmetric_negative_cosine
+from ssql.methods.projectors import predictor, projector
 from ssql.methods.simsiam import Siamese
-from ssql.objectives import symmetric_negative_cosine
 
 
 class BYOL(MomentumMethod):

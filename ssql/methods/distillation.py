@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from encoders.encoder import Encoder
-from encoders.frames import FrameEncoder, unpadded
+from encoders.base import Encoder
+from encoders.speech.frames import FrameEncoder, unpadded
 from ssql.methods.method import Method, SSQLOptions, View
 
 

@@ -70,7 +70,7 @@ class Health:
         Args:
             step: optimizer step, for the message.
             loss: of the step.
-            logs: the step's logged values, with `feature_std` (see `ssql.objectives.feature_std`) where it has one.
+            logs: the step's logged values, with `feature_std` (of `ssql.methods.objectives`) where it has one.
 
         Raises:
             NonFiniteLossError: the loss is NaN or infinite.

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from encoders.encoder import Encoder
-from encoders.frames import BlockEncoder, frame_mask
-from encoders.log_mel import HOP, SAMPLE_RATE
+from encoders.base import Encoder
+from encoders.speech.frames import BlockEncoder, frame_mask
+from encoders.speech.log_mel import HOP, SAMPLE_RATE
 from quant.checks import check_above
 from ssql.methods.method import SSQLOptions
 from ssql.methods.momentum import MomentumMethod
-from ssql.objectives import masked_mean_square
+from ssql.methods.objectives import masked_mean_square
 
 
 class MaskedClips(NamedTuple):

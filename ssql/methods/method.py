@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 import quant
-from encoders.encoder import Encoder
+from encoders.base import Encoder
 from quant.checks import check_at_least
-from ssql.batch_norm import check_synchronized, frozen_statistics, layer_sync
-from ssql.draw import draw_bit_width
-from ssql.gradients import differentiated_now
+from ssql.methods.gathering import mean_over_ranks
 from ssql.methods.health import Health
-from ssql.methods.ranks import mean_over_ranks
-from ssql.objectives import feature_std, relative_distance
-from ssql.schedule import built, scheduled, total_steps
-from ssql.sharding import check_knows_shards, shard
+from ssql.methods.objectives import feature_std, relative_distance
+from ssql.training.batch_norm import check_synchronized, frozen_statistics, layer_sync
+from ssql.training.draw import draw_bit_width
+from ssql.training.gradients import differentiated_now
+from ssql.training.schedule import built, scheduled, total_steps
+from ssql.training.sharding import check_knows_shards, shard
 
 View = tuple[Tensor, Tensor | None]
 

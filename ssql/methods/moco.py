@@ -9,13 +9,13 @@ from lightning import Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from encoders.encoder import Encoder
+from encoders.base import Encoder
 from quant.checks import check_above, check_at_least
-from ssql.heads import contrastive_projector
+from ssql.methods.gathering import gathered
 from ssql.methods.method import Projected, SSQLOptions, View
 from ssql.methods.momentum import MomentumMethod
-from ssql.methods.ranks import gathered
-from ssql.objectives import info_nce
+from ssql.methods.objectives import info_nce
+from ssql.methods.projectors import contrastive_projector
 
 
 class MoCo(MomentumMethod):

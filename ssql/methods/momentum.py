@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import quant
-from encoders.encoder import Encoder
-from ssql.heads import PROJECTOR_POLICY
+from encoders.base import Encoder
 from ssql.methods.method import Method, SSQLOptions, View
+from ssql.methods.projectors import PROJECTOR_POLICY
 
 
 class Teacher(nn.Module):

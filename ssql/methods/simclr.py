@@ -8,12 +8,12 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 import quant
-from encoders.encoder import Encoder
+from encoders.base import Encoder
 from quant.checks import check_above, check_at_least
-from ssql.heads import PROJECTOR_POLICY, contrastive_projector
+from ssql.methods.gathering import gathered, rank
 from ssql.methods.method import Method, Projected, SSQLOptions, View
-from ssql.methods.ranks import gathered, rank
-from ssql.objectives import nt_xent
+from ssql.methods.objectives import nt_xent
+from ssql.methods.projectors import PROJECTOR_POLICY, contrastive_projector
 
 
 class SimCLR(Method):

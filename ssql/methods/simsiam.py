@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 import quant
-from encoders.encoder import Encoder
+from encoders.base import Encoder
 from quant.checks import check_at_least
-from ssql.heads import PROJECTOR_POLICY, predictor, projector
 from ssql.methods.method import Method, SSQLOptions, View
-from ssql.objectives import symmetric_negative_cosine
+from ssql.methods.objectives import symmetric_negative_cosine
+from ssql.methods.projectors import PROJECTOR_POLICY, predictor, projector
 
 
 class Siamese(NamedTuple):

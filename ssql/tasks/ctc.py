@@ -11,7 +11,7 @@ from torchmetrics.text import CharErrorRate, WordErrorRate
 
 from encoders import Encoder
 from encoders.heads import BLANK, greedy_texts
-from encoders.log_mel import SAMPLE_RATE
+from encoders.speech.log_mel import SAMPLE_RATE
 from ssql.data import DataModule
 from ssql.data.batch import Batch
 from ssql.tasks.task import Score, Task

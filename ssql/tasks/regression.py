@@ -11,7 +11,7 @@ from torchmetrics import MeanAbsoluteError, MetricCollection, R2Score
 from encoders import Encoder, Head
 from ssql.data import DataModule
 from ssql.data.batch import Batch
-from ssql.labels import check_numbers
+from ssql.data.labels import check_numbers
 from ssql.tasks.task import Score, Task
 
 

@@ -55,7 +55,7 @@ def test_comes_back_beside_its_encoder(encoder, head, tmp_path):
 
 
 def test_an_encoder_without_a_head(encoder, tmp_path):
-    encoder.save_pretrained(tmp_path / "encoder")
+    save_encoder(encoder, tmp_path / "encoder")
     assert load_head(tmp_path / "encoder") is None
     with pytest.raises(ArtifactError, match="no such folder"):
         load_head(tmp_path / "nowhere")

@@ -17,7 +17,7 @@ from encoders import (
     load_encoder,
     save_encoder,
 )
-from encoders.folder import ArtifactError
+from encoders.storage.folder import ArtifactError
 
 SIZES = {
     SpeechTransformer: ("n_mels", "width", "depth", "heads", "pooling", "adaptor_dim", "positions"),

@@ -16,7 +16,7 @@ from torch import nn
 import export
 import quant
 from encoders import Head, SpeechTransformer, VisionEncoder, load_encoder, save_encoder
-from export.runtime import open_session
+from export.runtime.session import open_session
 
 
 class DataDependent(nn.Module):
@@ -98,7 +98,7 @@ PROGRAM = """
 import resource, sys
 import export
 from encoders import load_encoder
-from export.runtime import open_session
+from export.runtime.session import open_session
 encoder = load_encoder(sys.argv[1])
 {before}
 export.to_onnx(encoder, sys.argv[2], "w8a8", overwrite=True)
@@ -129,7 +129,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(standing):
 
 def test_a_killed_export_leaves_the_old_file_and_at_most_a_hidden_one(standing):
     saved, path, before = standing
-    slow = "import export.onnx as module, time\nmodule.verify = lambda *_: time.sleep(600)"  # the new file is written
+    slow = "import export.write as module, time\nmodule.verify = lambda *_: time.sleep(600)"  # the new file is written
     process = subprocess.Popen([sys.executable, "-c", PROGRAM.format(before=slow), str(saved), str(path)])
     try:
         while process.poll() is None and not any(name.endswith(".ssql-tmp") for name in os.listdir(path.parent)):
@@ -151,7 +151,7 @@ def test_an_error_in_the_middle_leaves_nothing(encoder, tmp_path, monkeypatch):
     def fails(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("export.onnx.verify", fails)
+    monkeypatch.setattr("export.write.verify", fails)
     with pytest.raises(KeyboardInterrupt):
         export.to_onnx(encoder, tmp_path / "encoder.onnx", "w8a8")
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ import torch
 
 import export
 import quant
-from encoders import SpeechTransformer, load_encoder
+from encoders import SpeechTransformer, load_encoder, save_encoder
 
 
 def test_corrections_are_saved_loaded_and_folded_into_the_files_biases(tmp_path):
@@ -14,7 +14,7 @@ def test_corrections_are_saved_loaded_and_folded_into_the_files_biases(tmp_path)
     quant.calibrate(encoder, [batch], lambda batch: encoder(*batch))
     plain = export.to_onnx(encoder, tmp_path / "plain.onnx", "w2a8")
     quant.correct_bias(encoder, "w2a8", [batch], lambda batch: encoder(*batch))
-    encoder.save_pretrained(tmp_path / "encoder")
+    save_encoder(encoder, tmp_path / "encoder")
 
     loaded = load_encoder(tmp_path / "encoder")
     assert quant.corrected_bit_widths(loaded) == [quant.parse_bit_width("w2a8")]

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from export.graph.unused import drop_unused
 from export.oldest_runtime import oldest_runtime
-from export.unused import drop_unused
 
 
 def model(nodes, tensors, opset=21, ir_version=10):

@@ -8,7 +8,7 @@ from onnx import TensorProto
 import export
 import quant
 from encoders import SpeechTransformer
-from export.stored import first_difference
+from export.check.stored import first_difference
 
 W4A4, W4A8 = quant.BitWidth(4, 4), quant.BitWidth(4, 8)
 

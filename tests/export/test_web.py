@@ -19,8 +19,8 @@ import torchaudio
 import export
 import quant
 from encoders import Head, SpeechTransformer
-from export.runtime import open_session
-from ssql import demo
+from export.runtime.session import open_session
+from ssql.commands import demo
 from ssql.data.espeak import Utterance, synthesize
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -24,7 +24,8 @@ import torch
 
 import quant
 from encoders import SpeechTransformer, VisionEncoder, save_encoder
-from ssql import cli, finetune, pretrain, tokenizer
+from ssql import cli
+from ssql.commands import finetune, pretrain, tokenizer
 from ssql.data import SpokenWords, spoken_words
 from ssql.data.espeak import synthesize
 

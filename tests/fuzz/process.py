@@ -60,8 +60,8 @@ def warm() -> None:
     torch.set_num_threads(1)
     from ssql import cli
 
-    for module, _ in cli.COMMANDS.values():
-        importlib.import_module(module)
+    for name in cli.COMMANDS:
+        importlib.import_module(f"ssql.commands.{cli.NAMES.get(name, name)}")
     for module in ("jsonargparse", "lightning.pytorch.cli", "onnx", "onnxruntime", "onnxscript", "timm", "kornia"):
         importlib.import_module(module)
     # The exporter imports most of itself when it is first used.

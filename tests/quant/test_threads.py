@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import quant
-from quant.moment import Moment
+from quant.recomputation import Moment
 
 INPUTS = torch.linspace(-1, 1, 40).view(5, 8)
 

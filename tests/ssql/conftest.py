@@ -16,7 +16,7 @@ def pretrained(tmp_path_factory):
     encoder = quant.prepare(SpeechTransformer(width=16, depth=1, heads=2))
     quant.calibrate(encoder, [torch.randn(4, 80, 60)], observer="mse")
     folder = tmp_path_factory.mktemp("pretrained") / "encoder"
-    encoder.eval().save_pretrained(folder)
+    save_encoder(encoder.eval(), folder)
     return folder
 
 

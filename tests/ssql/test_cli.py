@@ -16,8 +16,9 @@ import yaml
 from jsonargparse import capture_parser
 
 from encoders import Head, load_encoder, load_head
-from ssql import cli, errors, logs
-from ssql.help import command_help
+from ssql import cli
+from ssql.terminal import errors, logs
+from ssql.terminal.help import command_help
 
 HOME = Path(__file__).resolve().parents[2]
 
@@ -79,7 +80,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_help_keeps_the_lines_of_examples():
-    lines = command_help("evaluate", "ssql.results", "evaluate").splitlines()
+    lines = command_help("evaluate", "evaluate").splitlines()
     first = next(place for place, line in enumerate(lines) if line.startswith("  ssql evaluate --encoders"))
     assert lines[first].endswith(" \\")
     assert lines[first + 1].startswith("      --data SpokenWords")
@@ -263,7 +264,7 @@ def test_transcripts_reach_recognition_as_a_path(audio, saved, ssql, tmp_path, c
     head = load_head(tmp_path / "run" / "model")
     assert isinstance(head, Head)
     assert set("yes") < set("".join(head.classes))
-    lines = [record.getMessage() for record in caplog.records if record.name == "ssql.progress"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "ssql.terminal.progress"]
     assert re.match(r"training [\d,]+ of [\d,]+ parameters on cpu", lines[0])
     assert re.match(r"epoch 1 of 1, step 1 of 2, loss [\d.]+, [\d.]+ steps/s, \d+ s left", lines[1])
     assert lines[-1].endswith("trained")

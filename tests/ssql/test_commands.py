@@ -53,7 +53,7 @@ def test_export_writes_probed_files_reports_and_a_card(exported):
 def test_each_file_is_verified_once(saved, ssql, tmp_path, monkeypatch):
     calls = []
     real = export.verify
-    monkeypatch.setattr("export.onnx.verify", lambda *args: calls.append(args) or real(*args))
+    monkeypatch.setattr("export.write.verify", lambda *args: calls.append(args) or real(*args))
     monkeypatch.setattr("export.verify", lambda *args: pytest.fail("verified a second time"))
     ssql("export", "--encoder", saved, "--output", tmp_path, "--bit_width", "w8a8")
     assert len(calls) == 1

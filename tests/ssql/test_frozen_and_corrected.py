@@ -9,11 +9,11 @@ from torch import nn
 
 import quant
 from encoders import init_from, load_encoder, save_encoder
-from ssql.finetune import finetune
-from ssql.finetuning import Finetuning
+from ssql.commands.finetune import finetune
+from ssql.commands.tokenizer import tokenizer
+from ssql.finetuning.training import Finetuning
 from ssql.methods import SimSiam
-from ssql.tokenizer import tokenizer
-from ssql.tokenizer_training import TokenizerTraining
+from ssql.tokenizing.training import TokenizerTraining
 
 # Warnings are those of Lightning; runs have them on stderr.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("speak_once")]
@@ -115,7 +115,7 @@ def test_an_encoder_that_learns_forgets_its_corrections_before_the_first_step(
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(module, "training_step", watched)
-    with caplog.at_level(logging.INFO, "ssql.precision"):
+    with caplog.at_level(logging.INFO, "ssql.finetuning.precision"):
         model = run(command, corrected, *words)
     assert seen == [[], []]
     assert not [key for key in state(model) if "correction" in key]

@@ -4,8 +4,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from ssql.commands.pretrain import pretrain
 from ssql.methods import MoCo
-from ssql.pretrain import pretrain
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of Lightning and bitsandbytes; runs have them on stderr
 

@@ -9,13 +9,13 @@ from torch import nn
 
 import quant
 from encoders import SpeechTransformer, Tokenizer, load_encoder, save_encoder
-from ssql.adapters import Adapters
 from ssql.augment import ImageAugmentation, SpeechAugmentation
 from ssql.cli import main
 from ssql.data import AudioFolder, ImageFolder, Noisy, SpokenProsody, SpokenWords, Subset
-from ssql.finetuning import Finetuning, Learning
+from ssql.finetuning.adapters import Adapters
+from ssql.finetuning.training import Finetuning, Learning
 from ssql.methods import Method, MoCo, SimSiam
-from ssql.tokenizer_training import Codebooks, TokenizerTraining
+from ssql.tokenizing.training import Codebooks, TokenizerTraining
 
 # Warnings are those of Lightning; runs have them on stderr.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("speak_once")]

@@ -13,13 +13,12 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-import export.onnx
-import export.streaming
+import export.write
+import export.write_stream
 import quant
-import ssql.commands
-import ssql.results
+import ssql.commands.suite
 from encoders import Head, StreamingTransformer, Tokenizer, load_encoder, load_head, save_encoder
-from encoders.files import sole_writer
+from encoders.storage.files import sole_writer
 from ssql import cli
 
 ROW = {"method": "a", "task": "word", "bit_width": "fp", "metric": "linear", "value": 90.0}
@@ -77,8 +76,8 @@ def quick(monkeypatch, graphs):
 
         return built
 
-    monkeypatch.setattr(ssql.commands.onnx_export, "measure_files", measure)
-    for module in (export.onnx, export.streaming):
+    monkeypatch.setattr(export, "measure_files", measure)
+    for module in (export.write, export.write_stream):
         monkeypatch.setattr(module, "_build", build_once(module))
 
 
@@ -104,7 +103,7 @@ def inputs(saved, tmp_path_factory):
 def exported_file(inputs, graphs, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "encoder.onnx"
     export.to_onnx(load_encoder(inputs / "plain"), path, "fp", check=False)
-    graphs[export.onnx] = path.read_bytes()
+    graphs[export.write] = path.read_bytes()
     return path
 
 
@@ -352,8 +351,8 @@ def test_a_suite_that_is_stopped_keeps_the_last_one_and_what_it_has_measured(inp
             raise ValueError("stopped")
         return [ROW]
 
-    monkeypatch.setattr(ssql.results, "speech_suite", lambda *_: (parts, []))
-    monkeypatch.setattr(ssql.results, "evaluate_encoders", evaluate)
+    monkeypatch.setattr(ssql.commands.suite, "speech_suite", lambda *_: (parts, []))
+    monkeypatch.setattr(ssql.commands.suite, "evaluate_encoders", evaluate)
     words = ["--encoders.a", inputs / "encoder", "--output", tmp_path]
     rows = f"[{inputs}/run/accuracy.json]"
     assert ssql_ends("compare", "--rows", rows, "--output", tmp_path) is None
@@ -376,7 +375,7 @@ def test_a_suite_that_is_stopped_keeps_the_last_one_and_what_it_has_measured(inp
 def test_a_later_export_keeps_the_latencies_of_other_files(
     inputs, exported_file, ssql_ends, quick, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(ssql.commands.onnx_export, "to_onnx", lambda _, path, *a, **b: shutil.copy(exported_file, path))
+    monkeypatch.setattr(export, "to_onnx", lambda _, path, *a, **b: shutil.copy(exported_file, path))
     words = ["export", "--encoder", inputs / "plain", "--output", tmp_path, "--bit_width"]
     assert ssql_ends(*words, "fp") is None
     assert ssql_ends(*words, "w4a8") is None

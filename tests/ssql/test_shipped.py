@@ -10,10 +10,10 @@ import torch
 import export
 import quant
 from encoders import VisionEncoder, load_encoder, save_encoder, weights_sha256
-from export.file_encoder import FileEncoder, file_sha256
+from export.runtime.file_encoder import FileEncoder, file_sha256
 from ssql import cli
 from ssql.data import SpokenWords
-from ssql.evaluate import embed_split
+from ssql.evaluation.embeddings import embed_split
 
 WORDS = ["--data", "SpokenWords", "--data.languages", "[en-us]", "--data.train_size", "100", "--data.test_size", "50"]
 WORDS += ["--tasks", "[word, voice]"]

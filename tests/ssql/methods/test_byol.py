@@ -1,8 +1,8 @@
 import torch
 import torch.nn.functional as F
 
-from ssql.draw import draw_bit_width
 from ssql.methods import BYOL
+from ssql.training.draw import draw_bit_width
 
 
 def drifted(model):

@@ -4,11 +4,11 @@ from lightning import Trainer
 from torch import nn
 
 from encoders import VisionEncoder
-from ssql.checkpoint import HealthyCheckpoint
 from ssql.data import Digits
-from ssql.interruption import Interruption
 from ssql.methods import CollapseError, NonFiniteLossError, SimSiam
 from ssql.methods.health import PATIENCE, Health
+from ssql.terminal.interruption import Interruption
+from ssql.training.checkpoints import HealthyCheckpoint
 
 
 def test_a_collapse_is_named_after_some_steps_and_forgotten_when_it_passes():

@@ -4,9 +4,9 @@ import torch.nn.functional as F
 
 from encoders import Conformer, SpeechTransformer, StreamingTransformer, VisionEncoder
 from ssql.augment import SpeechAugmentation
-from ssql.draw import draw_bit_width
 from ssql.methods import MaskedPrediction, SSQLOptions
 from ssql.methods.masked_prediction import MaskedClips, mean_of_frames, normalized_over_clip, random_spans
+from ssql.training.draw import draw_bit_width
 
 
 def clips(batch, frames, stride=2):

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from lightning import Trainer
 
-from ssql.draw import draw_bit_width
 from ssql.methods import MoCo
+from ssql.training.draw import draw_bit_width
 
 
 class Batches:

@@ -1,9 +1,9 @@
 import torch
 import torch.nn.functional as F
 
-from ssql.draw import draw_bit_width
 from ssql.methods import SimCLR
-from ssql.objectives import nt_xent
+from ssql.methods.objectives import nt_xent
+from ssql.training.draw import draw_bit_width
 
 
 def naive_nt_xent(anchors, candidates, temperature):

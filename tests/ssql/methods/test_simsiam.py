@@ -3,10 +3,10 @@ import torch
 import torch.nn.functional as F
 
 import quant
-from ssql.draw import draw_bit_width
 from ssql.methods import NonFiniteLossError, SimSiam, SSQLOptions
 from ssql.methods.method import join
-from ssql.objectives import feature_std, symmetric_negative_cosine
+from ssql.methods.objectives import feature_std, symmetric_negative_cosine
+from ssql.training.draw import draw_bit_width
 
 
 def test_step_equals_a_naive_ssql_written_with_hooks_and_swapped_weights(build, naive, step, assert_same_gradients):

@@ -14,14 +14,14 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from encoders import SpeechTransformer
-from ssql.activation_checkpointing import checkpoint_activations
-from ssql.checkpoint import LastCheckpoint
-from ssql.checkpoint_io import PREVIOUS, newest_whole
 from ssql.data import DataModule
 from ssql.data.batch import LabelledTensors
-from ssql.interruption import Interrupted, Interruption
 from ssql.methods import BYOL, MaskedPrediction, MoCo, SimCLR, SSQLOptions, masked_prediction
-from ssql.sharding import FSDP2, gathered_encoder
+from ssql.terminal.interruption import Interrupted, Interruption
+from ssql.training.activation_checkpointing import checkpoint_activations
+from ssql.training.checkpoint_files import PREVIOUS, newest_whole
+from ssql.training.checkpoints import LastCheckpoint
+from ssql.training.sharding import FSDP2, gathered_encoder
 
 SEQUENTIAL, WHOLE = SSQLOptions(), SSQLOptions(sequential=False)
 REVERSED = SSQLOptions(targets="quantized")

@@ -1,0 +1,60 @@
+"""What every encoder offers: a front end, features, one embedding a clip or image, and its own description."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+ENCODERS: dict[str, type["Encoder"]] = {}
+
+
+def register_encoder(name: str) -> Callable[[type["Encoder"]], type["Encoder"]]:
+    """Class decorator: the name under which an artifact's `config.json` knows this encoder."""
+
+    def register(encoder: type["Encoder"]) -> type["Encoder"]:
+        encoder.name = name
+        ENCODERS[name] = encoder
+        return encoder
+
+    return register
+
+
+class Encoder(nn.Module):
+    """Base of all encoders.
+
+    Attributes:
+        name: as registered.
+        modality: `audio` or `image`: what `front_end` takes.
+        feature_dim: width of the features and of the embedding.
+        arguments: the constructor's arguments, plain values: enough to build the encoder again.
+        front_end: module; (inputs, lengths) to (encoder inputs, lengths). Inputs are waveforms
+            (batch, samples) at 16,000 Hz with lengths in samples, or images (batch, channels, height, width)
+            in [0, 1] with lengths None.
+    """
+
+    name: ClassVar[str]
+    modality: ClassVar[str]
+    feature_dim: int
+    arguments: dict[str, Any]
+    front_end: nn.Module
+
+    @classmethod
+    def check_description(cls, arguments: Mapping[str, Any]) -> None:
+        """Raise ValueError for arguments that a saved description, maybe a stranger's, must not have; by default none.
+
+        Args:
+            arguments: of the constructor, of the right types.
+        """
+
+    def embed(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """One embedding a clip or image, shape (batch, feature_dim), from what `front_end` returns."""
+        raise NotImplementedError
+
+    def pool(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """One embedding a clip or image, shape (batch, feature_dim), from what `forward` returns."""
+        raise NotImplementedError
+
+    def embed_raw(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """One embedding a clip or image, shape (batch, feature_dim), from waveforms or pixels."""
+        embedding: Tensor = self.embed(*self.front_end(inputs, lengths))
+        return embedding

@@ -1,0 +1,1 @@
+"""The encoders themselves, one family a file."""

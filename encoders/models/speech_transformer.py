@@ -1,0 +1,233 @@
+"""Speech transformer of the Whisper / Step-Audio shape: conv stem, pre-norm blocks, 50, 25 or 12.5 Hz."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from encoders.base import register_encoder
+from encoders.speech.frames import BlockEncoder, checked_log_mel, frame_mask
+from encoders.speech.log_mel import HOP, SAMPLE_RATE, LogMel, WhisperLogMel
+from quant import AttentionProducts, valid_frames
+from quant.checks import check_at_least
+
+MEL_RATE = SAMPLE_RATE / HOP  # 100 Hz
+FRONT_ENDS: dict[str, type[LogMel]] = {"causal": LogMel, "whisper": WhisperLogMel}
+
+
+@register_encoder("speech_transformer")
+class SpeechTransformer(BlockEncoder):
+    """Log-mel frames to features: two convolutions, the second with stride 2, then pre-norm blocks.
+
+    Layer names follow the Step-Audio 2 encoder (`conv1`, `blocks.N.attn.query`, `after_norm`, ...). By default
+    positions are sinusoidal and computed, so that any length fits and nothing is stored for them; with learned
+    positions, pooling and adaptor it is that encoder (`encoders.step_audio_2`), and imported weights give the
+    features they were published with.
+
+    Args:
+        n_mels: mel bands, 80 or 128.
+        width: features of a frame; 64 a head is usual.
+        depth: number of blocks.
+        heads: attention heads; divides width.
+        pooling: 1 keeps 50 Hz; 2 averages pairs of frames to 25 Hz.
+        adaptor_dim: adds the adaptor (convolution of stride 2, two linear layers) to 12.5 Hz
+            at this width; needs pooling 2.
+        positions: learned positions for so many frames of 50 Hz, 1500 (30 s) in published encoders; sinusoidal
+            ones for any length when None.
+        log_mel: `causal` (`LogMel`), or `whisper` (`WhisperLogMel`) as published encoders have it.
+
+    Raises:
+        ValueError: a size below 1, or sizes that do not go together.
+    """
+
+    front_end: LogMel
+    block_rate = MEL_RATE / 2
+
+    def __init__(
+        self,
+        n_mels: int = 80,
+        width: int = 192,
+        depth: int = 4,
+        heads: int = 4,
+        pooling: int = 1,
+        adaptor_dim: int | None = None,
+        positions: int | None = None,
+        log_mel: Literal["causal", "whisper"] = "causal",
+    ) -> None:
+        super().__init__()
+        if log_mel not in FRONT_ENDS:
+            raise ValueError(f"log_mel must be one of {', '.join(FRONT_ENDS)}, got {log_mel!r}")
+        check_at_least(1, depth=depth, heads=heads, adaptor_dim=adaptor_dim, positions=positions)
+        check_at_least(4, width=width)  # sinusoidal positions have two rates or more
+        if width % heads or width % 2:
+            raise ValueError(f"width {width} must be even and divisible by heads {heads}")
+        if pooling not in (1, 2):
+            raise ValueError(f"pooling must be 1 (50 Hz) or 2 (25 Hz), got {pooling}")
+        if adaptor_dim is not None and pooling != 2:
+            raise ValueError("adaptor_dim needs pooling 2: the adaptor goes from 25 to 12.5 Hz")
+        self.arguments = {
+            "n_mels": n_mels,
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "pooling": pooling,
+            "adaptor_dim": adaptor_dim,
+            "positions": positions,
+            "log_mel": log_mel,
+        }
+        self.pooling = pooling
+        self.feature_dim, self.block_width = adaptor_dim or width, width
+        self.frame_rate = MEL_RATE / 2 / pooling / (2 if adaptor_dim else 1)
+        self.front_end = FRONT_ENDS[log_mel](n_mels)
+        self.conv1 = nn.Conv1d(n_mels, width, 3, padding=1)
+        self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        self.positional_embedding = nn.Embedding(positions, width) if positions else None
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.after_norm = nn.LayerNorm(width)
+        self.adaptor = Adaptor(width, adaptor_dim) if adaptor_dim else None
+        if self.positional_embedding is not None:
+            with torch.no_grad():
+                weight = self.positional_embedding.weight
+                weight.copy_(sinusoids(len(weight), width, weight))
+
+    def forward(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Frame features.
+
+        Args:
+            log_mel: shape (batch, n_mels, frames), 100 Hz; with `front_end.lookahead` frames more than the longest
+                clip has.
+            lengths: frames of each clip without the lookahead, shape (batch,); all of them when None.
+
+        Returns:
+            features, shape (batch, frames', feature_dim), zero beyond each clip's length, at
+            `frame_rate` Hz; frames' of each clip, shape (batch,).
+
+        Raises:
+            ValueError: another number of mel bands, fewer frames than one output frame needs, or more than there
+                are positions for.
+        """
+        x, lengths, seen = self._stem(log_mel, lengths)
+        x = self._run(x, lengths)
+        if self.pooling == 2:
+            x = F.avg_pool1d(x.transpose(1, 2), 2).transpose(1, 2)
+            lengths, seen = lengths // 2, seen // 2
+        x = self.after_norm(x)
+        if self.adaptor is None:
+            return x * frame_mask(lengths, x.shape[1]).unsqueeze(-1), lengths
+        x, lengths = self.adaptor(x * frame_mask(seen, x.shape[1]).unsqueeze(-1), lengths)
+        return x, lengths
+
+    def block_outputs(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """Residual stream after each block: see `BlockEncoder`."""
+        x, lengths, _ = self._stem(log_mel, lengths)
+        outputs: list[Tensor] = []
+        self._run(x, lengths, outputs)
+        return outputs, lengths
+
+    def _run(self, x: Tensor, lengths: Tensor, outputs: list[Tensor] | None = None) -> Tensor:
+        """x through the blocks; what each gives is kept where a list is given for it."""
+        mask = frame_mask(lengths, x.shape[1])
+        with valid_frames(mask):
+            for block in self.blocks:
+                x = block(x, mask)
+                if outputs is not None:
+                    outputs.append(x)
+        return x
+
+    def _stem(self, log_mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames at 50 Hz, how many of them are a clip's own, and how many with those of the lookahead."""
+        lookahead = self.front_end.lookahead
+        log_mel, lengths = checked_log_mel(log_mel, lengths, self.arguments["n_mels"], lookahead)
+        if not torch.compiler.is_exporting():
+            self._check_frames(log_mel.shape[2])
+
+        # Each convolution sees zeros past a clip's end, as it would if the clip were alone.
+        mask = frame_mask(lengths + lookahead, log_mel.shape[2]).unsqueeze(1)
+        x = F.gelu(self.conv1(log_mel * mask))
+        x = F.gelu(self.conv2(x * mask)).transpose(1, 2)  # (batch, frames / 2, width)
+        if self.positional_embedding is None:
+            x = x + sinusoids(x.shape[1], x.shape[2], x)
+        else:
+            if not torch.compiler.is_exporting():
+                x = x[:, : self.positional_embedding.num_embeddings]  # a frame of lookahead may be one too many
+            x = x + self.positional_embedding.weight[: x.shape[1]]
+        return x, (lengths + 1) // 2, (lengths + lookahead + 1) // 2
+
+    def _check_frames(self, frames: int) -> None:
+        positions, lookahead = self.arguments["positions"], self.front_end.lookahead
+        if frames <= 2 * (self.pooling - 1):
+            raise ValueError(f"clip of {frames} mel frames is shorter than one frame at {self.frame_rate} Hz")
+        if positions is not None and frames > 2 * positions + lookahead:
+            raise ValueError(
+                f"clip of {(frames - lookahead) / MEL_RATE:.2f} s is longer than the encoder's positions, "
+                f"{2 * positions / MEL_RATE:g} s: cut it into windows"
+            )
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention and a 4 times wider MLP, each added to the residual stream."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attn_ln = nn.LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.mlp_ln = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x: shape (batch, time, width); mask: (batch, time), True where a frame is real."""
+        x = x + self.attn(self.attn_ln(x), mask)
+        out: Tensor = x + self.mlp(self.mlp_ln(x))
+        return out
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; `key` has no bias, as in Whisper."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.products = AttentionProducts()
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x: shape (batch, time, width); mask: (batch, time), True where a frame may be attended to."""
+        query, key, value = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (batch, heads, time, width / heads)
+            for layer in (self.query, self.key, self.value)
+        )
+        attended = self.products(query, key, value, mask[:, None, None, :])
+        out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
+        return out
+
+
+class Adaptor(nn.Module):
+    """25 Hz features to 12.5 Hz at a language model's width, in the layout of Step-Audio 2's adaptor."""
+
+    def __init__(self, width: int, dim: int, hidden: int = 2048) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        self.linear1 = nn.Linear(width, hidden)
+        self.linear2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """x: shape (batch, time, width), zero beyond each clip's length; returns (batch, time / 2, dim)."""
+        x = F.gelu(self.conv(x.transpose(1, 2))).transpose(1, 2)
+        lengths = (lengths + 1) // 2
+        mask = frame_mask(lengths, x.shape[1])
+        with valid_frames(mask):
+            x = self.linear2(F.relu(self.linear1(x)))
+        return x * mask.unsqueeze(-1), lengths
+
+
+def sinusoids(frames: int, width: int, like: Tensor) -> Tensor:
+    """Sinusoidal positions, shape (frames, width), on the device of `like` (openai/whisper `model.py`)."""
+    step = math.log(10_000) / (width // 2 - 1)
+    rates = torch.exp(-step * torch.arange(width // 2, device=like.device))
+    angles = torch.arange(frames, device=like.device).unsqueeze(1) * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

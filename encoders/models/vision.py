@@ -1,0 +1,197 @@
+"""Any timm model as a vision encoder."""
+
+import inspect
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from encoders.base import Encoder, register_encoder
+from encoders.storage.arguments import check_plain
+from quant.checks import check_above, check_at_least
+
+# Arguments by which timm reads weights from somewhere: for one's own call, never from a saved description.
+READING = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"})
+# What timm's functions for families of EfficientNets and MobileNets scale their stages by, before the class is built.
+SCALING = frozenset({"channel_multiplier", "depth_multiplier", "group_size"})
+# The encoder says these itself.
+OWN = frozenset({"self", "num_classes", "in_chans"})
+
+
+@register_encoder("vision")
+class VisionEncoder(Encoder):
+    """A timm model without its classifier: images to pooled features.
+
+    Args:
+        model_name: any of `timm.list_models()`: resnet18, vit_tiny_patch16_224, mobilenetv3_small_100, ...
+        in_channels: 3 for colour, 1 for grey.
+        small_images: for ResNets on 32x32 or smaller: a 3x3 stem of stride 1 without max-pooling,
+            as SSQL's CIFAR recipe has it.
+        mean: mean of the pixels in [0, 1], subtracted from all channels.
+        std: standard deviation of the pixels, divides all channels.
+        model_arguments: further arguments of the model's own class, such as img_size and patch_size of a ViT; or
+            `pretrained` and the like for timm's weights, which are not part of the saved description.
+
+    Raises:
+        ValueError: an unknown model, an argument that it does not take, or sizes that no image has.
+    """
+
+    modality = "image"
+
+    def __init__(
+        self,
+        model_name: str = "resnet18",
+        in_channels: int = 3,
+        small_images: bool = False,
+        mean: float = 0.45,
+        std: float = 0.225,
+        model_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        described = described_arguments(model_name, model_arguments or {})
+        check_at_least(1, in_channels=in_channels)
+        check_at_least(-math.inf, mean=mean)
+        check_above(0, std=std)
+        self.arguments = {
+            "model_name": model_name,
+            "in_channels": in_channels,
+            "small_images": small_images,
+            "mean": mean,
+            "std": std,
+            "model_arguments": described,
+        }
+        self.model = timm.create_model(model_name, num_classes=0, in_chans=in_channels, **(model_arguments or {}))
+        if small_images:
+            _shrink_stem(self.model, model_name, in_channels)
+        self.feature_dim = int(self.model.num_features)  # type: ignore[arg-type]
+        self.front_end = PixelNormalization(mean, std)
+
+    @classmethod
+    def check_description(cls, arguments: Mapping[str, Any]) -> None:
+        """Raise ValueError where a saved description would have timm read or run something."""
+        check_timm_description(arguments)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalized images (batch, channels, height, width) to pooled features (batch, feature_dim).
+
+        Raises:
+            ValueError: another number of channels, or a size that the model is not built for.
+        """
+        if not torch.compiler.is_exporting():
+            self._check_images(images)
+        if images.is_cuda:  # tensor cores want it; convolutions follow their input
+            images = images.contiguous(memory_format=torch.channels_last)
+        try:
+            features: Tensor = self.model(images)
+        except AssertionError as error:  # timm's word on images that a model is not built for
+            height, width = images.shape[2:]
+            raise ValueError(
+                f"{self.arguments['model_name']} cannot take images of {height}x{width}: {error}"
+            ) from error
+        return features
+
+    def _check_images(self, images: Tensor) -> None:
+        channels = self.arguments["in_channels"]
+        if images.dim() != 4 or images.shape[1] != channels:
+            raise ValueError(
+                f"images of shape {tuple(images.shape)} do not fit: {self.arguments['model_name']} takes (batch, "
+                f"{channels}, height, width); its in_channels is {channels}"
+            )
+        size = fixed_size(self.model)
+        if size is not None and tuple(images.shape[2:]) != size:
+            height, width = images.shape[2:]
+            raise ValueError(
+                f"images of {height}x{width} do not fit: {self.arguments['model_name']} is built for "
+                f"{size[0]}x{size[1]}; give data of that size (ImageFolder's image_size), or build the encoder with "
+                f"model_arguments {{img_size: {height}}} and a patch_size that divides it"
+            )
+
+    def embed(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The pooled features; `lengths` is there for the common signature and ignored."""
+        features: Tensor = self(inputs)
+        return features
+
+    def pool(self, features: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The features as they are: the model has pooled them."""
+        return features
+
+
+class PixelNormalization(nn.Module):
+    """(pixels - mean) / std, the same for every channel."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def forward(self, images: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Images (batch, channels, height, width) in [0, 1]; lengths are passed on."""
+        return (images - self.mean) / self.std, lengths
+
+
+def check_timm_model(name: str) -> None:
+    """Raise ValueError, with close names, where timm has no such model; names of hubs and folders are none."""
+    if not timm.is_model(name) or set(name) & set(":/\\"):
+        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        raise ValueError(f"timm has no model {name!r}; close names: {', '.join(close) or 'none'}")
+
+
+def described_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that describe a timm model: all but those by which it reads weights.
+
+    Raises:
+        ValueError: an unknown model, or an argument that its class does not take.
+    """
+    check_timm_model(name)
+    unknown = sorted(arguments.keys() - READING - SCALING - _class_arguments(name)) if arguments else []
+    if unknown:
+        raise ValueError(
+            f"model_arguments has {unknown[0]!r}, which {name} does not take; it takes: "
+            f"{', '.join(sorted(_class_arguments(name)))}"
+        )
+    return {key: value for key, value in arguments.items() if key not in READING}
+
+
+def check_timm_description(arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError where saved `model_arguments` are no plain values, or would have timm read weights."""
+    model_arguments = arguments.get("model_arguments") or {}
+    reading = sorted(READING & model_arguments.keys())
+    if reading:
+        raise ValueError(
+            f"model_arguments has {reading[0]!r}, by which timm would read weights: an encoder's own are beside it; "
+            "take the key out"
+        )
+    check_plain(model_arguments, "model_arguments")
+
+
+def fixed_size(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width that a timm model is built for; None where it takes any."""
+    embedding = getattr(model, "patch_embed", None)
+    size = getattr(embedding, "img_size", None)
+    if size is None or not getattr(embedding, "strict_img_size", True) or getattr(model, "dynamic_img_size", False):
+        return None
+    return int(size[0]), int(size[1])
+
+
+@cache
+def _class_arguments(name: str) -> frozenset[str]:
+    """What the constructor of a timm model's class takes, less what the encoder says itself."""
+    with torch.device("meta"):  # nothing is allocated
+        model = timm.create_model(name, num_classes=0)
+    parameters = inspect.signature(type(model).__init__).parameters.values()
+    return frozenset(it.name for it in parameters if it.kind is not it.VAR_KEYWORD) - OWN - READING
+
+
+def _shrink_stem(model: nn.Module, model_name: str, in_channels: int) -> None:
+    conv1 = getattr(model, "conv1", None)
+    if not isinstance(conv1, nn.Conv2d) or not hasattr(model, "maxpool"):
+        raise ValueError(
+            f"small_images knows ResNets only, not {model_name!r}; "
+            "give the model its own arguments, such as model_arguments={'img_size': 32, 'patch_size': 4}"
+        )
+    stem = nn.Conv2d(in_channels, conv1.out_channels, 3, padding=1, bias=False)
+    torch.nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    model.conv1, model.maxpool = stem, nn.Identity()

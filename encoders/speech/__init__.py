@@ -1,0 +1,1 @@
+"""What all speech encoders share: samples, log-mels, frames, windows, tokens."""

@@ -1,0 +1,96 @@
+"""A stranger's description of a module, compared with the file of its weights before anything is allocated."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from encoders.storage.paths import check_regular
+
+
+class ArtifactError(ValueError):
+    """A folder that holds no encoder or head this version can read; the sentence names the file or key."""
+
+
+@contextmanager
+def described(path: Path, kind: str) -> Iterator[None]:
+    """Whatever fails while a stranger's description is built is said to be of its file.
+
+    Raises:
+        ArtifactError: in place of any other error.
+    """
+    try:
+        yield
+    except ArtifactError:
+        raise
+    except Exception as error:
+        raise ArtifactError(f"{path} does not describe a {kind}: {error}") from error
+
+
+def check_architecture(build: Callable[[], nn.Module], path: Path) -> None:
+    """Compare what is about to be built with the header of a safetensors file, before any of it is allocated.
+
+    Args:
+        build: makes the module; called on the meta device.
+        path: the file; may hold more than the module has.
+
+    Raises:
+        ArtifactError: missing or damaged file, or weights of another architecture.
+    """
+    try:
+        check_regular(path)
+        with safetensors.safe_open(path, framework="pt") as tensors:
+            slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118
+            found = {key: (tuple(part.get_shape()), str(part.get_dtype())) for key, part in slices.items()}
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing: its JSON file is there, its weights are not") from None
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is damaged: {error}") from error
+    try:
+        with torch.device("meta"), _at_most(4 * len(found) + 1000, path):
+            module = build()
+    except (NotImplementedError, RuntimeError) as error:
+        if "meta" not in str(error):
+            raise
+        return  # a registered encoder that needs numbers while it is built
+    problems = []
+    for key, value in module.state_dict().items():
+        shape, dtype = found.get(key, (None, ""))
+        if shape is None:
+            problems.append(f"missing {key}")
+        elif shape != tuple(value.shape):
+            problems.append(f"{key} has shape {shape}, not {tuple(value.shape)}")
+        elif value.is_floating_point() and not dtype.startswith(("F", "BF")):
+            problems.append(f"{key} is {dtype}, not floating point")
+    check_same_architecture(problems, path)
+
+
+def check_same_architecture(problems: list[str], path: Path) -> None:
+    """Raise ArtifactError where there are problems with the weights in a file, and list the first of them."""
+    if problems:
+        listed = "; ".join(sorted(problems)[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise ArtifactError(f"{path} holds weights of another architecture: {listed}")
+
+
+@contextmanager
+def _at_most(parameters: int, path: Path) -> Iterator[None]:
+    """Stop a description that asks for many more parameters than the file of weights could hold."""
+    registered, thread = 0, threading.get_ident()
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal registered
+        if threading.get_ident() == thread:  # the hook is every thread's
+            registered += 1
+            if registered > parameters:
+                raise ArtifactError(f"{path} holds weights of another architecture: the description asks for more")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()

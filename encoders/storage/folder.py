@@ -1,0 +1,236 @@
+"""The files of a saved encoder, head or tokenizer: found, read with errors that name them, written whole or not."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from encoders.storage.arguments import check_arguments
+from encoders.storage.description import ArtifactError, check_architecture, check_same_architecture, described
+from encoders.storage.files import OLD, beside, staged_file
+from encoders.storage.hub import PREFIX, downloaded
+from encoders.storage.ownership import check_folder
+from encoders.storage.paths import nearest_folder, shown
+from encoders.storage.strict_json import read_strict_json
+
+log = logging.getLogger(__name__)
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+HEAD_CONFIG, HEAD_WEIGHTS = "head.json", "head.safetensors"
+TOKENIZER_CONFIG, TOKENIZER_WEIGHTS = "tokenizer.json", "tokenizer.safetensors"
+FILES = [CONFIG, WEIGHTS, HEAD_CONFIG, HEAD_WEIGHTS, TOKENIZER_CONFIG, TOKENIZER_WEIGHTS]
+# The key of each JSON file that has the SHA-256 of the weights file beside it, byte by byte. Not to be confused with
+# `weights_sha256` of exported files, a hash of an encoder's tensors.
+CHECKSUM = "weights_file_sha256"
+
+Part = TypeVar("Part", bound=nn.Module)
+
+
+def local_folder(folder: str | Path) -> Path:
+    """A folder as it is, or the local copy of `hf-hub:owner/name` on the Hugging Face hub.
+
+    Raises:
+        ArtifactError: neither; the sentence names the nearest folder there is.
+    """
+    if isinstance(folder, str) and folder.startswith(PREFIX):
+        try:
+            return downloaded(folder, FILES)
+        except ValueError as error:
+            raise ArtifactError(str(error)) from error
+    path = Path(folder)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise ArtifactError(f"no encoder at {shown(path)}: it is a file, an encoder is a folder with {CONFIG}")
+    hints = []
+    near = nearest_folder(path)
+    if near is not None:
+        hints.append(f"; the nearest is {shown(near)}")
+    if len(path.parts) == 2 and not path.is_absolute() and path.parts[0] not in (".", ".."):
+        hints.append(f"; for the hub write {PREFIX}{shown(path)}")
+    raise ArtifactError(f"no encoder at {shown(path)}: no such folder{''.join(hints)}{_interrupted(folder)}")
+
+
+def _interrupted(folder: str | Path) -> str:
+    old = beside(folder, OLD)
+    return f", but {old} is what stood there when a command that replaced it was killed: rename it" * old.is_dir()
+
+
+def check_folder_target(folder: str | Path, overwrite: bool) -> None:
+    """Check, before the work, that `save_encoder` may write a folder: it is not there, or empty, or an encoder's.
+
+    Args:
+        folder: to be written.
+        overwrite: whether an encoder's folder may be replaced; it must hold nothing else.
+
+    Raises:
+        FileExistsError: it may not.
+        OSError: nothing can be written there.
+    """
+    check_folder(Path(folder), overwrite, FILES, CONFIG)
+
+
+def read_json(path: Path, keys: set[str], versions: tuple[int, ...]) -> dict[str, Any]:
+    """A JSON object with these keys, of a readable `format_version`.
+
+    Raises:
+        ArtifactError: missing, damaged, without a key, or of another version. Only the last of the versions needs a
+            checksum of the weights.
+    """
+    try:
+        config = read_strict_json(path)
+    except FileNotFoundError:
+        inside = sorted(path.parent.glob(f"*/{path.name}"))
+        hint = f"; {shown(inside[0].parent)} is one" if inside else ""
+        raise ArtifactError(
+            f"{shown(path)} is missing: an encoder is a folder with {CONFIG} and {WEIGHTS}{hint}"
+        ) from None
+    except ValueError as error:
+        raise ArtifactError(str(error)) from error
+    except OSError as error:
+        raise ArtifactError(f"{shown(path)} cannot be read: {error.strerror or error}") from error
+    keys = keys | {"format_version"}
+    if not isinstance(config, dict) or not keys <= config.keys():
+        raise ArtifactError(f"{path} must be an object with the keys {', '.join(sorted(keys))}")
+    version = config["format_version"]
+    if type(version) is not int or version not in versions:
+        readable = " and ".join(map(str, versions))
+        raise ArtifactError(f"{path} has format_version {version!r:.40}; this version reads {readable}")
+    if CHECKSUM not in config and config["format_version"] == versions[-1]:
+        raise ArtifactError(f"{path} must have the key {CHECKSUM}")
+    return config
+
+
+def description_bytes(values: Mapping[str, Any], weights: Path) -> bytes:
+    """What a JSON file says: plain values, and the checksum of the weights that it goes with.
+
+    Raises:
+        ValueError: a value that is NaN or infinite, which JSON has not.
+    """
+    text = json.dumps({**values, CHECKSUM: file_sha256(weights)}, indent=2, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode(errors="backslashreplace")
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file, byte by byte."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_weights(module: nn.Module, path: Path, sha256: str | None) -> None:
+    """Load a safetensors file into a module, every byte and key accounted for.
+
+    Args:
+        module: gets the weights.
+        path: the file.
+        sha256: of the file, as the JSON file beside it has it; None where that was written before there were checksums.
+
+    Raises:
+        ArtifactError: missing or damaged file, or weights of another architecture.
+    """
+    try:
+        if sha256 is None:
+            log.warning("%s has no checksum: damage would not be noticed; save the encoder again to add one", path)
+        elif file_sha256(path) != sha256:
+            raise ArtifactError(f"{path} is damaged: its content is not that of which its JSON file has the checksum")
+        state: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing: its JSON file is there, its weights are not") from None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} is damaged: {error}") from error
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    problems = [f"missing {key}" for key in expected.keys() - found.keys()]
+    problems += [f"unexpected {key}" for key in found.keys() - expected.keys()]
+    problems += [
+        f"{key} has shape {found[key]}, not {shape}"
+        for key, shape in expected.items()
+        if found.get(key, shape) != shape
+    ]
+    check_same_architecture(problems, path)
+    module.load_state_dict(state)
+
+
+def save_weights(module: nn.Module, path: Path, may_be_infinite: tuple[str, ...] = ()) -> None:
+    """Write a module's state as safetensors.
+
+    Args:
+        module: whose state is written.
+        path: the file.
+        may_be_infinite: endings of keys that hold infinity until they are set.
+
+    Raises:
+        ValueError: another weight is NaN or infinite.
+        OSError: the disk is full.
+    """
+    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    for key, value in state.items():
+        if not key.endswith(may_be_infinite) and not value.isfinite().all():
+            raise ValueError(f"weight {key!r} is NaN or infinite: not worth keeping")
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        safetensors.torch.save_file(state, path)
+    except safetensors.SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(code[1]) if code else None, str(error)) from error
+    path.chmod(mode)  # safetensors leaves a file that nobody else may read
+
+
+def save_beside(module: nn.Module, description: Mapping[str, Any], folder: Path, config: str, weights: str) -> None:
+    """Write what goes with an encoder into its folder, each file whole or not at all.
+
+    Args:
+        module: whose state is written.
+        description: plain values of the JSON file.
+        folder: of the encoder.
+        config: name of the JSON file.
+        weights: name of the safetensors file.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a weight is NaN or infinite.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} does not exist: save the encoder first")
+    with staged_file(folder / config) as staged_config, staged_file(folder / weights) as staged_weights:
+        save_weights(module, staged_weights)
+        staged_config.write_bytes(description_bytes(description, staged_weights))
+
+
+def load_beside(
+    form: Callable[..., Part], folder: str | Path, config: str, weights: str, keys: set[str], versions: tuple[int, ...]
+) -> Part | None:
+    """What goes with an encoder, in evaluation mode; None when its JSON file is not there.
+
+    Args:
+        form: takes the values of the JSON file.
+        folder: a local folder, or `hf-hub:owner/name` for a model on the Hugging Face hub.
+        config: name of the JSON file.
+        weights: name of the safetensors file.
+        keys: of the JSON file.
+        versions: that can be read.
+
+    Raises:
+        ArtifactError: no such folder, a damaged file, or weights of another form.
+    """
+    path = local_folder(folder) / config
+    if not os.path.lexists(path):  # a link to nothing is a damaged file
+        return None
+    values = read_json(path, keys, versions)
+    del values["format_version"]
+    sha256 = values.pop(CHECKSUM, None)
+    with described(path, path.stem):
+        check_arguments(form, values, "")
+        check_architecture(lambda: form(**values), path.with_name(weights))
+        part = form(**values)
+    load_weights(part, path.with_name(weights), sha256)
+    return part.eval()

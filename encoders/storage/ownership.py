@@ -1,0 +1,195 @@
+"""Whether a file or folder is one that the toolkit wrote, and as what: nothing else is ever replaced."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from encoders.storage.files import LOCK, OLD, STAGING, beside, check_writable, refuse_other_than_file
+
+SOFTWARE = "ssql-toolkit"
+RESULTS, LATENCIES, REPORT, CARD, ENCODER = (
+    "results of an evaluation", "latencies", "a verification report", "a model card", "the description of an encoder",
+)  # fmt: skip
+TABLE, PLOT, PAGE, FEATURES, ONNX = "a table", "a plot", "a report's page", "features", "an ONNX file"
+ROW_KEYS = {"method", "task", "bit_width", "metric", "value"}
+# What a JSON file holds by its keys: those of the first row of a list, or of an object.
+ROWS = {RESULTS: ROW_KEYS, LATENCIES: {"file", "size_bytes", "threads", "seconds", "latency_ms"}}
+OBJECTS = {
+    CARD: {"encoder", "input", "head", "files"},
+    ENCODER: {"encoder", "arguments", "format_version"},
+    REPORT: {"bit_width", "first_difference", "passed"},
+}
+# What a file of results, or of an export, is by the ending of its name.
+BY_ENDING = {
+    ".json": RESULTS,
+    ".csv": RESULTS,
+    ".md": TABLE,
+    ".png": PLOT,
+    ".html": PAGE,
+    ".safetensors": FEATURES,
+    ".onnx": ONNX,
+}
+HEAD = 4096  # bytes in which a picture or page says who wrote it
+
+
+def mark(kind: str) -> str:
+    """The last line of a Markdown file that the toolkit writes, which no reader shows."""
+    return f"<!-- {kind} by {SOFTWARE} -->\n"
+
+
+def refuse_foreign(path: Path, kind: str) -> None:
+    """Check, before the work, that a file may be written: nothing is there, or what the toolkit wrote of the same kind.
+
+    An empty file is nobody's: there is nothing to lose.
+
+    Args:
+        path: to be written.
+        kind: what it will be, one of this module's kinds.
+
+    Raises:
+        FileExistsError: something else stands there.
+        OSError: nothing can be written there.
+    """
+    check_writable(path)
+    refuse_other_than_file(path)
+    if not path.exists() or not path.stat().st_size:
+        return
+    found = _kind(path, kind)
+    if found != kind:
+        what = f"holds {found}" if found else "was not written by ssql"
+        raise FileExistsError(f"{path} {what} and would be replaced by {kind}: choose another output")
+
+
+def check_folder(folder: Path, overwrite: bool, names: list[str], description: str) -> None:
+    """Check that a folder may be written as a whole: it is not there, or empty, or of ours and to be replaced.
+
+    Args:
+        folder: to be written.
+        overwrite: whether a folder that the toolkit wrote may be replaced.
+        names: of the files that such a folder has.
+        description: the file among them that says what the folder is.
+
+    Raises:
+        FileExistsError: it may not.
+        OSError: nothing can be written there.
+    """
+    if not Path(os.path.abspath(folder)).name:
+        raise FileExistsError(f"{folder} cannot be replaced: choose a folder in it")
+    check_writable(folder)
+    if folder.is_symlink():
+        raise FileExistsError(f"{folder} is a symbolic link: give the folder that it points to, or another one")
+    if not folder.exists() and beside(folder, OLD).exists():
+        folder = beside(folder, OLD)  # a write was interrupted, and the next one puts this back
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file: a folder is to be written there, choose another name")
+    found = sorted(os.listdir(folder))
+    foreign = [name for name in found if name not in names and not name.endswith((STAGING, LOCK))]
+    if foreign:
+        shown = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
+        raise FileExistsError(f"{folder} holds what is not of an encoder ({shown}): choose another folder")
+    if found and _kind(folder / description, ENCODER) != ENCODER:
+        raise FileExistsError(f"{folder} has no {description} of an encoder that ssql saved: choose another folder")
+    if found and not overwrite:
+        raise FileExistsError(f"{folder} exists already: choose another folder, or overwrite it (--overwrite true)")
+
+
+def _kind(path: Path, wanted: str) -> str | None:
+    """What the toolkit wrote here, read as a file of the wanted kind; None for a file of anybody else."""
+    try:
+        return READERS.get(wanted, _json)(path)
+    except (ValueError, OSError, RecursionError, AttributeError):
+        return None
+
+
+def _results(path: Path) -> str | None:
+    return _csv(path) if path.suffix == ".csv" else _json(path)
+
+
+def _card(path: Path) -> str | None:
+    return _markdown(path) if path.suffix == ".md" else _json(path)
+
+
+def _json(path: Path) -> str | None:
+    value: Any = json.loads(path.read_bytes())
+    kinds, sample = (ROWS, value[0] if value else None) if isinstance(value, list) else (OBJECTS, value)
+    keys = sample.keys() if isinstance(sample, dict) else set()
+    return next((kind for kind, expected in kinds.items() if expected <= keys), None)
+
+
+def _csv(path: Path) -> str | None:
+    with path.open("rb") as file:
+        columns = file.readline(HEAD).decode().strip().split(",")
+    return RESULTS if set(columns) >= ROW_KEYS else None
+
+
+def _markdown(path: Path) -> str | None:
+    text = path.read_bytes()
+    return next((kind for kind in (TABLE, CARD) if text.endswith(mark(kind).encode())), None)
+
+
+def _picture(path: Path) -> str | None:
+    with path.open("rb") as file:
+        return PLOT if f"tEXtSoftware\0{SOFTWARE}".encode() in file.read(HEAD) else None
+
+
+def _page(path: Path) -> str | None:
+    with path.open("rb") as file:
+        return PAGE if f'<meta name="generator" content="{SOFTWARE}">'.encode() in file.read(HEAD) else None
+
+
+def _safetensors(path: Path) -> str | None:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length)) if length <= path.stat().st_size else {}
+    about = header.get("__metadata__", {}) if isinstance(header, dict) else {}
+    return FEATURES if {"encoder", "audio", "frame_rate_hz"} <= about.keys() else None
+
+
+def _onnx(path: Path) -> str | None:
+    with path.open("rb") as file:
+        found = any(b"ssql_toolkit_version" in value for value in _metadata_of_model(file, path.stat().st_size))
+    return ONNX if found else None
+
+
+def _metadata_of_model(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """The entries of `metadata_props`, field 14 of ONNX's ModelProto, without a look at the graph and its weights."""
+    while file.tell() < size:
+        field, form = divmod(_varint(file), 8)
+        if form == 0:
+            _varint(file)
+        elif form == 2:
+            length = _varint(file)
+            if field == 14:
+                yield file.read(length)
+            else:
+                file.seek(length, os.SEEK_CUR)
+        else:
+            raise ValueError("not a field that a ModelProto has")
+
+
+def _varint(file: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            break
+        value |= (byte[0] & 127) << shift
+        if byte[0] < 128:
+            return value
+    raise ValueError("not a number of protobuf's")
+
+
+# All others are JSON.
+READERS = {
+    RESULTS: _results,
+    CARD: _card,
+    TABLE: _markdown,
+    PLOT: _picture,
+    PAGE: _page,
+    FEATURES: _safetensors,
+    ONNX: _onnx,
+}

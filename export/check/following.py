@@ -1,0 +1,248 @@
+"""Torch goes on with a file's roundings: a value near a rounding edge may fall to either side, whoever computes it.
+
+At few bits one such value moves all features, so that two honest computations end far apart. Given the file's integers
+at every tensor that is quantized, torch has to arrive at the same features, and has to round as the file did but for
+values at an edge. The integers are read from the file as it runs: the runtime's fusions stay as they are.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+from export.check.agreement import error_over_variance
+from export.runtime.session import Session, open_session, run_session
+from quant import BitWidth, QuantActivation
+from quant.bits import FLOAT_BITS
+
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+PRODUCTS = ("Conv", "Gemm", "MatMul")  # and MatMulNBits, ConvInteger, ...
+NEAR_AN_EDGE = 0.01  # of a step; float rounding has been seen to move values by 0.0002
+
+
+class Place(NamedTuple):
+    """Where a file holds what a layer gets: a tensor of integers, with scale and zero point, or of floats, without.
+
+    A key of integer attention is `transposed` before it is quantized.
+    """
+
+    tensor: str
+    scale: float | None = None
+    zero_point: int = 0
+    transposed: bool = False
+
+
+class Probe(NamedTuple):
+    """A session that gives the file's outputs, then what its layers get; and where each layer's is."""
+
+    session: Session
+    outputs: int
+    places: dict[str, Place]
+
+
+@dataclass
+class Followed:
+    """One batch through a file, and through torch with the file's roundings.
+
+    Attributes:
+        found: the file's outputs.
+        expected: torch's, given the file's roundings.
+        equal: of each tensor that was compared, in the order they run: whether all roundings are torch's but for values
+            at an edge, or, in float, whether the values agree.
+        roundings: values that were rounded, padding left out.
+        at_edge: of them, those that the file rounded to the other side of an edge.
+    """
+
+    found: list[Tensor] = field(default_factory=list)
+    expected: list[Tensor] = field(default_factory=list)
+    equal: dict[str, bool] = field(default_factory=dict)
+    roundings: int = 0
+    at_edge: int = 0
+
+
+def probe(proto: onnx.ModelProto, encoder: nn.Module, run: BitWidth, floats: bool = False) -> Probe:
+    """A session of a file with what its layers get among the outputs.
+
+    Args:
+        proto: a file written by `to_onnx` or `stream_to_onnx`.
+        encoder: what it holds, in torch.
+        run: its bit-width.
+        floats: also what layers without quantized inputs get; the runtime's float fusions change around them.
+    """
+    probed = onnx.ModelProto()
+    probed.graph.CopyFrom(proto.graph)
+    probed.opset_import.extend(proto.opset_import)
+    probed.functions.extend(proto.functions)
+    probed.ir_version = proto.ir_version
+    places, outputs = _places(probed.graph, encoder, run, floats), len(probed.graph.output)
+    known = {value.name for value in [*probed.graph.output, *probed.graph.input]}
+    for name in dict.fromkeys(place.tensor for place in places.values() if place.tensor not in known):
+        probed.graph.output.append(helper.make_empty_tensor_value_info(name))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probed.onnx"
+        onnx.save(probed, path)
+        return Probe(open_session(path), outputs, places)
+
+
+def follow(
+    probe: Probe, encoder: nn.Module, run: BitWidth, inputs: tuple[Tensor, ...], in_torch: Callable[[], list[Tensor]],
+    limit: float,
+) -> Followed:  # fmt: skip
+    """Run a file, then torch with the file's roundings.
+
+    Args:
+        probe: of the file.
+        encoder: the one that `in_torch` runs.
+        run: bit-width.
+        inputs: of the file.
+        in_torch: gives torch's outputs.
+        limit: error over variance up to which float tensors are equal.
+    """
+    values = run_session(probe.session, inputs)
+    tensors = {spec.name: value for spec, value in zip(probe.session.get_outputs(), values, strict=True)}
+    tensors |= {spec.name: value for spec, value in zip(probe.session.get_inputs(), inputs, strict=True)}
+    followed = Followed(found=values[: probe.outputs])
+    with _following(probe.places, encoder, run, tensors, followed, limit):
+        followed.expected = in_torch()
+    return followed
+
+
+@contextmanager
+def _following(
+    places: dict[str, Place], encoder: nn.Module, run: BitWidth, tensors: dict[str, Tensor], followed: Followed,
+    limit: float,
+) -> Iterator[None]:  # fmt: skip
+    """Inside, layers get what they get in the file."""
+
+    def replace(name: str, layer: nn.Module, values: Tensor) -> Tensor | None:
+        place = places[name]
+        found = tensors[place.tensor]
+        if found.numel() != values.numel():
+            followed.equal[name] = False
+            return None
+        found = found.transpose(-2, -1) if place.transposed else found.reshape(values.shape)
+        if place.scale is None or not isinstance(layer, QuantActivation):
+            followed.equal[name] = _agree(found, values, limit)
+            return found
+        given = (found.float() - place.zero_point) * place.scale
+        shift = layer.activation_shift
+        followed.equal[name] = _compare(followed, layer, run, values if shift is None else values - shift, found, place)
+        return given if shift is None else given + shift
+
+    hooks = [
+        encoder.get_submodule(name).register_forward_pre_hook(
+            lambda layer, args, name=name: replace(name, layer, args[0])
+        )
+        for name in places
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _compare(
+    followed: Followed, layer: QuantActivation, run: BitWidth, values: Tensor, found: Tensor, place: Place
+) -> bool:
+    """Count the roundings that are not torch's; whether all of them are at an edge."""
+    assert place.scale is not None
+    bits = layer.bits_at(run).activation
+    steps = values / place.scale
+    own = (layer.on_grid(values, bits) / place.scale).round()
+    others = found.float() - place.zero_point
+    valid = layer._valid(values)
+    differ = own != others
+    if valid is not None:
+        differ &= valid
+    followed.roundings += values.numel() if valid is None else int(valid.expand(values.shape).sum())
+    if not differ.any():
+        return bool(steps.isfinite().all())
+    own, others, steps = own[differ], others[differ], steps[differ]
+    distance = (steps - (own + others) / 2).abs()
+    at_edge = ((own - others).abs() == 1) & (distance <= NEAR_AN_EDGE)
+    followed.at_edge += int(at_edge.sum())
+    return bool(at_edge.all())
+
+
+def _agree(found: Tensor, values: Tensor, limit: float) -> bool:
+    expected = values.double().flatten().unsqueeze(1)
+    errors = (found.double().flatten().unsqueeze(1) - expected).square().mean()
+    return bool(error_over_variance(errors, expected) <= limit)
+
+
+def _places(graph: onnx.GraphProto, encoder: nn.Module, run: BitWidth, floats: bool) -> dict[str, Place]:
+    """By name, in the order of the encoder's modules."""
+    makers = {output: node for node in graph.node for output in node.output}
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    places: dict[str, Place] = {}
+    layers, others = [], []
+    for name, module in encoder.named_modules():
+        quantized = isinstance(module, QuantActivation) and module.bits_at(run).activation != FLOAT_BITS
+        if isinstance(module, LAYERS):
+            layers.append((name, quantized))
+        elif quantized:
+            others.append((name, module))
+    taken = set()
+    for name, quantized in layers:
+        product = _product(graph, f"encoder.{name}.weight")
+        if product is None:
+            continue
+        if not quantized:
+            if floats:
+                places[name] = Place(str(product.input[0]))
+            continue
+        quantize = makers.get(product.input[0])
+        while quantize is not None and quantize.op_type != "QuantizeLinear":
+            quantize = makers.get(quantize.input[0])
+        found = None if quantize is None else _quantized(quantize, stored, makers)
+        if found is not None:
+            places[name] = found
+            taken.add(found.tensor)
+    # Tensors of attention products have no weight to find them by: their numbers and their order tell.
+    left = [
+        place
+        for node in quantizers
+        if node.output[0] not in taken and (place := _quantized(node, stored, makers)) is not None
+    ]
+    for name, module in others:
+        scale, zero_point = (float(value) for value in module.activation_qparams(module.bits_at(run).activation))
+        wanted = (scale, zero_point % 128)  # stored as int8 it is 128 lower
+        match = next((place for place in left if (place.scale, place.zero_point % 128) == wanted), None)
+        if match is not None:
+            parent, _, child = name.rpartition(".")
+            query = getattr(encoder.get_submodule(parent), "query", None)
+            places[name] = match._replace(transposed=child == "key" and any(query is other for _, other in others))
+            left.remove(match)
+    return places
+
+
+def _quantized(node: onnx.NodeProto, stored: dict[str, Any], makers: dict[str, onnx.NodeProto]) -> Place | None:
+    """The integers of a QuantizeLinear; its scale as stored, also behind a DequantizeLinear of 1."""
+    try:
+        scale = stored[node.input[1] if node.input[1] in stored else makers[node.input[1]].input[1]]
+        zero_point = stored[node.input[2]]
+    except (KeyError, IndexError):
+        return None
+    numbers = (np.asarray(numpy_helper.to_array(tensor)) for tensor in (scale, zero_point))
+    first, second = (array.item() if array.size == 1 else None for array in numbers)
+    return None if first is None or second is None else Place(str(node.output[0]), float(first), int(second))
+
+
+def _product(graph: onnx.GraphProto, weight: str) -> onnx.NodeProto | None:
+    """The node that multiplies with a weight, however many operators unpack that first."""
+    names = {tensor.name for tensor in graph.initializer if tensor.name.startswith(weight)}
+    for node in graph.node:  # in topological order
+        if names & set(node.input):
+            if node.op_type.startswith(PRODUCTS):
+                return node
+            names |= set(node.output)
+    return None

@@ -1,0 +1,223 @@
+"""Weights of fewer than 8 bits in as many bits of the file; ONNX Runtime unpacks them once, when a session starts.
+
+| bits | stored as | operators until int8 |
+| --- | --- | --- |
+| 8 | int8 | none |
+| 4 | INT4 | Cast |
+| 2, 3, 5, 6, 7 | fields of 4, 2 and 1 bits, as many to a byte as fit: `FIELDS` | Gather from a table of all bytes |
+
+A DequantizeLinear could read INT4 itself, but ONNX Runtime then multiplies in float, 7 times slower. Where activations
+are float anyway it does: that is what the runtime fuses to `MatMulNBits`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from export.graph.qdq import WEIGHT, QdqLayer
+
+# Widths of the fields that make up an integer, its lowest bits first.
+FIELDS = {2: (2,), 3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
+
+
+def pack_weights(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer]) -> None:
+    """Store the integers of these layers in as many bits as they have, in place.
+
+    Args:
+        proto: the graph; weights are int8 initializers `encoder.<name>.weight_integers`.
+        layers: export forms by name.
+
+    Raises:
+        RuntimeError: a weight that the graph does not have.
+    """
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for layer, form in layers.items():
+        bits, name = form.bits.weight, weight_name(layer)
+        if bits >= 8:
+            continue
+        if name not in stored:
+            raise RuntimeError(f"the exporter lost the integers of {name}")
+        integers = numpy_helper.to_array(stored[name])
+        if bits == 4 or (bits < 4 and integers.size % 8):
+            typed = name if not form.in_use else f"{name}.int4"
+            raw = pack_four_bits(integers).tobytes()
+            stored[name].CopyFrom(helper.make_tensor(typed, TensorProto.INT4, integers.shape, raw, raw=True))
+            if typed != name:
+                nodes.append(helper.make_node("Cast", [typed], [name], f"{name}.cast", to=TensorProto.INT8))
+        elif integers.size % 8 == 0:
+            fields = pack_fields(integers, bits)
+            tensors = [numpy_helper.from_array(field, f"{name}.field_{place}") for place, field in enumerate(fields)]
+            stored[name].CopyFrom(tensors[0])
+            shape = numpy_helper.from_array(np.array(integers.shape), f"{name}.shape")
+            proto.graph.initializer.extend([*tensors[1:], shape])
+            nodes += _unpacked(proto, name, bits)
+    for node in reversed(nodes):
+        proto.graph.node.insert(0, node)
+
+
+def give_zero_points(proto: onnx.ModelProto) -> None:
+    """Give int8 weights of convolutions a zero point for each channel, in place; all are zero.
+
+    ONNX leaves it out where it is zero. But in sessions with exact sums (`session.x64quantprecision`, processors
+    without VNNI) ONNX Runtime shifts weights to uint8, makes up one zero point for all channels, and then refuses to
+    run a DequantizeLinear that has a scale for each.
+    """
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+    weights = {name for node in proto.graph.node if node.op_type == "Conv" for name in node.input[1:2]}
+    for node in proto.graph.node:
+        integers = stored.get(node.input[0]) if node.op_type == "DequantizeLinear" and len(node.input) == 2 else None
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), None)
+        if integers is None or axis is None or integers.data_type != TensorProto.INT8 or not weights & {*node.output}:
+            continue
+        name = f"{node.input[0]}.zero_point"
+        proto.graph.initializer.append(numpy_helper.from_array(np.zeros(integers.dims[axis], np.int8), name))
+        node.input.append(name)
+
+
+def weight_name(layer: str) -> str:
+    """Name of a layer's int8 weight in the graph, stored or computed."""
+    return f"encoder.{layer}.{WEIGHT}"
+
+
+def stored_weight(stored: Mapping[str, TensorProto], layer: str, bits: int) -> np.ndarray:
+    """A layer's integers, int8, as `pack_weights` left them.
+
+    Args:
+        stored: initializers by name.
+        layer: its name in the encoder.
+        bits: of the integers.
+
+    Raises:
+        KeyError: the graph does not have them.
+    """
+    name = weight_name(layer)
+    if f"{name}.shape" in stored:
+        fields = [numpy_helper.to_array(stored[f"{name}.field_{place}"]) for place in range(len(FIELDS[bits]))]
+        return unpack_fields(fields, bits).reshape(numpy_helper.to_array(stored[f"{name}.shape"]))
+    tensor = stored[f"{name}.int4" if f"{name}.int4" in stored else name]
+    return numpy_helper.to_array(tensor).astype(np.int8)
+
+
+def pack_four_bits(integers: np.ndarray) -> np.ndarray:
+    """Two integers a byte, the first in the low half (ONNX TensorProto.INT4).
+
+    Args:
+        integers: any shape, from -8 to 7.
+
+    Returns:
+        uint8, shape (ceil(size / 2),).
+    """
+    flat = integers.astype(np.int8).flatten() & 0xF
+    flat = np.append(flat, np.zeros(len(flat) % 2, np.int8)).astype(np.uint8)
+    packed: np.ndarray = flat[0::2] | (flat[1::2] << 4)
+    return packed
+
+
+def pack_fields(integers: np.ndarray, bits: int) -> list[np.ndarray]:
+    """The fields of every integer plus 2^(bits - 1); in each array 8 / width to a byte, the first in the lowest bits.
+
+    Args:
+        integers: any shape, from -2^(bits - 1) to 2^(bits - 1) - 1; a multiple of 8 of them.
+        bits: a key of `FIELDS`.
+
+    Returns:
+        uint8, shape (size * width / 8,), for each width.
+    """
+    lifted = (integers.flatten() + 2 ** (bits - 1)).astype(np.uint8)
+    fields = []
+    for width in FIELDS[bits]:
+        parts = (lifted & (2**width - 1)).reshape(-1, 8 // width)
+        fields.append((parts << _places(width)).sum(axis=1, dtype=np.uint8))
+        lifted >>= width
+    return fields
+
+
+def unpack_fields(fields: Sequence[np.ndarray], bits: int) -> np.ndarray:
+    """The way back: int8, shape (size,)."""
+    parts = [table[field].flatten() for table, field in zip(_tables(bits), fields, strict=True)]
+    return np.stack(parts).sum(axis=0, dtype=np.int8)
+
+
+def _tables(bits: int) -> list[np.ndarray]:
+    """What each byte of a field stands for, int8, shape (256, 8 / width); their sum is the integer."""
+    tables, shift = [], 0
+    for width in FIELDS[bits]:
+        parts = (np.arange(256)[:, None] >> _places(width)) & (2**width - 1)
+        tables.append((parts << shift).astype(np.int16))
+        shift += width
+    tables[-1] -= 2 ** (bits - 1)
+    return [table.astype(np.int8) for table in tables]
+
+
+def _places(width: int) -> np.ndarray:
+    """Where the fields of a byte begin, in bits."""
+    return np.arange(0, 8, width, dtype=np.uint8)
+
+
+def _unpacked(proto: onnx.ModelProto, name: str, bits: int) -> list[onnx.NodeProto]:
+    """`unpack_fields` in operators."""
+    known = {tensor.name for tensor in proto.graph.initializer}
+    nodes, parts = [], []
+    for place, table in enumerate(_tables(bits)):
+        field, table_name = f"{name}.field_{place}", f"bits_{bits}.table_{place}"
+        if table_name not in known:
+            proto.graph.initializer.append(numpy_helper.from_array(table, table_name))
+        part = f"{name}.part_{place}"
+        nodes += [
+            helper.make_node("Cast", [field], [f"{field}.index"], to=TensorProto.INT32),
+            helper.make_node("Gather", [table_name, f"{field}.index"], [f"{field}.looked_up"]),
+            helper.make_node("Reshape", [f"{field}.looked_up", f"{name}.shape"], [part]),
+        ]
+        parts.append(part)
+    for place, part in enumerate(parts[1:], start=1):
+        nodes.append(helper.make_node("Add", [parts[0], part], [f"{name}.sum_{place}"]))
+        parts[0] = f"{name}.sum_{place}"
+    nodes[-1].output[0] = name
+    return nodes
+
+
+FULL_FLOATS = ("front_end.", "head.", "tokenizer.")
+HALF = ".float16"
+
+
+def halve_floats(proto: onnx.ModelProto) -> None:
+    """Store the encoder's float weights as float16, in place; ONNX Runtime widens them when a session starts.
+
+    Vectors (biases, normalizations), front end, head and tokenizer stay as they are. Values beyond float16's range are
+    clipped.
+    """
+    for tensor in proto.graph.initializer:
+        name = tensor.name
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2 or name.startswith(FULL_FLOATS):
+            continue
+        tensor.CopyFrom(numpy_helper.from_array(_halves(numpy_helper.to_array(tensor)), f"{name}{HALF}"))
+        cast = helper.make_node("Cast", [f"{name}{HALF}"], [name], f"{name}.cast", to=TensorProto.FLOAT)
+        proto.graph.node.insert(0, cast)
+
+
+def halve_as_stored(proto: onnx.ModelProto, encoder: nn.Module) -> bool:
+    """Round those weights of an encoder, which get new tensors, that a file stores as float16: to compare it with.
+
+    Returns:
+        whether the file stores any so. Where the exporter folded a normalization in, the file rounded another number.
+    """
+    halved = {tensor.name for tensor in proto.graph.initializer if tensor.name.endswith(HALF)}
+    for name, module in encoder.named_modules():
+        for values in (module._parameters, module._buffers):
+            for leaf, value in values.items():
+                full = ".".join(filter(None, ("encoder", name, leaf)))
+                if value is not None and f"{full}{HALF}" in halved:
+                    rounded = torch.from_numpy(_halves(value.detach().numpy()).astype(np.float32))
+                    values[leaf] = nn.Parameter(rounded, False) if isinstance(value, nn.Parameter) else rounded
+    return bool(halved)
+
+
+def _halves(values: np.ndarray) -> np.ndarray:
+    limit = float(np.finfo(np.float16).max)
+    halves: np.ndarray = values.clip(-limit, limit).astype(np.float16)
+    return halves

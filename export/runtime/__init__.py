@@ -1,0 +1,1 @@
+"""Files that run: sessions, encoders, streams, and how fast they are."""

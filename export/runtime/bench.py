@@ -1,0 +1,110 @@
+"""Size, cold start, memory, latency and real-time factor of ONNX files, side by side."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from export.metadata import VerificationError
+from export.runtime import fresh_process
+from export.runtime.fresh_process import feed, session_options
+from export.runtime.session import open_session
+
+COLD_STARTS = 3
+# A session's threads spin for a while after a run, on the cores that the next session needs.
+REST = 0.02
+
+
+def measure_files(
+    paths: Sequence[str | Path],
+    seconds: Sequence[float] = (1.0, 10.0),
+    threads: Sequence[int] = (0,),
+    repeats: int = 15,
+) -> list[dict[str, Any]]:
+    """Measure encoders side by side: the files take turns, so that a drifting machine is fair to all.
+
+    Args:
+        paths: files written by `to_onnx`, of one kind of input; ratios are against the first.
+        seconds: clip lengths in seconds (speech); image encoders run one image.
+        threads: of ONNX Runtime, one measurement each; 0 takes its default.
+        repeats: timed runs of each file.
+
+    Returns:
+        a row for each number of threads, clip length and file: file, size_bytes, size_ratio, cold_start_ms (session
+        creation in a process of its own, median), peak_memory_bytes (that process's), threads, seconds, latency_ms
+        (median), spread_ms (10th to 90th percentile), fastest_ms, speedup (of the fastest runs: other processes only
+        ever add time), real_time_factor.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no file at all, files with different inputs, or no repeats.
+        VerificationError: ONNX Runtime cannot read or run a file.
+    """
+    if not paths or repeats < 1:
+        raise ValueError(f"measuring needs at least one file and one repeat, got {len(paths)} files, {repeats} repeats")
+    rows = []
+    for count in threads:
+        sessions = [open_session(path, session_options(count)) for path in paths]
+        sizes = [Path(path).stat().st_size for path in paths]
+        first_inputs = {session.get_inputs()[0].name for session in sessions}
+        if len(first_inputs) > 1:
+            raise ValueError(f"files to compare must take the same input, got {' and '.join(sorted(first_inputs))}")
+        for duration in seconds if first_inputs != {"images"} else (0.0,):
+            alone = [_in_fresh_process(path, duration, count) for path in paths]
+            timings = _take_turns(sessions, [feed(session, duration) for session in sessions], repeats)
+            for path, size, process, times in zip(paths, sizes, alone, timings, strict=True):
+                low, high = np.percentile(times, [10, 90])
+                rows.append(
+                    {
+                        "file": Path(path).name,
+                        "size_bytes": size,
+                        "size_ratio": size / sizes[0],
+                        **process,
+                        "threads": count,
+                        "seconds": duration,
+                        "latency_ms": median(times),
+                        "spread_ms": float(high - low),
+                        "fastest_ms": min(times),
+                        "speedup": min(timings[0]) / min(times),
+                        "real_time_factor": median(times) / 1000 / duration if duration else None,
+                    }
+                )
+    return rows
+
+
+def _in_fresh_process(path: str | Path, seconds: float, threads: int) -> dict[str, Any]:
+    """Median start in ms, and peak memory in bytes."""
+    command = [sys.executable, "-P", fresh_process.__file__, str(path), str(seconds), str(threads)]
+    runs = []
+    for _ in range(COLD_STARTS):
+        ran = subprocess.run(command, capture_output=True, text=True)
+        if ran.returncode:
+            said = ran.stderr.strip().split("\n")[-1] or f"exit status {ran.returncode}"
+            raise VerificationError(f"{path} does not run for {seconds:g} s in a process of its own: {said}")
+        runs.append(json.loads(ran.stdout))
+    return {
+        "cold_start_ms": median(run["cold_start_ms"] for run in runs),
+        "peak_memory_bytes": runs[0]["peak_memory_bytes"],
+    }
+
+
+def _take_turns(
+    sessions: list[onnxruntime.InferenceSession], feeds: list[dict[str, np.ndarray]], repeats: int
+) -> list[list[float]]:
+    """Milliseconds of each run of each session."""
+    timings: list[list[float]] = [[] for _ in sessions]
+    for _ in range(repeats):
+        for session, inputs, times in zip(sessions, feeds, timings, strict=True):
+            time.sleep(REST)
+            session.run(None, inputs)  # allocates, fills the caches
+            started = time.perf_counter()
+            session.run(None, inputs)
+            times.append(1000 * (time.perf_counter() - started))
+    return timings

@@ -1,0 +1,115 @@
+"""A file that `to_onnx` wrote as an encoder of waveforms or pixels: what is shipped, measured as it is."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from encoders import LogMel, WhisperLogMel
+from encoders.models.vision import PixelNormalization
+from encoders.speech.log_mel import SAMPLE_RATE
+from encoders.storage.folder import file_sha256
+from export.metadata import WHISPER_LOG_MEL, VerificationError, longest_input
+from export.runtime.fresh_process import session_options
+from export.runtime.session import make_exact, open_session
+
+
+class FileEncoder:
+    """Features of a file in ONNX Runtime, computed exactly on every processor: see `export.runtime.session.make_exact`.
+
+    Front ends that the file does not hold are those of torch.
+
+    Args:
+        path: written by `to_onnx`.
+        threads: of ONNX Runtime; 0 takes its default.
+
+    Attributes:
+        about: what the file says about itself.
+        modality: `audio` or `image`.
+        bit_width: that it was exported at.
+        feature_dim: width of the features.
+        weights_sha256: of the encoder that it was exported from: `encoders.weights_sha256`.
+        longest: samples that it takes at most; None for any number, and for images.
+
+    Raises:
+        FileNotFoundError: no such file.
+        VerificationError: ONNX Runtime cannot read it, or `to_onnx` did not write it.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 0) -> None:
+        self.path = Path(path)
+        options = session_options(threads)
+        make_exact(options)
+        self.session = open_session(path, options)
+        self.about: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+        self.form = self.about.get("input")
+        if self.form not in ("waveform", "log_mel", "images"):
+            raise VerificationError(
+                f"{path} takes {self.form or 'nothing that it says'}: give a file that ssql export wrote, with "
+                "waveform, log_mel or images as its input"
+            )
+        self.modality: Literal["audio", "image"] = "image" if self.form == "images" else "audio"
+        try:
+            self.bit_width, self.weights_sha256 = self.about["bit_width"], self.about["weights_sha256"]
+            self.feature_dim = int(self.about["feature_dim"])
+            self.front_end = _front_end(self.form, self.about)
+            self.longest = None if self.modality == "image" else longest_input(self.about)
+            if self.feature_dim < 1 or (self.modality == "audio" and not 0 < self.frame_rate <= SAMPLE_RATE):
+                raise ValueError(f"features {self.feature_dim} wide, {self.about.get('frame_rate_hz')} a second")
+        except (KeyError, ValueError, TypeError, AttributeError, ZeroDivisionError, OverflowError) as error:
+            raise VerificationError(f"{path} says of itself what no file of ssql export says: {error!r}") from error
+
+    @property
+    def frame_rate(self) -> float:
+        """Features a second, in Hz; of a speech file."""
+        return float(self.about["frame_rate_hz"])
+
+    @property
+    def file_sha256(self) -> str:
+        """Hash of the file."""
+        return file_sha256(self.path)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+        return self.path.stat().st_size
+
+    def __call__(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Features of a batch.
+
+        Args:
+            inputs: waveforms (batch, samples) at 16,000 Hz, or pixels in [0, 1] (batch, channels, height, width).
+            lengths: samples of each clip, (batch,); all of them when None.
+
+        Returns:
+            features (batch, frames, feature_dim) and frames of each clip (batch,); of images (batch, feature_dim) and
+            None.
+
+        Raises:
+            ValueError: inputs that the file does not take.
+            VerificationError: the file cannot be computed.
+        """
+        if self.modality == "audio" and lengths is None:
+            lengths = torch.full((len(inputs),), inputs.shape[1])
+        if self.front_end is not None:
+            inputs, lengths = self.front_end(inputs, lengths)
+        feeds = {self.form: inputs.numpy()} | ({} if lengths is None else {"lengths": lengths.numpy()})
+        names = ["features"] if lengths is None else ["features", "feature_lengths"]
+        features, *feature_lengths = map(torch.from_numpy, self.session.run(names, feeds))
+        return features, feature_lengths[0] if feature_lengths else None
+
+    def embed_raw(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """One embedding a clip or image, shape (batch, feature_dim): the mean of a clip's frames."""
+        features, feature_lengths = self(inputs, lengths)
+        if feature_lengths is None:
+            return features
+        return features.sum(dim=1) / feature_lengths.clamp_min(1).unsqueeze(1)
+
+
+def _front_end(form: str, about: dict[str, str]) -> nn.Module | None:
+    if form == "images":
+        return PixelNormalization(float(about["pixel_mean"]), float(about["pixel_std"]))
+    if form == "log_mel":
+        return (WhisperLogMel if about.get("log_mel") == WHISPER_LOG_MEL else LogMel)(int(about["n_mels"]))
+    return None

@@ -1,0 +1,53 @@
+"""Which inputs a file takes: its shortest one is tried, its longest follows from the encoder's positions."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from encoders.speech.log_mel import HOP, SAMPLE_RATE
+from export.metadata import longest_input
+from export.runtime.session import open_session
+
+LONGEST_TRIED = SAMPLE_RATE  # samples; every encoder takes a second
+
+
+def limits_of(path: Path) -> dict[str, Any]:
+    """Of speech: channels, and shortest and longest (None: any) in samples of a waveform or frames of a log-mel.
+
+    Of images: channels, height, width. `shortest` is the fewest that give a feature.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # inputs that are too short are tried on purpose
+    session = open_session(path, options)
+    about: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    first = session.get_inputs()[0]
+    if first.name == "images":
+        _, channels, height, width = first.shape
+        return {"channels": channels, "height": height, "width": width}
+    longest, step = longest_input(about), 1 if first.name == "waveform" else HOP
+    shortest = _fewest(session, LONGEST_TRIED // step)
+    return {"channels": 1, "shortest": shortest, "longest": None if longest is None else longest // step}
+
+
+def _fewest(session: onnxruntime.InferenceSession, most: int) -> int:
+    """The fewest samples or frames, up to `most`, that give a feature, by bisection."""
+    least = 1
+    while least < most:
+        middle = (least + most) // 2
+        if _gives_a_feature(session, middle):
+            most = middle
+        else:
+            least = middle + 1
+    return most
+
+
+def _gives_a_feature(session: onnxruntime.InferenceSession, size: int) -> bool:
+    first = session.get_inputs()[0]
+    shape = [1 if axis == "batch" else axis if isinstance(axis, int) else size for axis in first.shape]
+    feeds = {first.name: np.zeros(shape, np.float32), "lengths": np.array([size])}
+    try:
+        return bool(session.run(["feature_lengths"], feeds)[0][0] > 0)
+    except Exception:
+        return False

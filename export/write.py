@@ -1,0 +1,189 @@
+"""Write an encoder at a bit-width as an ONNX file: whole and verified, or not at all."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import onnx
+from onnx import helper
+from torch import Tensor, nn
+
+from encoders import Encoder, Head, Tokenizer
+from encoders.storage.files import staged_file, write_json
+from encoders.storage.ownership import ONNX, REPORT, refuse_foreign
+from export.check.accuracy import Labelled
+from export.check.verify import verify
+from export.graph.front_end import ExportedFrontEnd, shrink_tables
+from export.graph.head import ExportedHead
+from export.graph.packing import give_zero_points, halve_floats, pack_weights
+from export.graph.pipeline import Pipeline
+from export.graph.qdq import QdqLayer, to_qdq
+from export.graph.signature import SpeechInput, example_inputs, frozen_copy, input_form, signature
+from export.graph.tokenizer import ExportedTokenizer
+from export.graph.trace import trace
+from export.graph.unused import drop_unused
+from export.metadata import OPSET, VerificationError, metadata
+from quant import FULL_PRECISION, BitWidth, at, parse_bit_width
+from quant.activation import RANGE_BUFFERS
+
+log = logging.getLogger(__name__)
+
+FLOAT16 = "fp16"
+EncoderType = TypeVar("EncoderType", bound=Encoder)
+
+LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf's limit, less room for the graph
+
+
+def to_onnx(
+    encoder: Encoder,
+    path: str | Path,
+    bit_width: str | BitWidth = "fp",
+    input: SpeechInput | None = None,
+    head: Head | None = None,
+    overwrite: bool = False,
+    check: bool = True,
+    clips: Sequence[Tensor] | None = None,
+    labelled: Labelled | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    opset: int = OPSET,
+    tokenizer: Tokenizer | None = None,
+) -> Path:
+    """Export an encoder at a bit-width; integers and scales are those of `quant`.
+
+    Speech: inputs `log_mel` (batch, n_mels, frames) and `lengths` (batch,) int64 in frames, or `waveform`
+    (batch, samples) at 16,000 Hz and `lengths` in samples; outputs `features` (batch, frames', feature_dim)
+    and `feature_lengths` (batch,) int64. Vision: input `images`, normalized pixels (batch, channels, height,
+    width); output `features` (batch, feature_dim). A head adds `logits` (classification: (batch, classes); ctc:
+    (batch, frames', 1 + tokens)) or `values` (regression: (batch, targets)). A tokenizer adds `linguistic_tokens` and
+    `semantic_tokens` (batch, tokens), int64 with -1 beyond a clip's length, and `linguistic_lengths` and
+    `semantic_lengths` (batch,). Batch and time are dynamic.
+    Weights take as many bits of the file as they have; ONNX Runtime unpacks them to int8 when a session starts, and
+    multiplies at the speed of int8.
+
+    Args:
+        encoder: prepared and calibrated unless bit_width is `fp`; left untouched.
+        path: the file to write; it appears whole and verified, or not at all.
+        bit_width: `fp`, `fp16` (computed in float32 all the same), `w8a8`, `w4a8`, ...
+        input: speech: `log_mel`, or `waveform` with the front end in the file; None: log_mel if the encoder takes it.
+        head: stays in float.
+        overwrite: replace an existing file.
+        check: verify the file against torch before it takes its name; the report goes beside it, to
+            `<name>.verification.json`. A file that fails keeps the name `<name>.failed.onnx`.
+        clips: to verify with, (samples,) at 16,000 Hz or images (channels, height, width) in [0, 1]; real speech that
+            comes with the package, or generated images, when None.
+        labelled: test data of the head: for 99.5 % of the clips it must say in the file what it says in torch.
+        image_size: height and width of a vision file's input in pixels, one number or two; the model's own when None.
+        opset: 21 or newer.
+        tokenizer: of a speech encoder; stays in float.
+
+    Returns:
+        path.
+
+    Raises:
+        FileExistsError: the file exists and overwrite is False, or it or its report is not one of ours.
+        ValueError: unknown bit-width or input, an encoder that is not prepared, a weight that is NaN or infinite, a
+            layer or operation without an ONNX form, an opset that is too old, a file over protobuf's 2 GB, or a
+            tokenizer of another encoder.
+        quant.NotCalibratedError: a layer whose activation range was never observed.
+        VerificationError: the file departs from torch.
+    """
+    path, halves = Path(path), bit_width == FLOAT16
+    run = FULL_PRECISION if halves else parse_bit_width(bit_width)
+    report, failed = path.with_suffix(".verification.json"), path.with_suffix(".failed.onnx")
+    failed_report = failed.with_suffix(".verification.json")
+    check_targets({path: ONNX, report: REPORT, failed: ONNX, failed_report: REPORT}, overwrite)
+    proto = _build(encoder, run, input_form(encoder, input), head, image_size, opset, tokenizer)
+    if halves:
+        halve_floats(proto)
+    with staged_file(path) as staging:
+        onnx.save(proto, staging)
+        if not check:
+            report.unlink(missing_ok=True)  # of an earlier file
+            return path
+        result = verify(staging, encoder, run, clips, head, labelled, tokenizer)
+        result.file = str(path)
+        log.info("%s: %s", path, result)
+        if not result.passed:
+            result.file = str(failed)
+            os.replace(staging, failed)
+            write_json(result.to_dict(), failed_report)
+            raise VerificationError(f"{path} was not written, {failed.name} departs from torch: {result}")
+        write_json(result.to_dict(), report)
+    return path
+
+
+def check_targets(paths: dict[Path, str], overwrite: bool) -> None:
+    """Check that files may be written: nothing is there, or, to be overwritten, a file of ours of the same kind.
+
+    Args:
+        paths: file to its kind, one of `encoders.storage.ownership`; the first is the one that overwrite is about.
+        overwrite: whether it may be replaced.
+
+    Raises:
+        FileExistsError: a file may not be replaced.
+    """
+    for path, kind in paths.items():
+        refuse_foreign(path, kind)
+    first = next(iter(paths))
+    if first.exists() and not overwrite:
+        raise FileExistsError(f"{first} exists already: choose another name, or overwrite")
+
+
+def _build(
+    encoder: Encoder, run: BitWidth, form: str, head: Head | None, image_size: int | tuple[int, int] | None, opset: int,
+    tokenizer: Tokenizer | None,
+) -> onnx.ModelProto:  # fmt: skip
+    if opset < OPSET:
+        raise ValueError(f"opset {opset} is too old: quantized graphs need {OPSET} or newer (INT4 weights)")
+    model, layers = export_form(encoder, run)
+    if head is not None:
+        _check_finite(head, "head.")
+    if tokenizer is not None:
+        tokenizer.check_encoder(encoder)
+        _check_finite(tokenizer, "tokenizer.")
+    _check_size(model, run)
+    front_end = ExportedFrontEnd(model.front_end) if form == "waveform" else None
+    exported_head = None if head is None else ExportedHead(frozen_copy(head))
+    exported_tokenizer = None if tokenizer is None else ExportedTokenizer(frozen_copy(tokenizer))
+    pipeline = Pipeline(model, front_end, exported_head, exported_tokenizer)
+    proto = trace(pipeline, signature(form, head, tokenizer), example_inputs(model, form, image_size), opset)
+    shrink_tables(proto)
+    pack_weights(proto, layers)
+    give_zero_points(proto)
+    drop_unused(proto)
+    helper.set_model_props(proto, metadata(encoder, run, form, head, tokenizer))
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def export_form(encoder: EncoderType, run: BitWidth) -> tuple[EncoderType, dict[str, QdqLayer]]:
+    """A copy of an encoder with everything quantized in its export form, and those with a weight by name.
+
+    Raises:
+        ValueError: a weight that is NaN or infinite, or an encoder that is not prepared.
+        quant.NotCalibratedError: a layer whose activation range was never observed.
+    """
+    _check_finite(encoder)
+    model = frozen_copy(encoder)
+    if run != FULL_PRECISION:
+        with at(model, run):  # checks that the model is prepared and calibrated
+            pass
+    return model, to_qdq(model, run)
+
+
+def _check_finite(module: nn.Module, prefix: str = "") -> None:
+    """Raise ValueError where a weight is NaN or infinite."""
+    for name, value in module.state_dict().items():
+        # Ranges are infinite until observed; `quant.at` has its own error for that.
+        if not name.endswith(RANGE_BUFFERS) and not value.isfinite().all():
+            raise ValueError(f"weight {prefix + name!r} is NaN or infinite: nothing worth exporting")
+
+
+def _check_size(model: Encoder, run: BitWidth) -> None:
+    size = sum(value.nbytes for value in model.state_dict().values())
+    if size > LARGEST_FILE:
+        raise ValueError(
+            f"{model.name} at {run} takes {size / 1e9:.2f} GB, over the 2 GB of one ONNX file; fewer weight bits fit"
+        )

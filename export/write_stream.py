@@ -1,0 +1,90 @@
+"""A streaming encoder as an ONNX file: one chunk and the state in, features and the next state out."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import helper
+from torch import Tensor
+
+from encoders import StreamingTransformer
+from encoders.storage.files import staged_file
+from encoders.storage.ownership import ONNX
+from export.check.stream import verify_stream
+from export.graph.packing import give_zero_points, pack_weights
+from export.graph.signature import Signature
+from export.graph.step import STATE, Step
+from export.graph.trace import trace
+from export.graph.unused import drop_unused
+from export.metadata import OPSET, VerificationError, metadata
+from export.write import check_targets, export_form
+from quant import BitWidth, parse_bit_width
+
+FORM = "stream"
+
+
+def stream_to_onnx(
+    encoder: StreamingTransformer,
+    path: str | Path,
+    bit_width: str | BitWidth = "fp",
+    overwrite: bool = False,
+    check: bool = True,
+    clips: Sequence[Tensor] | None = None,
+) -> Path:
+    """Export one step of a stream at a bit-width; integers and scales are those of `quant`.
+
+    Inputs: `log_mel` (batch, n_mels, `chunk_mels`), `lengths` (batch,) int64, fewer than the chunk's frames only at a
+    stream's end, and the state `mel`, `stem`, `keys`, `values`, `past`, with an adaptor `adaptor`: zeros at a stream's
+    start. Outputs: `features` (batch, frames', feature_dim), `feature_lengths` (batch,), and the state for the next
+    step under the same names after `next_`. All shapes but the batch are fixed: memory does not grow.
+
+    Args:
+        encoder: prepared and calibrated unless bit_width is `fp`; left untouched.
+        path: the file to write; it appears whole and verified, or not at all.
+        bit_width: `fp`, `w8a8`, `w4a8`, ...
+        overwrite: replace an existing file.
+        check: verify the file, step by step, against torch on whole clips.
+        clips: speech (samples,) at 16,000 Hz to verify with; a recording that comes with the package when None.
+
+    Returns:
+        path.
+
+    Raises:
+        FileExistsError: the file exists and overwrite is False, or it is not one of ours.
+        ValueError: unknown bit-width, an encoder that is not prepared, or a weight that is NaN or infinite.
+        quant.NotCalibratedError: a layer whose activation range was never observed.
+        VerificationError: the file departs from torch.
+    """
+    path, run = Path(path), parse_bit_width(bit_width)
+    check_targets({path: ONNX}, overwrite)
+    proto = _build(encoder, run)
+    with staged_file(path) as staging:
+        onnx.save(proto, staging)
+        if check:
+            result = verify_stream(staging, encoder, run, clips)
+            if not result.passed:
+                raise VerificationError(f"{path} was not written: {result}")
+    return path
+
+
+def _build(encoder: StreamingTransformer, run: BitWidth) -> onnx.ModelProto:
+    model, layers = export_form(encoder, run)
+    state = {name: axes for name, axes in STATE.items() if name != "adaptor" or model.adaptor is not None}
+    names = Signature(
+        {"log_mel": ("batch", None, None), "lengths": ("batch",)} | state,
+        {"features": ("batch", None, None), "feature_lengths": ("batch",)}
+        | {f"next_{name}": axes for name, axes in state.items()},
+    )
+    log_mel = torch.randn(2, model.arguments["n_mels"], model.chunk_mels)
+    lengths = torch.tensor([model.chunk_mels, model.chunk_mels - 1])
+    examples = (log_mel, lengths, *model.start(2)[: len(state)])
+    proto = trace(Step(model), names, examples, OPSET)
+    pack_weights(proto, layers)
+    give_zero_points(proto)
+    drop_unused(proto)
+    values = metadata(encoder, run, FORM) | {"chunk_mels": str(model.chunk_mels), "state": json.dumps(list(state))}
+    helper.set_model_props(proto, values)
+    onnx.checker.check_model(proto)
+    return proto

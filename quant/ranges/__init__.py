@@ -1,0 +1,1 @@
+"""The ranges of activations: what is seen of them, and how a range is found from that."""

@@ -1,0 +1,1 @@
+"""The commands of `ssql`, one file each, and what several of them share."""

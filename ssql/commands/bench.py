@@ -1,0 +1,49 @@
+"""`ssql bench`: latency of ONNX files."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import export as onnx_export
+from encoders.storage.ownership import LATENCIES
+from quant.checks import check_at_least
+from ssql.reports.figures import latency_figure
+from ssql.reports.result_files import refuse_existing, reserved, save_json, save_plot
+from ssql.reports.tables import latency_tables
+from ssql.terminal.checks import not_empty
+from ssql.terminal.console import say
+
+SHORTEST_CLIP = 0.025  # seconds: one frame
+
+
+def bench(
+    files: list[str],
+    seconds: list[float] = [1.0, 10.0],  # noqa: B006
+    threads: list[int] = [1, 2],  # noqa: B006
+    repeats: int = 15,
+    output: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Size, cold start, memory, latency and real-time factor of ONNX files, side by side in ONNX Runtime.
+
+    Example: ssql bench runs/a/encoder-fp32.onnx runs/a/encoder-int8.onnx --output runs/a/latency
+
+    Args:
+        files: ONNX files that `ssql export` wrote; ratios are against the first.
+        seconds: clip lengths in seconds.
+        threads: of ONNX Runtime, one measurement each; 0 takes its default.
+        repeats: timed runs of each file.
+        output: <output>.json gets the rows, <output>.png the plot.
+        overwrite: replace earlier latencies.
+    """
+    not_empty(files=files, seconds=seconds, threads=threads)
+    check_at_least(1, repeats=repeats)
+    check_at_least(0, threads=threads)
+    check_at_least(SHORTEST_CLIP, seconds=seconds)
+    targets = [Path(f"{output}.json"), Path(f"{output}.png")] if output else []
+    refuse_existing(targets, overwrite, LATENCIES)
+    with reserved(Path(output), targets, overwrite, LATENCIES) if output else nullcontext():
+        rows = onnx_export.measure_files([Path(file) for file in files], seconds, threads, repeats)
+        if output:
+            save_json(rows, targets[0])
+            save_plot(latency_figure(rows), targets[1])
+    say(*latency_tables(rows))

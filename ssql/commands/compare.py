@@ -1,0 +1,28 @@
+"""`ssql compare`: results of several evaluations as one."""
+
+from pathlib import Path
+
+from ssql.commands.results import result_files, save_results
+from ssql.reports.figures import accuracy_figure
+from ssql.reports.result_files import refuse_existing, reserved
+from ssql.reports.rows import load_rows
+from ssql.reports.tables import markdown_report
+from ssql.terminal.checks import not_empty
+
+
+def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
+    """Merge results of several `ssql evaluate` runs: other encoders side by side, seeds and folds as mean ± deviation.
+
+    Writes accuracy.json, .csv, .md and .png, as `ssql evaluate` does.
+    Example: ssql compare --rows '[runs/seed-0/accuracy.json, runs/seed-1/accuracy.json]' --output runs/both
+
+    Args:
+        rows: accuracy.json files; rows of the same method, task and bit-width become one line of the table.
+        output: folder for the results.
+        overwrite: replace earlier results.
+    """
+    refuse_existing(result_files(output, "accuracy"), overwrite)
+    not_empty(rows=rows)
+    merged = [row for file in rows for row in load_rows(Path(file))]
+    with reserved(Path(output) / "accuracy", result_files(output, "accuracy"), overwrite):
+        save_results(merged, output, "accuracy", markdown_report(merged), accuracy_figure(merged))

@@ -1,0 +1,56 @@
+"""`ssql evaluate`: probes of encoders and exported files at bit-widths."""
+
+from pathlib import Path
+
+from quant.checks import check_at_least
+from ssql.commands.results import load_measured, result_files, save_results
+from ssql.data import DataModule
+from ssql.evaluation.evaluate import BIT_WIDTHS
+from ssql.evaluation.evaluate import evaluate as evaluate_encoders
+from ssql.evaluation.quantizers import AS_SAVED, Quantizer
+from ssql.reports.figures import accuracy_figure
+from ssql.reports.result_files import refuse_existing, reserved
+from ssql.reports.tables import markdown_report
+from ssql.terminal.checks import not_empty
+
+
+def evaluate(
+    encoders: dict[str, str],
+    data: DataModule,
+    output: str,
+    bit_widths: list[str] = list(BIT_WIDTHS),  # noqa: B006
+    tasks: list[str] | None = None,
+    calibration_batches: int | list[int] = 8,
+    quantizers: dict[str, Quantizer] = {AS_SAVED: Quantizer()},  # noqa: B006, B008
+    overwrite: bool = False,
+) -> None:
+    """Probe frozen encoders as they are saved at bit-widths, or exported files at their own: one table, one plot.
+
+    What is measured is what `ssql export` writes: an encoder with its own ranges, learned steps and bias corrections,
+    nothing recalibrated. Quantizers with an observer find new ranges instead, and leave the encoder as it is.
+    Writes accuracy.json and accuracy.csv (rows of method, task, bit_width, metric, value, low, high, ...), accuracy.md
+    and accuracy.png. Intervals (low, high) are of 95 %: Wilson for accuracies, bootstrap over clips for the rest.
+    Example: ssql evaluate --encoders.SSQL runs/a/encoder --encoders.SimSiam runs/b/encoder
+    --data SpokenWords --output runs/a
+    Example: ssql evaluate --encoders.torch runs/a/encoder --encoders.file runs/a/encoder-int8.onnx
+    --bit_widths '[fp, w8a8]' --data SpokenWords --output runs/a/shipped
+
+    Args:
+        encoders: name in the table to encoder folder, or to a file that ssql export wrote (.onnx).
+        data: labelled data module.
+        output: folder for the results.
+        bit_widths: fp, w8a8, w4a8, ...
+        tasks: label names; all of the data's by default.
+        calibration_batches: training batches that set the ranges of quantizers that find new ones; of several, each is
+            tried.
+        quantizers: name to observer (as_saved, min_max, moving_average, percentile, mse) and policy, side by side:
+            {as_saved: {observer: as_saved}, mse: {observer: mse, policy: {shift: true}}}. As saved by default.
+        overwrite: replace earlier results.
+    """
+    not_empty(encoders=encoders, bit_widths=bit_widths, tasks=tasks, quantizers=quantizers)
+    refuse_existing(result_files(output, "accuracy"), overwrite)
+    check_at_least(1, calibration_batches=calibration_batches)
+    loaded = load_measured(encoders)
+    with reserved(Path(output) / "accuracy", result_files(output, "accuracy"), overwrite):
+        rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches, quantizers)
+        save_results(rows, output, "accuracy", markdown_report(rows), accuracy_figure(rows))

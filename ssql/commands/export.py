@@ -1,0 +1,110 @@
+"""`ssql export`: ONNX files of an encoder, verified, measured and described."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import export as onnx_export
+from encoders import (
+    load_encoder,
+    load_head,
+    load_tokenizer,
+    state_sha256,
+    weights_sha256,
+)
+from encoders.storage.ownership import LATENCIES, REPORT, refuse_foreign
+from ssql.commands.file_names import file_paths
+from ssql.commands.verification_data import labelled_of_head, verification_clips
+from ssql.data import DataModule
+from ssql.evaluation.probe_head import probe_head
+from ssql.reports.result_files import refuse_existing, reserved, save_json
+from ssql.reports.rows import results_of
+from ssql.reports.tables import latency_tables
+from ssql.terminal.checks import not_empty
+from ssql.terminal.console import say
+
+
+def export(
+    encoder: str,
+    output: str,
+    bit_width: list[str] | str = "w8a8",
+    input: onnx_export.SpeechInput | None = None,
+    data: DataModule | None = None,
+    task: str | None = None,
+    accuracy: str | None = None,
+    trained_on: str = "unspecified",
+    licence: str = "unspecified",
+    overwrite: bool = False,
+) -> None:
+    """Write an encoder as ONNX at one or more bit-widths, verify each file against torch, measure them, describe them.
+
+    Leaves the files, a report of each verification, latency.json and a model card (README.md, config.json). A head
+    (ssql finetune) and a tokenizer (ssql tokenizer) beside the encoder go into the files. With data and task a linear
+    probe does, trained at each bit-width, unless the encoder has a head for the task; for 99.5 % of the
+    test clips it has to say in ONNX Runtime what it says in torch. Files are verified on clips of data, or on real
+    speech that comes with the package.
+
+    Example: ssql export --encoder runs/a/encoder --output runs/a --bit_width '[fp, w8a8, w4a8]' --input waveform
+    --data SpokenWords --task word
+
+    Args:
+        encoder: encoder folder.
+        output: folder for encoder-fp32.onnx (fp), encoder-int8.onnx (w8a8), encoder-int4.onnx (w4a8),
+            encoder-<bit-width>.onnx for others.
+        bit_width: one, or a list: fp, fp16 (float32 stored in 16 bits), w8a8, w4a8, w2a8, ...; w7a8 where a
+            processor without VNNI would saturate the sums of w8a8; w4a32 where there are no integer kernels.
+        input: waveform puts the front end into the files; log_mel by default, where the encoder takes that.
+        data: clips or images to verify the files with; labelled, for what the encoder's own head says of its test
+            split, or with task for a head.
+        task: the label to predict; `text` for a recognizer's own head.
+        accuracy: JSON file that ssql evaluate, suite or finetune wrote of this encoder as it is saved, for the model
+            card; results of other weights, ranges or heads are refused.
+        trained_on: the encoder's training data, for the model card.
+        licence: of the weights, for the model card.
+        overwrite: replace existing files.
+    """
+    if data is None and task is not None:
+        raise ValueError("a task needs data to learn it from: --data SpokenWords --task word")
+    bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
+    not_empty(bit_width=bit_widths)
+    paths = file_paths(output, "encoder", bit_widths)
+    refuse_existing(paths.values(), overwrite)
+    latency_file = Path(output) / "latency.json"
+    refuse_foreign(latency_file, LATENCIES)
+    for path in paths.values():
+        refuse_foreign(path.with_suffix(".verification.json"), REPORT)
+    onnx_export.refuse_foreign_card(Path(output))
+    loaded, own_head, tokenizer = load_encoder(encoder), load_head(encoder), load_tokenizer(encoder)
+    head_sha256 = state_sha256(own_head) if own_head else None
+    known = results_of(Path(accuracy), weights_sha256(loaded), head_sha256, encoder) if accuracy else {}
+    heads = {b: own_head for b in bit_widths}
+    if data is not None and task is not None and (own_head is None or own_head.label != task):
+        heads = {b: probe_head(loaded, data, task, "fp" if b == "fp16" else b) for b in bit_widths}
+    clips = verification_clips(data, loaded)
+    with reserved(Path(output) / "export", paths.values(), overwrite):
+        kept = onnx_export.entries_to_keep(Path(output), loaded, input, heads[bit_widths[0]], overwrite, tokenizer)
+        for b, path in paths.items():
+            labelled = labelled_of_head(data, heads[b], task)
+            onnx_export.to_onnx(
+                loaded, path, b, input, heads[b], overwrite, clips=clips, labelled=labelled, tokenizer=tokenizer
+            )
+        latencies = onnx_export.measure_files(list(paths.values()))
+        save_json(_with_others(latencies, latency_file), latency_file)
+        say(*latency_tables(latencies))
+        card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
+        for entry in card["files"]:
+            if entry["file"] != paths.get("fp16", Path()).name:  # its weights are others than those of full precision
+                entry["accuracy_in_torch"] = known.get(entry["bit_width"], {})
+            entry["latency_ms"] = {
+                f"{row['seconds']:g}": row["latency_ms"] for row in latencies if row["file"] == entry["file"]
+            }
+        onnx_export.write_card(card, Path(output), kept)
+        say(f"model card: {Path(output) / 'README.md'}")
+
+
+def _with_others(latencies: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """Latencies, after those that a file has of other ONNX files beside it."""
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() and file.stat().st_size else []
+    measured = {row["file"] for row in latencies}
+    others = [row for row in earlier if row["file"] not in measured and file.with_name(row["file"]).is_file()]
+    return others + latencies

@@ -1,0 +1,48 @@
+"""What the commands that measure share: the encoders they load and the files they leave."""
+
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from encoders import (
+    Encoder,
+    load_encoder,
+)
+from export import FileEncoder
+from ssql.evaluation.embeddings import ExportedFile
+from ssql.reports.result_files import save_csv, save_json, save_plot, save_text
+from ssql.reports.rows import Row
+from ssql.reports.tables import terminal_table
+from ssql.terminal.console import say
+
+
+def load_encoders(encoders: dict[str, str]) -> dict[str, Encoder]:
+    """Folders of encoders, on a GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {name: load_encoder(folder).to(device) for name, folder in encoders.items()}
+
+
+def load_measured(encoders: dict[str, str]) -> dict[str, Encoder | ExportedFile]:
+    """Folders of encoders in torch, and exported files in ONNX Runtime, in the order that they were given."""
+    files = {name: path for name, path in encoders.items() if path.endswith(".onnx")}
+    found: dict[str, Encoder | ExportedFile] = {name: FileEncoder(path) for name, path in files.items()}
+    found |= load_encoders({name: folder for name, folder in encoders.items() if name not in files})
+    return {name: found[name] for name in encoders}
+
+
+def result_files(output: str, name: str) -> list[Path]:
+    """The files that `save_results` writes."""
+    return [Path(output) / f"{name}.{ending}" for ending in ("json", "csv", "md", "png")]
+
+
+def save_results(rows: list[Row], output: str, name: str, markdown: str, figure: Figure) -> None:
+    """Write rows as JSON and CSV, a table and a plot of them, and show them."""
+    json_file, csv_file, markdown_file, plot_file = result_files(output, name)
+    save_json(rows, json_file)
+    save_csv(rows, csv_file)
+    save_text(markdown, markdown_file)
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        say(terminal_table(rows, metric))
+    save_plot(figure, plot_file)
+    say(f"rows: {json_file}\ntable: {markdown_file}\nplot: {plot_file}")

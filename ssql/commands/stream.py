@@ -1,0 +1,39 @@
+"""`ssql stream`: one step of a streaming encoder as ONNX files."""
+
+from pathlib import Path
+
+import export as onnx_export
+from encoders import (
+    StreamingTransformer,
+    load_encoder,
+)
+from ssql.commands.file_names import file_paths
+from ssql.reports.result_files import refuse_existing, reserved
+from ssql.terminal.checks import not_empty
+from ssql.terminal.console import say
+
+
+def stream(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overwrite: bool = False) -> None:
+    """Write one step of a streaming encoder as ONNX: a chunk and the state in, features and the next state out.
+
+    Each file is verified, chunk by chunk, against torch on whole clips.
+    Example: ssql stream --encoder runs/a/encoder --output runs/a --bit_width '[w8a8, w4a8]'
+
+    Args:
+        encoder: folder of a StreamingTransformer.
+        output: folder for stream-fp32.onnx (fp), stream-int8.onnx (w8a8), stream-int4.onnx (w4a8),
+            stream-<bit-width>.onnx for others.
+        bit_width: one, or a list.
+        overwrite: replace existing files.
+    """
+    not_empty(bit_width=bit_width)
+    bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
+    paths = file_paths(output, "stream", bit_widths)
+    refuse_existing(paths.values(), overwrite)
+    loaded = load_encoder(encoder)
+    if not isinstance(loaded, StreamingTransformer):
+        raise ValueError(f"{encoder} holds a {loaded.name} encoder: only a StreamingTransformer runs step by step")
+    with reserved(Path(output) / "stream", paths.values(), overwrite):
+        for b, path in paths.items():
+            onnx_export.stream_to_onnx(loaded, path, b, overwrite)
+            say(f"{path}: {onnx_export.verify_stream(path, loaded, b)}")

@@ -1,0 +1,1 @@
+"""What an encoder still knows at each bit-width."""

@@ -1,0 +1,131 @@
+"""Embeddings of whole splits, by an encoder at a bit-width or by an exported file."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import quant
+from encoders.base import Encoder
+from ssql.data import DataModule
+from ssql.evaluation.calibration import inputs_of
+from ssql.evaluation.finite import check_finite
+from ssql.terminal.progress import track
+
+
+class ExportedFile(Protocol):
+    """An exported file, as the command line hands one in (`export.FileEncoder`): it runs at one bit-width, as it is.
+
+    Called with waveforms or pixels and lengths, it gives features (batch, frames, feature_dim) and the frames of each
+    clip; of images, pooled features and None.
+    """
+
+    modality: Any
+    bit_width: str
+    weights_sha256: str
+
+    @property
+    def file_sha256(self) -> str:
+        """Hash of the file."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+
+    def __call__(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Features, and frames of each clip."""
+
+    def embed_raw(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """One embedding a clip or image, shape (batch, feature_dim)."""
+
+
+class Features(NamedTuple):
+    """Embeddings (clips, feature_dim) of a split at one bit-width, and its answers (clips,) by task."""
+
+    embeddings: np.ndarray
+    answers: dict[str, np.ndarray]
+
+
+def embed_splits(encoder: Encoder, data: DataModule, bit_width: str) -> dict[str, Features]:
+    """Embeddings and answers of the training split and all test splits at a bit-width."""
+    splits = ["train", *data.test_splits]
+    return {split: Features(*embed_split(encoder, data, split, bit_width)) for split in splits}
+
+
+def embed_splits_by_file(file: ExportedFile, data: DataModule) -> dict[str, Features]:
+    """The same by an exported file."""
+
+    def embed(inputs: Tensor, lengths: Tensor | None) -> Tensor:
+        return _file_embedding(file, data, inputs, lengths)
+
+    cpu = torch.device("cpu")
+    splits = ["train", *data.test_splits]
+    return {split: Features(*collected(embed, data, split, file.bit_width, cpu)) for split in splits}
+
+
+def _file_embedding(file: ExportedFile, data: DataModule, inputs: Tensor, lengths: Tensor | None) -> Tensor:
+    if data.probed_parts == 1:
+        return file.embed_raw(inputs, lengths)
+    features, frames = file(inputs, lengths)
+    assert frames is not None
+    return part_means(features, frames, data.probed_parts)
+
+
+@torch.no_grad()
+def embed_split(
+    encoder: Encoder, data: DataModule, split: str, bit_width: str
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Embeddings and labels (clips,) of a whole split at a bit-width.
+
+    Embeddings are (clips, feature_dim), or (clips, parts * feature_dim) where the data ask for several parts of a clip.
+
+    Raises:
+        ValueError: embeddings that are NaN or infinite.
+    """
+    encoder.eval()
+
+    def embed(inputs: Tensor, lengths: Tensor | None) -> Tensor:
+        if data.probed_parts == 1:
+            return encoder.embed_raw(inputs, lengths)
+        features, frames = encoder(*encoder.front_end(inputs, lengths))
+        return part_means(features, frames, data.probed_parts)
+
+    with quant.at(encoder, bit_width, reuse_weights=True):
+        return collected(embed, data, split, bit_width, next(encoder.parameters()).device)
+
+
+def collected(
+    embed: Callable[[Tensor, Tensor | None], Tensor], data: DataModule, split: str, bit_width: str, device: torch.device
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """What `embed` gives of a whole split, and its labels."""
+    embeddings: list[Tensor] = []
+    labels: dict[str, list[Tensor]] = {}
+    loader = data.evaluation_dataloader(split)
+    for batch in track(loader, f"encoding {split} at {bit_width}: batches", len(loader)):
+        embeddings.append(embed(*inputs_of(batch, device)).float().cpu())
+        for task, values in batch["labels"].items():
+            labels.setdefault(task, []).append(values)
+    found = torch.cat(embeddings)
+    check_finite(found, f"embeddings at {bit_width} of the split {split}")
+    return found.numpy(), {task: torch.cat(values).numpy() for task, values in labels.items()}
+
+
+def part_means(features: Tensor, lengths: Tensor, parts: int) -> Tensor:
+    """Means of the frames of equal parts of each clip, side by side.
+
+    Args:
+        features: shape (batch, frames, feature_dim).
+        lengths: frames of each clip, shape (batch,).
+        parts: that each clip is cut into.
+
+    Returns:
+        shape (batch, parts * feature_dim).
+    """
+    position = torch.arange(features.shape[1], device=features.device)
+    part = (position * parts // lengths.clamp_min(1)[:, None]).clamp_max(parts)  # `parts` itself is padding
+    member = F.one_hot(part, parts + 1)[..., :parts].to(features.dtype)  # (batch, frames, parts)
+    sums = member.transpose(1, 2) @ features
+    return (sums / member.sum(dim=1).clamp_min(1)[..., None]).flatten(1)

@@ -1,0 +1,111 @@
+"""How an encoder is quantized while it is measured: as it is saved, or with ranges found anew."""
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import quant
+from encoders import weights_sha256
+from encoders.base import Encoder
+from quant.ranges.observers import OBSERVERS
+from ssql.data import DataModule
+from ssql.evaluation.calibration import calibrate_on, correct_bias_on, is_prepared
+
+AS_SAVED = "as_saved"
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """How an encoder is quantized while it is measured.
+
+    Args:
+        observer: `as_saved`, the encoder as it is: its own policy, ranges, learned steps and bias corrections, which
+            is what is exported. Or how new activation ranges are found: min_max, moving_average, percentile, mse.
+        policy: of new ranges: per-layer bit-widths and grids; the encoder's own when None.
+        bias_correction: of new ranges: keep each layer's mean output that of full precision (`quant.correct_bias`),
+            which a head trained at full precision asks for.
+
+    Raises:
+        ValueError: an unknown observer, or `as_saved` with a policy or bias correction of its own.
+    """
+
+    observer: str = AS_SAVED
+    policy: quant.Policy | None = None
+    bias_correction: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.as_saved and self.observer not in OBSERVERS:
+            raise ValueError(f"unknown observer {self.observer!r}: write one of {AS_SAVED}, {', '.join(OBSERVERS)}")
+        if self.as_saved and (self.policy or self.bias_correction):
+            raise ValueError(
+                "a quantizer with a policy or bias correction needs an observer that finds ranges anew (min_max, "
+                "moving_average, percentile, mse): as_saved changes nothing"
+            )
+
+    @property
+    def as_saved(self) -> bool:
+        """Whether nothing is changed."""
+        return self.observer == AS_SAVED
+
+
+def quantized(
+    method: str,
+    encoder: Encoder,
+    data: DataModule,
+    bit_widths: Sequence[str],
+    calibration_batches: int | Sequence[int] = 8,
+    quantizers: Mapping[str, Quantizer] | None = None,
+) -> Iterator[tuple[Encoder, Row]]:
+    """An encoder in each way and at each bit-width in turn; it is left as it is.
+
+    Arguments as in `evaluate`.
+
+    Yields:
+        the encoder to measure, which shares the weights, and what all rows of the measurement have in common: method,
+        bit_width, quantizer, calibration_clips, weights_sha256, size_bytes.
+    """
+    quantizers = quantizers or {AS_SAVED: Quantizer()}
+    sizes = [calibration_batches] if isinstance(calibration_batches, int) else list(calibration_batches)
+    own_sha256 = weights_sha256(encoder)
+    for name, quantizer in quantizers.items():
+        for size in [None] if quantizer.as_saved else sizes:
+            if size is None:
+                variant, clips = in_full_precision(encoder), None
+            else:
+                variant = _recalibrated(encoder, data, size, quantizer)
+                clips = min(size * data.batch_size, len(data.dataset("train")))  # type: ignore[arg-type]
+            label = method + f", {name}" * (len(quantizers) > 1)
+            label += f", {clips} clips" * (size is not None and len(sizes) > 1)
+            for bit_width in sorted(bit_widths, key=lambda bits: bits != "fp"):  # fp first
+                if size is not None and quantizer.bias_correction and bit_width != "fp":
+                    correct_bias_on(variant, data, size, bit_width)
+                common = {"method": label, "bit_width": bit_width, "quantizer": name, "calibration_clips": clips}
+                common["weights_sha256"] = own_sha256 if size is None else weights_sha256(variant)
+                yield variant, common | {"size_bytes": round(quant.model_bytes(variant, bit_width))}
+                log.info("%s at %s done", label, bit_width)
+
+
+def in_full_precision(encoder: Encoder) -> Encoder:
+    """The encoder itself where it is prepared; else a copy that is, sharing its weights: it runs at `fp`."""
+    return encoder if is_prepared(encoder) else quant.prepare(_sharing_weights(encoder))
+
+
+def _recalibrated(encoder: Encoder, data: DataModule, batches: int, quantizer: Quantizer) -> Encoder:
+    """A copy that shares the weights, with new ranges; learned steps and bias corrections are left behind."""
+    variant = _sharing_weights(encoder)
+    policy = quantizer.policy
+    if is_prepared(variant):
+        policy = policy or quant.policy_of(variant)
+        quant.unprepare(variant)
+    calibrate_on(quant.prepare(variant, policy), data, batches, quantizer.observer)
+    return variant
+
+
+def _sharing_weights(encoder: Encoder) -> Encoder:
+    """A copy with ranges, running statistics and mode of its own, but the very Parameters."""
+    return copy.deepcopy(encoder, {id(parameter): parameter for parameter in encoder.parameters()})

@@ -1,0 +1,165 @@
+"""Features of recordings of any length, from windows of an encoder into files."""
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress
+
+from encoders import WindowEncoder, encode_windows, read_blocks
+from encoders.speech.audio_file import AudioFileError, opened
+from encoders.speech.log_mel import SAMPLE_RATE
+from encoders.speech.windows import plan
+from encoders.storage.paths import shown
+from ssql.feature_files.writer import feature_file
+from ssql.terminal.progress import SECONDS, on_terminal
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".safetensors"
+
+
+@dataclass
+class Written:
+    """What one recording became.
+
+    Attributes:
+        path: of the features.
+        frames: features.
+        audio_seconds: of the recording.
+        seconds: it took.
+        seams: differences of two windows' features where they meet: see `encoders.Piece`.
+    """
+
+    path: Path
+    frames: int
+    audio_seconds: float
+    seconds: float
+    seams: list[float]
+
+    def __str__(self) -> str:
+        speed = self.audio_seconds / self.seconds
+        meet = f"windows differ by {max(self.seams):.2g} at most where they meet" if self.seams else "one window"
+        features = f"{self.frames} features of {self.audio_seconds:.2f} s"
+        return f"{shown(self.path)}: {features}, {speed:.0f} times real time, {meet}"
+
+
+def feature_paths(files: Sequence[str], output: str) -> dict[Path, Path]:
+    """Where the features of each recording go: `<output>/<name>.safetensors`, or, of one recording, `output` itself.
+
+    Raises:
+        ValueError: no file at all, or two that would share a name.
+    """
+    recordings = [Path(file) for file in files]
+    if not recordings:
+        raise ValueError("no audio file: write --files talk.wav")
+    if output.endswith(SUFFIX):
+        if len(recordings) > 1:
+            raise ValueError(f"{len(recordings)} audio files do not go into one file: give a folder as --output")
+        return {recordings[0]: Path(output)}
+    paths: dict[Path, Path] = {}
+    for recording in recordings:
+        path = Path(output) / f"{recording.stem}{SUFFIX}"
+        if path in paths.values():
+            raise ValueError(
+                f"{shown(recording)} and another audio file would both go to {shown(path)}: give them apart"
+            )
+        paths[recording] = path
+    return paths
+
+
+def write_features(
+    encoder: WindowEncoder,
+    recording: Path,
+    path: Path,
+    metadata: dict[str, str],
+    window: float | None,
+    overlap: float,
+    batch_size: int,
+) -> Written:
+    """Features of one recording in a file, whole or not at all, with a progress bar.
+
+    Args:
+        encoder: windows go through it.
+        recording: audio file.
+        path: of the features.
+        metadata: of the file's header, to which rates, windows and seams are added.
+        window: as in `encoders.encode_windows`, as the others.
+        overlap: of a window with the next, in seconds.
+        batch_size: windows encoded at once.
+
+    Raises:
+        ValueError: audio that cannot be read or is too short, windows that the encoder cannot take, or features that
+            are NaN or infinite.
+    """
+    started = time.perf_counter()
+    windows = plan(encoder, window, overlap)
+    metadata = metadata | {
+        "frame_rate_hz": f"{encoder.frame_rate:g}",
+        "window_s": f"{windows.length / SAMPLE_RATE:g}",
+        "overlap_s": f"{(windows.length - windows.hop) / SAMPLE_RATE:g}",
+    }
+    seams: list[float] = []
+    with (
+        feature_file(path, encoder.feature_dim, encoder.frame_rate, metadata) as file,
+        Progress(transient=True, disable=not on_terminal()) as progress,
+    ):
+        counter, total, said = _Counter(read_blocks(recording)), _seconds(recording), time.monotonic()
+        task = progress.add_task(shown(recording.name), total=total)
+        for piece in encode_windows(encoder, counter, window, overlap, batch_size):
+            check_features(piece.features, recording, file.frames / encoder.frame_rate, encoder.frame_rate)
+            file.append(piece.features)
+            seams += [] if piece.seam is None else [piece.seam]
+            progress.update(task, completed=file.frames / encoder.frame_rate)
+            if not on_terminal() and time.monotonic() - said >= SECONDS:
+                said = time.monotonic()
+                log.info(
+                    "%s: %.0f s of %.0f s", shown(recording.name), file.frames / encoder.frame_rate, total or math.nan
+                )
+        if not file.frames:
+            raise ValueError(f"{shown(recording)} of {1000 * counter.seconds:.0f} ms is too short for one feature")
+        if seams:
+            metadata["largest_seam"] = f"{max(seams):.3g}"
+    return Written(path, file.frames, counter.seconds, time.perf_counter() - started, seams)
+
+
+def check_features(features: np.ndarray, recording: Path, start: float, frame_rate: float) -> None:
+    """Raise ValueError where a frame is NaN or infinite.
+
+    Args:
+        features: shape (frames, feature_dim).
+        recording: for the message.
+        start: of the first frame, in seconds.
+        frame_rate: in Hz.
+    """
+    wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(wrong):
+        raise ValueError(
+            f"{recording}: the features are NaN or infinite at {start + wrong[0] / frame_rate:.2f} s, nothing was "
+            "written: look at the encoder's weights and at the recording there"
+        )
+
+
+class _Counter:
+    """Blocks of samples that pass, and how many seconds have passed."""
+
+    def __init__(self, blocks: Iterable[np.ndarray]) -> None:
+        self.blocks, self.seconds = blocks, 0.0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for block in self.blocks:
+            self.seconds += len(block) / SAMPLE_RATE
+            yield block
+
+
+def _seconds(recording: Path) -> float | None:
+    """As the file's header has it, for the progress bar alone."""
+    try:
+        with opened(recording) as file:
+            return float(file.frames / file.samplerate)
+    except (AudioFileError, OSError):
+        return None

@@ -1,0 +1,1 @@
+"""Fine-tuning an encoder with a task head at a bit-width."""

@@ -1,0 +1,117 @@
+"""What the folder of a run holds for a report: results, training curves, configuration, encoder."""
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from encoders import Encoder, load_encoder
+from encoders.storage.strict_json import read_strict_json
+from ssql.reports.rows import Row, load_rows
+from ssql.training.run_options import flattened
+
+# Quantity to (steps, values).
+Curves = dict[str, tuple[list[float], list[float]]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        name: short, different for each run of a report.
+        rows: of every JSON file of results in the folder.
+        curves: what was logged in training.
+        configuration: of the training, as YAML; empty when there was none.
+        encoder: None when there is none.
+    """
+
+    name: str
+    rows: list[Row]
+    curves: Curves
+    configuration: str
+    encoder: Encoder | None
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """Read the folders of runs: `*.json` of results, `logs/`, `encoder/`.
+
+    A method that several runs measured is named after its run as well: `SSQL (runs-b)`.
+
+    Raises:
+        FileNotFoundError: a folder that does not exist.
+        ValueError: a folder that holds none of this.
+    """
+    paths = [Path(folder) for folder in folders]
+    names = [path.name for path in paths]
+    runs = [
+        _read(path, name if names.count(name) == 1 else path.as_posix())
+        for path, name in zip(paths, names, strict=True)
+    ]
+    methods = [method for run in runs for method in dict.fromkeys(row["method"] for row in run.rows)]
+    for run in runs:
+        for row in run.rows:
+            if methods.count(row["method"]) > 1:
+                row["method"] += f" ({run.name})"
+    return runs
+
+
+def differences(configurations: Mapping[str, str]) -> dict[str, list[str]]:
+    """Settings that are not the same in all runs: dotted name to one value a run, `-` where it is not set.
+
+    Args:
+        configurations: run to YAML.
+    """
+    flat = [flattened(yaml.safe_load(text) or {}) for text in configurations.values()]
+    names = dict.fromkeys(name for settings in flat for name in settings)
+    table = {name: [settings.get(name, "-") for settings in flat] for name in names}
+    return {name: values for name, values in table.items() if len(set(values)) > 1}
+
+
+def _read(folder: Path, name: str) -> Run:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"run {folder} does not exist")
+    files = [file for file in sorted(folder.glob("*.json")) if not _superseded(file) and _holds_rows(file)]
+    rows = [row for file in files for row in load_rows(file)]
+    logs = sorted(folder.glob("logs/version_*"), key=lambda path: int(re.sub(r"\D", "", path.name) or 0))
+    curves = _curves([path / "metrics.csv" for path in logs])
+    configurations = [path / "config.yaml" for path in logs if (path / "config.yaml").is_file()]
+    encoder = load_encoder(folder / "encoder") if (folder / "encoder").is_dir() else None
+    if not rows and not curves and encoder is None:
+        raise ValueError(f"run {folder} holds no results (*.json), no logs/ and no encoder/: nothing to report")
+    configuration = configurations[-1].read_text(encoding="utf-8", errors="replace") if configurations else ""
+    return Run(name, rows, curves, configuration, encoder)
+
+
+def _superseded(file: Path) -> bool:
+    """Whether these are parts of a suite that was stopped, beside those of a whole one."""
+    whole = file.name.replace(".partial.json", ".json")
+    return whole != file.name and file.with_name(whole).is_file()
+
+
+def _holds_rows(file: Path) -> bool:
+    """Whether a JSON file is a list of results: others (latency, verification) are for other readers."""
+    try:
+        content = read_strict_json(file)
+    except ValueError:
+        return False
+    return isinstance(content, list) and bool(content) and isinstance(content[0], dict) and "metric" in content[0]
+
+
+def _curves(files: Sequence[Path]) -> Curves:
+    """All quantities of the logs of a run, one version after the other where it was resumed."""
+    curves: Curves = {}
+    for file in files:
+        if not file.is_file():
+            continue
+        with file.open(newline="", encoding="utf-8", errors="replace") as text:
+            for line in csv.DictReader(text):
+                for quantity, value in line.items():
+                    if quantity not in ("step", "epoch") and value:
+                        steps, values = curves.setdefault(quantity, ([], []))
+                        steps.append(float(line["step"]))
+                        values.append(float(value))
+    return curves

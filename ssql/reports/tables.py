@@ -1,0 +1,106 @@
+"""Rows as tables for the terminal and for a README."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Column, Table
+
+from quant import Policy, Sensitivity
+from ssql.reports.rows import FP_HEADS, HEADLINES, Row, metric_name, pivot, retained_rows
+
+
+def terminal_table(rows: Sequence[Row], metrics: str | Sequence[str] = "linear", title: str = "test") -> Table:
+    """A line for each task and method, a column for each bit-width; several metrics have a column for their name."""
+    heads, lines = _table(rows, metrics, intervals=False)
+    table = Table(*heads, title=f"{title} {metric_name(metrics)}" if isinstance(metrics, str) else title)
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def markdown_table(rows: Sequence[Row], metrics: str | Sequence[str] = "linear") -> str:
+    """The same table in Markdown, with intervals of 95 % where they are known."""
+    heads, lines = _table(rows, metrics, intervals=True)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, ["---"] * len(heads), *lines))
+
+
+def markdown_report(rows: Sequence[Row]) -> str:
+    """A table for each metric, and what is retained of full precision."""
+    metrics = dict.fromkeys(row["metric"] for row in rows)
+    tables = {metric_name(metric): markdown_table(rows, metric) for metric in metrics}
+    kept = retained_rows(rows)
+    if any(row["bit_width"] != "fp" for row in kept):
+        tables[metric_name("retained")] = markdown_table(kept, "retained")
+    return "\n".join(f"**{name}**\n\n{table}" for name, table in tables.items())
+
+
+def suite_report(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
+    """What the suite found, in Markdown: each task by its own metric, and what is left of full precision.
+
+    Args:
+        rows: of the suite, and of whatever else was measured at these bit-widths.
+        notes: sentences to begin with, such as what was left out.
+    """
+    at_bits, at_full = retained_rows(rows, HEADLINES), retained_rows(rows, FP_HEADS)
+    parts = [f"{note}.\n" for note in notes]
+    parts += ["**Each task, the head trained at the bit-width**\n", markdown_table(rows, HEADLINES)]
+    for title, kept in (
+        ("**Retained of full precision, %, the head trained at the bit-width**\n", at_bits),
+        ("**Retained of full precision, %, the head trained at full precision**\n", at_full),
+    ):
+        parts += [title, markdown_table(kept, "retained")] if kept else []
+    parts.append(
+        "Intervals of 95 %: Wilson for accuracies, bootstrap over test clips for R2 and for what is retained. "
+        "Retained: accuracy above that of the most frequent class, or R2, divided by the same at full precision on "
+        "the same clips; worse than a constant answer is 0. A task without a line there was not above chance at full "
+        "precision.\n"
+    )
+    return "\n".join(parts)
+
+
+def _table(rows: Sequence[Row], metrics: str | Sequence[str], intervals: bool) -> tuple[list[str], list[list[str]]]:
+    bit_widths, lines = pivot(rows, metrics)
+    if isinstance(metrics, str):
+        return ["task", "method", *bit_widths], [[line.task, line.method, *line.texts(intervals)] for line in lines]
+    return ["task", "metric", "method", *bit_widths], [
+        [line.task, metric_name(line.metric), line.method, *line.texts(intervals)] for line in lines
+    ]
+
+
+def latency_tables(rows: Sequence[Row]) -> tuple[Table, Table]:
+    """Rows of `export.measure_files`: a line for each file, and one for each number of threads and clip length."""
+    files = Table(Column("file", no_wrap=True), "MB", "size", "start ms", "memory MB", box=box.SIMPLE)
+    files.title = "Size, also against the first file; start and memory of a process that runs the longest clip"
+    for row in {row["file"]: row for row in rows}.values():
+        memory = f"{row['peak_memory_bytes'] / 1e6:.0f}" if row["peak_memory_bytes"] else "-"
+        size = f"{row['size_bytes'] / 1e6:.2f}", f"{row['size_ratio']:.3f}"
+        files.add_row(row["file"].removesuffix(".onnx"), *size, f"{row['cold_start_ms']:.0f}", memory)
+    latencies = Table(
+        Column("file", no_wrap=True), "threads", "clip s", "ms", "spread", "fastest", "speed-up", "RTF", box=box.SIMPLE
+    )
+    latencies.title = "Latency: median, 10th to 90th percentile; speed-up of the fastest runs; real-time factor"
+    for row in rows:
+        latencies.add_row(
+            row["file"].removesuffix(".onnx"),
+            str(row["threads"] or "default"),
+            f"{row['seconds']:g}",
+            f"{row['latency_ms']:.2f}",
+            f"{row['spread_ms']:.2f}",
+            f"{row['fastest_ms']:.2f}",
+            f"{row['speedup']:.2f}",
+            f"{row['real_time_factor']:.4f}" if row["real_time_factor"] else "-",
+        )
+    return files, latencies
+
+
+def sensitivity_table(rows: Sequence[Sensitivity], policy: Policy) -> Table:
+    """A line for each layer: error of the embeddings at each bit-width, size, and what the policy chose."""
+    errors = {(row.layer, row.bits): row.error for row in rows}
+    weights = {row.layer: row.size for row in rows if row.bits == max(r.bits for r in rows)}
+    bits = sorted({row.bits for row in rows})
+    table = Table("layer", *(f"w{b}" for b in bits), "kB at most", "chosen")
+    table.title = "squared error of the embeddings, % of their variance, with this layer alone quantized"
+    for layer, size in weights.items():
+        shares = (f"{100 * errors[layer, b]:.3f}" for b in bits)
+        table.add_row(layer, *shares, f"{size / 1000:.1f}", policy.layers[layer])
+    return table

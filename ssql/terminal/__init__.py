@@ -1,0 +1,1 @@
+"""What a user meets on the command line: help, errors, progress, logs, signals."""

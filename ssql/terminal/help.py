@@ -1,0 +1,253 @@
+"""`ssql COMMAND --help` at once: read out of the command's source, so that nothing heavy is imported.
+
+Importing torch and Lightning takes longer than reading a help text. What a command takes is written in its source
+anyway: in the signature and docstring of a typed function, or in the calls of `add_argument` around a Lightning CLI.
+"""
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parents[2]
+WIDTH = 110
+
+# Commands around a Lightning CLI, and the module and class of their model where it is always the same.
+RUNS: dict[str, tuple[str, str] | None] = {
+    "pretrain": None,
+    "finetune": ("ssql.finetuning.training", "Finetuning"),
+    "tokenizer": ("ssql.tokenizing.training", "TokenizerTraining"),
+}
+TRAINER = """  --trainer.max_epochs N, --trainer.max_steps N, --trainer.max_time DD:HH:MM:SS
+      how long; -1 is without end
+  --trainer.accelerator cpu | gpu | mps, --trainer.devices N, --trainer.num_nodes N
+  --trainer.strategy ddp | fsdp2 | ...
+  --trainer.precision 32-true | bf16-mixed | 16-mixed
+  --trainer.accumulate_grad_batches N, --trainer.gradient_clip_val X
+  --trainer.sync_batchnorm true | false
+"""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One line of a help: name without dashes, type, default (None: required), what it is."""
+
+    name: str
+    kind: str
+    default: str | None
+    text: str
+
+    def __str__(self) -> str:
+        """As it stands in the help."""
+        head = f"  --{self.name} {self.kind}" + (" (required)" if self.default is None else f" = {self.default}")
+        indents = {"initial_indent": "      ", "subsequent_indent": "      ", "break_on_hyphens": False}
+        return "\n".join([head, *textwrap.wrap(self.text, WIDTH, **indents)])  # type: ignore[arg-type]
+
+
+def command_help(name: str, function: str) -> str:
+    """The help of a command.
+
+    Args:
+        name: of the command.
+        function: what runs it, in the module of `ssql.commands` that has the same name.
+    """
+    tree = _tree(f"ssql.commands.{function}")
+    if name in RUNS:
+        about, options = ast.literal_eval(_assigned(tree, "HELP")), list(_run_options(tree))
+    else:
+        definition = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
+        about = _with_examples(ast.get_docstring(definition) or "")
+        options = list(_options(tree, definition, definition))
+    listed = {option.name for option in options}
+    parts = [f"usage: ssql {name} [options]\n", about.rstrip() + "\n", "options:", *map(str, options)]
+    if not listed & {"config"}:
+        parts.append("  --config FILE.yaml\n      options from a file; --print_config writes them all")
+    if name in RUNS:
+        parts += ["  --seed_everything int = 0", *_model_and_trainer(name)]
+    return "\n".join([*parts, *_more(name, tree, options)]) + "\n"
+
+
+def _model_and_trainer(name: str) -> Iterator[str]:
+    model = RUNS[name]
+    if model:
+        tree = _tree(model[0])
+        shown = {target for _, target in _words(_tree(f"ssql.commands.{name}"))}
+        yield "\nmodel:"
+        for option in _class_options(tree, model[1], "model."):
+            if option.name not in shown:
+                yield str(option)
+    yield "\ntrainer, of which these are the most used:\n" + TRAINER.rstrip()
+
+
+def _more(name: str, tree: ast.Module, options: list[Option]) -> Iterator[str]:
+    """The last lines: where the rest is said."""
+    kinds = {option.name: option.kind for option in options}
+    yield ""
+    if name == "pretrain":
+        methods = ", ".join(_exported("ssql.methods", "Method"))
+        yield f"--model METHOD is one of {methods}; its options: ssql pretrain --model.help SimSiam"
+    if name in RUNS or "DataModule" in kinds.get("data", ""):
+        modules = ", ".join(_exported("ssql.data", "DataModule", "Spelling"))
+        yield f"--data DATA is one of {modules}; its options: ssql {name} --data.help AudioFolder"
+    yield f"all options, and those within options: ssql {name} --help_all; as YAML: ssql {name} ... --print_config"
+
+
+def _tree(module: str) -> ast.Module:
+    path = HOME.joinpath(*module.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _assigned(tree: ast.Module, name: str) -> ast.expr:
+    """The expression that a module's constant is."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+                return node.value
+    raise LookupError(name)
+
+
+def _exported(module: str, *but: str) -> list[str]:
+    return [
+        name for name in ast.literal_eval(_assigned(_tree(module), "__all__")) if name not in but and name[0] != "_"
+    ]
+
+
+def _run_options(tree: ast.Module) -> Iterator[Option]:
+    """Of a Lightning CLI: its words, then what is given to `add_argument` there and in what it shares."""
+    yield from (option for option, _ in _words(tree))
+    for source in (_tree("ssql.training.launch"), tree):
+        for node in ast.walk(source):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
+                given = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+                if node.args and isinstance(node.args[0], ast.Constant):
+                    default = None if "required" in given else _shown(source, given.get("default"))
+                    text = ast.literal_eval(given["help"]) if "help" in given else ""
+                    kind = _kind(given["type"]) if "type" in given else ""
+                    yield Option(str(node.args[0].value).removeprefix("--"), kind, default, text)
+
+
+def _words(tree: ast.Module) -> Iterator[tuple[Option, str]]:
+    """Options that stand for one deeper inside, and which."""
+    try:
+        words = _assigned(tree, "WORDS")
+    except LookupError:
+        return
+    assert isinstance(words, ast.Dict)
+    for key, value in zip(words.keys, words.values, strict=True):
+        assert isinstance(key, ast.Constant) and isinstance(value, ast.Tuple)
+        kind, default, target, text = value.elts
+        shown = None if ast.unparse(default) == "None" else _shown(tree, default)
+        yield Option(str(key.value), _kind(kind), shown, ast.literal_eval(text)), ast.literal_eval(target)
+
+
+def _options(
+    tree: ast.Module, function: ast.FunctionDef, documented: ast.FunctionDef | ast.ClassDef
+) -> Iterator[Option]:
+    texts = _arguments(ast.get_docstring(documented) or "")
+    arguments = [argument for argument in function.args.args if argument.arg != "self"]
+    defaults = [None] * (len(arguments) - len(function.args.defaults)) + list(function.args.defaults)
+    for argument, default in zip(arguments, defaults, strict=True):
+        shown = None if default is None else _shown(tree, default)
+        yield Option(argument.arg, _kind(argument.annotation), shown, texts.get(argument.arg, ""))
+
+
+def _class_options(tree: ast.Module, name: str, prefix: str) -> Iterator[Option]:
+    """Of a class; a dataclass among its arguments is followed, and its own options are listed instead."""
+    definition = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    init = [node for node in definition.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    texts = _arguments(ast.get_docstring(definition) or "")
+    found = list(_options(tree, init[0], definition)) if init else [
+        Option(node.target.id, _kind(node.annotation), None if node.value is None else _shown(tree, node.value),
+               texts.get(node.target.id, ""))
+        for node in definition.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    ]  # fmt: skip
+    for option in found:
+        inner = option.kind.removesuffix(" | null")
+        place = _dataclass(tree, inner)
+        if place is None:
+            yield Option(prefix + option.name, option.kind, option.default, option.text)
+        else:
+            yield from _class_options(place, inner, f"{prefix}{option.name}.")
+
+
+def _dataclass(tree: ast.Module, name: str) -> ast.Module | None:
+    """The module of a dataclass of ours, in this module or imported by name."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return tree if any("dataclass" in ast.unparse(line) for line in node.decorator_list) else None
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("ssql."):
+            continue
+        if any(alias.name == name for alias in node.names):
+            return _dataclass(_tree(str(node.module)), name)
+    return None
+
+
+def _kind(annotation: ast.expr | None) -> str:
+    """A type as users would say it: `Literal['a', 'b'] | None` as `a | b | null`."""
+    text = "" if annotation is None else ast.unparse(annotation)
+    text = re.sub(r"Literal\[([^]]*)\]", lambda match: match[1].replace("'", "").replace(", ", " | "), text)
+    text = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
+    return text.replace(" | Path", "").replace("None", "null")
+
+
+def _shown(tree: ast.Module, default: ast.expr | None) -> str:
+    """A default as users would type it."""
+    if default is None:
+        return "null"
+    if isinstance(default, ast.Call) and ast.unparse(default.func) in ("list", "dict") and len(default.args) == 1:
+        return _shown(tree, default.args[0])
+    if isinstance(default, ast.Name):
+        try:
+            return _shown(tree, _assigned(tree, default.id))
+        except LookupError:
+            place = next(
+                (node for node in tree.body if isinstance(node, ast.ImportFrom)
+                 if any(alias.name == default.id for alias in node.names)), None,
+            )  # fmt: skip
+            return _shown(_tree(str(place.module)), default) if place else default.id
+    text = ast.unparse(default).replace("'", "").replace("(", "[", 1).replace(")", "]") if isinstance(
+        default, ast.Tuple
+    ) else ast.unparse(default).replace("'", "")  # fmt: skip
+    if text.startswith("lambda"):
+        text = text.partition(": ")[2]
+    return {"None": "null", "True": "true", "False": "false", "": "''"}.get(text, text)
+
+
+def _with_examples(docstring: str) -> str:
+    """A docstring before its arguments; its examples stand together, on the lines that they have there."""
+    lines = re.split(r"\n\n?(?:Args|Raises|Returns):\n", inspect.cleandoc(docstring))[0].splitlines()
+    about: list[str] = []
+    examples: list[list[str]] = []
+    inside = False
+    for line in lines:
+        if line.startswith("Example: "):
+            examples.append([line.removeprefix("Example: ")])
+        elif inside and line.strip():
+            examples[-1].append(line)
+        else:
+            about.append(line)
+        inside = line.startswith("Example: ") or (inside and bool(line.strip()))
+    shown = "\n".join("  " + " \\\n      ".join(example) for example in examples)
+    text = "\n".join(about).strip()
+    return f"{text}\n\nexamples:\n{shown}" if examples else text
+
+
+def _arguments(docstring: str) -> dict[str, str]:
+    """What a docstring says of each argument."""
+    section = re.search(r"^Args:\n((?:    .*\n|\n)*)", inspect.cleandoc(docstring) + "\n", re.MULTILINE)
+    texts: dict[str, str] = {}
+    name = ""
+    for line in (section[1] if section else "").splitlines():
+        match = re.match(r"    (\w+): (.*)", line)
+        if match:
+            name = match[1]
+            texts[name] = match[2]
+        elif line.strip():
+            texts[name] += " " + line.strip()
+    return texts

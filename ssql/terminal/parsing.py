@@ -1,0 +1,98 @@
+"""The parsers of the commands: an error is one sentence, with the nearest option where one was mistyped."""
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from ssql.terminal.errors import nested_sentence
+
+MOST_CLASSES = 12
+
+
+class Sentences(ArgumentParser):
+    """Errors in one sentence and exit code 2; long lists of known classes are cut in the help."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong with the command line and end."""
+        if not self.exit_on_error:  # asked by jsonargparse, which tries types one after another
+            super().error(message, ex)
+        sys.stderr.write(f"{self.prog}: error: {self._sentence(message)}\n")
+        self.exit(2)
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The help, without lists of all classes that torch happens to have."""
+        return re.sub(r"known\s+subclasses:\s+([\w.,\s]+)", _first_classes, super().format_help(*args, **kwargs))
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As jsonargparse's; a configuration that is not text is an error of the command line as well."""
+        try:
+            return super().parse_args(*args, **kwargs)
+        except UnicodeDecodeError as error:
+            self.error(f"Problems parsing config: not UTF-8 text: {error}", error)
+
+    def _sentence(self, message: str) -> str:
+        options = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
+        unknown = re.search(r"[Uu]nrecognized arguments: (.*)", message, re.DOTALL)
+        if unknown:
+            word = unknown[1].split()[0].partition("=")[0]
+            kind = "option" if word.startswith("-") else "argument"
+            return f"unknown {kind} {word}{did_you_mean(word.removeprefix('--'), options, '--')}"
+        if "Problems parsing config" in message:
+            files = re.findall(r"--config[= ](\S+)", " ".join(sys.argv))
+            why = nested_sentence(message.partition("config: ")[2])
+            return f"{' or '.join(files) or 'the configuration'} is not YAML: {why}"
+        linked = re.search(r'Linked "([\w.]+)" must be given via "([\w.]+)"', message)
+        if linked:
+            return f"write --{linked[2]} instead of --{linked[1]}"
+        key = re.search(r"(?:Key|key) ['\"]([\w.]+)['\"] is not expected|No action for key \"([\w.]+)\"", message)
+        if key:
+            name = key[1] or key[2]
+            return f"unknown option {name} in the configuration{did_you_mean(name, options)}"
+        required = re.search(
+            r"[Kk]ey ['\"]([\w.]+)['\"] is required|^[^\n]*arguments? (?:is|are) required: (.+)", message
+        )
+        if required:
+            names = (required[1] or required[2]).replace("--", "").split(", ")
+            return f"{' and '.join('--' + name for name in names)} must be given; see {self.prog} --help"
+        sentence = nested_sentence(message)
+        refused = re.search(r"Option '(\w+)' is not accepted", sentence)
+        owner = re.findall(r"given class_path '([\w.]+)'", message)
+        if refused and owner:
+            module, _, name = owner[-1].rpartition(".")
+            parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+            return f"{sentence} by {name}{did_you_mean(refused[1], parameters)}"
+        if refused:
+            return f"unknown option {refused[1]}{did_you_mean(refused[1], options)}"
+        missing = re.search(r"there is no class (\w+)$", sentence)
+        return sentence + did_you_mean(missing[1], _classes()) if missing else sentence
+
+
+def _classes() -> list[str]:
+    """Names that options take: of data, methods, encoders and augmentations."""
+    loaded = [sys.modules.get(module) for module in ("ssql.data", "ssql.methods", "ssql.augment", "encoders")]
+    return [name for module in loaded for name in dir(module) if name[0].isupper()]
+
+
+def did_you_mean(word: str, known: Iterable[str], dashes: str = "") -> str:
+    """A hint to end a sentence with, where something is near.
+
+    Args:
+        word: as it was typed.
+        known: what it could have been.
+        dashes: in front of it.
+    """
+    nearest = difflib.get_close_matches(word, list(known), 1, 0.6)
+    return f": did you mean {dashes}{nearest[0]}?" if nearest else ""
+
+
+def _first_classes(match: re.Match[str]) -> str:
+    names = [name for name in re.split(r"[,\s]+", match[1]) if name]
+    if len(names) <= MOST_CLASSES:
+        return match[0]
+    return f"known subclasses: {', '.join(names[:MOST_CLASSES])} and {len(names) - MOST_CLASSES} more"

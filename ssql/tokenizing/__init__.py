@@ -1,0 +1,1 @@
+"""Training a tokenizer on an encoder's frames."""

@@ -1,0 +1,68 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+import export
+import quant
+from encoders import SpeechTransformer
+from export.check.departure import find_departure
+from export.check.following import Followed, Place, _compare
+from export.graph.pipeline import Pipeline
+from quant import parse_bit_width
+
+INPUTS = (torch.randn(1, 80, 60, generator=torch.Generator().manual_seed(0)), torch.tensor([60]))
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SpeechTransformer:
+    torch.manual_seed(0)
+    policy = quant.Policy(shift=True)
+    encoder = quant.prepare(SpeechTransformer(width=32, depth=2, heads=2), policy).eval()
+    quant.calibrate(encoder, [torch.randn(2, 80, 60)])
+    return encoder
+
+
+@pytest.fixture(params=["fp", "w8a8", "w4a8", "w2a2"])
+def exported(request, encoder, tmp_path):
+    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", request.param, check=False)
+    return onnx.load(path), parse_bit_width(request.param)
+
+
+def change(proto: onnx.ModelProto, name: str) -> None:
+    tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
+    values = 3 * np.random.default_rng(0).standard_normal(tensor.dims)
+    tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
+
+
+def test_a_good_file_departs_nowhere_at_any_bit_width(encoder, exported):
+    proto, run = exported
+    assert find_departure(proto, Pipeline(encoder), run, [INPUTS], 1e-6) is None
+
+
+def test_the_first_of_two_wrong_layers_is_named(encoder, exported):
+    proto, run = exported
+    change(proto, "encoder.blocks.0.mlp.0.bias")
+    change(proto, "encoder.blocks.1.attn.out.bias")
+    departure = find_departure(proto, Pipeline(encoder), run, [INPUTS], 1e-6)
+    assert (departure.after, departure.before) == ("blocks.0.mlp.0", "blocks.0.mlp.2")
+    assert str(departure) == "features depart after layer blocks.0.mlp.0 and before layer blocks.0.mlp.2"
+
+
+def test_values_at_an_edge_may_fall_to_the_other_side_and_no_others(encoder):
+    layer, run = encoder.blocks[0].mlp[0], parse_bit_width("w4a4")
+    scale, _ = layer.activation_qparams(4)
+
+    def compare(steps: float, found: int) -> tuple[bool, int]:
+        followed = Followed()
+        values = torch.tensor([1.0, steps]) * scale
+        equal = _compare(followed, layer, run, values, torch.tensor([6, found + 5]), Place("x", float(scale), 5))
+        assert followed.roundings == 2
+        return equal, followed.at_edge
+
+    assert compare(1.2, 1) == (True, 0)
+    assert compare(1.499, 2) == (True, 1)
+    assert compare(2.501, 2) == (True, 1)
+    assert compare(1.3, 2) == (False, 0)
+    assert compare(1.499, 3) == (False, 0)

@@ -1,0 +1,66 @@
+"""From a published file to a distilled, quantization-friendly encoder, by the commands a user types."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from encoders import load_encoder
+from ssql.cli import main
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "encoders"))
+import published_reference as published
+
+RECIPE = """
+trainer: {max_steps: 2, enable_progress_bar: false, enable_model_summary: false, logger: false}
+model:
+  class_path: Distillation
+  init_args:
+    encoder: {class_path: encoders.init_from, init_args: {folder: FOLDER}}
+    augmentation: {class_path: ssql.augment.SpeechAugmentation, init_args: {min_crop: 1.0, mel_scale: 1.0}}
+data: {class_path: ssql.data.AudioFolder, init_args: {root: CLIPS, batch_size: 2, num_workers: 0}}
+calibration_batches: 1
+"""
+
+
+def ssql(monkeypatch, *words) -> None:
+    monkeypatch.setattr(sys, "argv", ["ssql", *map(str, words)])
+    main()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_imported_weights_are_distilled_at_random_bits(tmp_path, monkeypatch, capsys):
+    folder = published.write(tmp_path / "published", "step_audio_2", published.random_weights(adaptor=True), shards=2)
+    start = tmp_path / "imported"
+    ssql(monkeypatch, "import", "--weights", folder, "--layout", "step_audio_2", "--output", start)
+    printed = capsys.readouterr().out
+    assert "73 keys imported, none missing; keys of other parts left out: 1 of lm_head, 1 of model;" in " ".join(
+        printed.split()
+    )
+
+    clips = tmp_path / "clips"
+    _write_clips(clips)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.replace("FOLDER", str(start)).replace("CLIPS", str(clips)))
+    ssql(monkeypatch, "pretrain", "--config", recipe, "--output", tmp_path / "run")
+    trained, before = load_encoder(tmp_path / "run" / "encoder"), load_encoder(start)
+    assert trained.arguments == before.arguments
+    change = (trained.blocks[0].mlp[0].weight - before.blocks[0].mlp[0].weight).abs().max()
+    assert 0 < change < 1e-2
+
+
+def _write_clips(folder):
+    import soundfile
+
+    folder.mkdir()
+    for n in range(6):
+        wave = torch.randn(8_000, generator=torch.Generator().manual_seed(n)) * 0.1
+        soundfile.write(folder / f"clip-{n}.wav", wave.numpy(), 16_000)
+
+
+def test_bad_files_end_with_one_line_and_nothing_is_written(tmp_path, monkeypatch):
+    folder = published.write(tmp_path / "published", "whisper", published.random_weights(adaptor=False))
+    with pytest.raises(SystemExit, match="error: .* has no encoder in layout 'step_audio_2'; its keys"):
+        ssql(monkeypatch, "import", "--weights", folder, "--layout", "step_audio_2", "--output", tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,34 @@
+import csv
+import json
+
+import pytest
+
+from ssql.reports.figures import accuracy_figure
+from ssql.reports.result_files import refuse_existing, save_csv, save_json, save_plot
+
+ROWS = [
+    {"method": "a, b", "task": "word", "bit_width": "fp", "metric": "linear", "value": 90.0, "low": 80.0, "high": 95.0},
+    {"method": "a, b", "task": "pitch", "bit_width": "fp", "metric": "r2", "value": 0.5, "unit": ""},
+]
+
+
+def test_rows_become_json_csv_and_a_plot_and_nothing_else(tmp_path):
+    save_json(ROWS, tmp_path / "new" / "rows.json")
+    save_csv(ROWS, tmp_path / "new" / "rows.csv")
+    save_plot(accuracy_figure(ROWS), tmp_path / "new" / "rows.png")
+    assert json.loads((tmp_path / "new" / "rows.json").read_text()) == ROWS
+    with (tmp_path / "new" / "rows.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert read[0] == {key: str(value) for key, value in ROWS[0].items()} | {"unit": ""}
+    assert (read[1]["task"], read[1]["value"], read[1]["low"]) == ("pitch", "0.5", "")
+    assert (tmp_path / "new" / "rows.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(list((tmp_path / "new").iterdir())) == 3
+
+
+def test_results_are_not_replaced_unasked(tmp_path):
+    file = tmp_path / "rows.json"
+    refuse_existing([file], overwrite=False)
+    save_json(ROWS, file)
+    refuse_existing([file], overwrite=True)
+    with pytest.raises(FileExistsError, match="rows.json exists already: use --overwrite true, or another --output"):
+        refuse_existing([file], overwrite=False)

@@ -1,0 +1,55 @@
+import json
+
+import pytest
+
+from ssql.reports.run_contents import differences, read_runs
+
+ROW = {"method": "SSQL", "task": "word", "bit_width": "fp", "metric": "linear", "value": 90.0}
+
+
+def run(folder, configuration="seed: 0\n", losses=(2.0, 1.0), first_step=4):
+    (folder / "logs" / "version_0").mkdir(parents=True)
+    (folder / "accuracy.json").write_text(json.dumps([ROW]))
+    (folder / "latency.json").write_text(json.dumps([{"file": "a.onnx", "latency_ms": 1.0}]))
+    (folder / "logs" / "version_0" / "config.yaml").write_text(configuration)
+    log(folder, 0, losses, first_step)
+    return folder
+
+
+def log(folder, version, losses, first_step):
+    path = folder / "logs" / f"version_{version}"
+    path.mkdir(exist_ok=True)
+    lines = [f"0,{loss},,{first_step + 5 * index}" for index, loss in enumerate(losses)]
+    (path / "metrics.csv").write_text("\n".join(["epoch,loss,lr,step", *lines]))
+
+
+def test_results_logs_and_configuration_are_read_and_other_files_left(tmp_path):
+    (found,) = read_runs([run(tmp_path / "a")])
+    assert (found.name, found.rows, found.configuration, found.encoder) == ("a", [ROW], "seed: 0\n", None)
+    assert found.curves == {"loss": ([4.0, 9.0], [2.0, 1.0])}
+
+
+def test_a_resumed_run_goes_on_where_it_stopped(tmp_path):
+    folder = run(tmp_path / "a")
+    for version, first_step in ((2, 14), (10, 24)):
+        log(folder, version, [0.5], first_step)
+    assert read_runs([folder])[0].curves["loss"] == ([4.0, 9.0, 14.0, 24.0], [2.0, 1.0, 0.5, 0.5])
+
+
+def test_runs_and_methods_of_the_same_name_are_told_apart(tmp_path):
+    runs = read_runs([run(tmp_path / "x" / "a"), run(tmp_path / "b")])
+    assert [r.rows[0]["method"] for r in runs] == ["SSQL (a)", "SSQL (b)"]
+    names = [r.name for r in read_runs([run(tmp_path / "y" / "a"), tmp_path / "x" / "a"])]
+    assert names == [(tmp_path / "y" / "a").as_posix(), (tmp_path / "x" / "a").as_posix()]
+
+
+def test_only_settings_that_differ_are_compared():
+    table = differences({"a": "model:\n  ssql: true\n  dim: 8\nseed: 0\n", "b": "model:\n  dim: 8\nseed: 1\n"})
+    assert table == {"model.ssql": ["True", "-"], "seed": ["0", "1"]}
+
+
+def test_folders_without_anything_to_report_are_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run nowhere does not exist"):
+        read_runs(["nowhere"])
+    with pytest.raises(ValueError, match=r"holds no results \(\*.json\), no logs/ and no encoder/"):
+        read_runs([tmp_path])
