@@ -39,9 +39,9 @@ def describe(
     Returns:
         sample_rate_hz, input (waveform, log_mel, images), inputs and outputs (name to shape, dtype, unit), limits (of
         `export.runtime.limits`), frame_rate_hz, feature_dim, head (null, or task, classes, units, label), tokenizer
-        (null, or its sizes), files (file, bit_width, size_bytes, sha256, oldest_onnxruntime, error_over_variance and accuracy: of
-        the file itself, by its verification; `accuracy_in_torch` and `latency_ms` may be added), licence, trained_on,
-        encoder, format_version.
+        (null, or its sizes), files (file, bit_width, size_bytes, sha256, oldest_onnxruntime, error_over_variance and
+        accuracy: of the file itself, by its verification; `accuracy_in_torch` and `latency_ms` may be added), licence,
+        trained_on, encoder, format_version.
     """
     proto, found = load_file(paths[0])
     head, tokenizer = stored_head(proto), stored_tokenizer(proto)

@@ -1,8 +1,8 @@
 """One ONNX file in a process of its own: how long it takes to start and how much memory it takes at most.
 
 Run: python -P export/runtime/fresh_process.py FILE SECONDS THREADS. It imports ONNX Runtime and NumPy only, as a
-deployed program does, and prints JSON: `cold_start_ms` (creating the session) and `peak_memory_bytes` (the process's largest
-resident set after one run, interpreter and runtime included; null where the system does not tell).
+deployed program does, and prints JSON: `cold_start_ms` (creating the session) and `peak_memory_bytes` (the process's
+largest resident set after one run, interpreter and runtime included; null where the system does not tell).
 """
 
 import json

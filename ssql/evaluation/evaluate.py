@@ -36,9 +36,9 @@ def evaluate(
     """Probe frozen encoders at full precision and at each bit-width.
 
     Encoders are measured as they are, and left so; with quantizers that calibrate, copies that share their weights are
-    (one shot, on the first training batches). Heads are trained on the training split and scored on every other
-    split: metrics, intervals and `retained` as in `ssql.evaluation.probes`. `linear` and `r2` are of heads trained on
-    features of that bit-width (the paper's protocol), `linear_fp_head` and `r2_fp_head` of those trained on full-precision
+    (one shot, on the first training batches). Heads are trained on the training split and scored on every other split:
+    metrics, intervals and `retained` as in `ssql.evaluation.probes`. `linear` and `r2` are of heads trained on features
+    of that bit-width (the paper's protocol), `linear_fp_head` and `r2_fp_head` of those trained on full-precision
     features. An exported file is measured at its own bit-width, whatever else is asked; it has heads of full precision
     to compare with where its encoder, or a file of that at `fp`, is among the encoders.
 

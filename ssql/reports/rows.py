@@ -110,7 +110,8 @@ def retained_rows(rows: Sequence[Row], metrics: Sequence[str] = HEADLINES) -> li
     """Rows of the metric `retained`, in percent of the same run's full precision.
 
     Probes bring theirs (`ssql.evaluation.probes`), with an interval. Of an error rate it is the share of words or
-    characters that are still right. Worse than a constant answer is 0. Where full precision had no skill, no row is given.
+    characters that are still right. Worse than a constant answer is 0. Where full precision had no skill, no row is
+    given.
     """
     full: dict[tuple[str, str, str], list[float]] = {}
     seen: Counter[tuple[str, str, str, str]] = Counter()
