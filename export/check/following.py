@@ -30,13 +30,16 @@ NEAR_AN_EDGE = 0.01  # of a step; float rounding has been seen to move values by
 class Place(NamedTuple):
     """Where a file holds what a layer gets: a tensor of integers, with scale and zero point, or of floats, without.
 
-    A key of integer attention is `transposed` before it is quantized.
+    A key of integer attention is `transposed` before it is quantized. `bias` is how far, in steps of the integers, the
+    runtime moves what it quantizes: it rounds the bias of a convolution in integers to input scale times weight scale
+    (QLinearConv, B).
     """
 
     tensor: str
     scale: float | None = None
     zero_point: int = 0
     transposed: bool = False
+    bias: float = 0.0
 
 
 class Probe(NamedTuple):
@@ -167,7 +170,7 @@ def _compare(
         return bool(steps.isfinite().all())
     own, others, steps = own[differ], others[differ], steps[differ]
     distance = (steps - (own + others) / 2).abs()
-    at_edge = ((own - others).abs() == 1) & (distance <= NEAR_AN_EDGE)
+    at_edge = ((own - others).abs() == 1) & (distance <= NEAR_AN_EDGE + place.bias)
     followed.at_edge += int(at_edge.sum())
     return bool(at_edge.all())
 
@@ -204,8 +207,8 @@ def _places(graph: onnx.GraphProto, encoder: nn.Module, run: BitWidth, floats: b
         while quantize is not None and quantize.op_type != "QuantizeLinear":
             quantize = makers.get(quantize.input[0])
         found = None if quantize is None else _quantized(quantize, stored, makers)
-        if found is not None:
-            places[name] = found
+        if quantize is not None and found is not None and found.scale is not None:
+            places[name] = found._replace(bias=_moved_by_bias(quantize, stored, makers) / found.scale)
             taken.add(found.tensor)
     # Tensors of attention products have no weight to find them by: their numbers and their order tell.
     left = [
@@ -235,6 +238,29 @@ def _quantized(node: onnx.NodeProto, stored: dict[str, Any], makers: dict[str, o
     numbers = (np.asarray(numpy_helper.to_array(tensor)) for tensor in (scale, zero_point))
     first, second = (array.item() if array.size == 1 else None for array in numbers)
     return None if first is None or second is None else Place(str(node.output[0]), float(first), int(second))
+
+
+def _moved_by_bias(quantize: onnx.NodeProto, stored: dict[str, Any], makers: dict[str, onnx.NodeProto]) -> float:
+    """By how much the rounded bias moves what a QuantizeLinear takes, where the runtime makes QLinearConv of both."""
+
+    def numbers(name: str) -> np.ndarray:
+        if name in stored:
+            return np.asarray(numpy_helper.to_array(stored[name]), np.float64)
+        maker = makers[name]  # a scale with the factor of a batch normalization, or in another shape
+        return numbers(maker.input[0]) * numbers(maker.input[1]) if maker.op_type == "Mul" else numbers(maker.input[0])
+
+    node = makers.get(quantize.input[0])
+    while node is not None and node.op_type in ("Relu", "Clip"):
+        node = makers.get(node.input[0])
+    if node is None or node.op_type != "Conv" or len(node.input) < 3:
+        return 0.0
+    inputs = [makers.get(name) for name in node.input[:2]]
+    if any(one is None or one.op_type != "DequantizeLinear" for one in inputs):
+        return 0.0
+    scale, weight_scale = (numbers(one.input[1]).flatten() for one in inputs if one is not None)
+    step = np.abs(scale * weight_scale)
+    bias = numbers(node.input[2])
+    return float(np.abs(np.round(bias / step) * step - bias).max())
 
 
 def _product(graph: onnx.GraphProto, weight: str) -> onnx.NodeProto | None:

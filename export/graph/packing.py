@@ -61,21 +61,28 @@ def pack_weights(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer]) -> None
 
 
 def give_zero_points(proto: onnx.ModelProto) -> None:
-    """Give int8 weights of convolutions a zero point for each channel, in place; all are zero.
+    """Give int8 weights of convolutions, and of float inputs, a zero point for each channel, in place; all are zero.
 
     ONNX leaves it out where it is zero. But in sessions with exact sums (`session.x64quantprecision`, processors
     without VNNI) ONNX Runtime shifts weights to uint8, makes up one zero point for all channels, and then refuses to
     run a DequantizeLinear that has a scale for each.
     """
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
-    weights = {name for node in proto.graph.node if node.op_type == "Conv" for name in node.input[1:2]}
+    dequantized = {node.output[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+    weights = {
+        node.input[1]
+        for node in proto.graph.node
+        if node.op_type == "Conv" or (node.op_type == "MatMul" and node.input[0] not in dequantized)
+    }
     for node in proto.graph.node:
         integers = stored.get(node.input[0]) if node.op_type == "DequantizeLinear" and len(node.input) == 2 else None
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), None)
         if integers is None or axis is None or integers.data_type != TensorProto.INT8 or not weights & {*node.output}:
             continue
         name = f"{node.input[0]}.zero_point"
-        proto.graph.initializer.append(numpy_helper.from_array(np.zeros(integers.dims[axis], np.int8), name))
+        in_groups = any(attribute.name == "block_size" for attribute in node.attribute)
+        shape = tuple(stored[node.input[1]].dims) if in_groups else integers.dims[axis]
+        proto.graph.initializer.append(numpy_helper.from_array(np.zeros(shape, np.int8), name))
         node.input.append(name)
 
 

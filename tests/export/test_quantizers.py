@@ -69,7 +69,8 @@ def test_groups_beside_float_activations_become_the_runtimes_weight_only_product
 
 def test_attention_multiplies_unsigned_by_signed_integers(tmp_path):
     encoder = speech(quant.Policy(attention=True))
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w8a8")
+    # Not verified: without VNNI the runtime has no exact sums of two activations of 8 bits.
+    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w8a8", check=False)
     operators = export.integer_operators(path)
     assert operators["MatMulIntegerToFloat"] == 1 + 6 + 2
     assert not {"MatMul", "FusedMatMul", "QLinearMatMul"} & set(operators)
