@@ -111,8 +111,14 @@ def test_it_is_saved_and_takes_an_ssql_step(name, tmp_path):
     assert all(weight.grad.isfinite().all() for weight in method.encoder.parameters())
 
 
-@pytest.mark.parametrize("bit_width", ["w8a8", "w4a8"])
-@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"hubert"}))  # wav2vec 2.0's network
+@pytest.mark.parametrize(
+    ("name", "bit_width"),
+    [
+        *((name, "w4a8") for name in sorted(FAMILIES.keys() - {"hubert"})),  # wav2vec 2.0's network
+        ("mel_cnn", "w8a8"),
+        ("conformer", "w8a8"),
+    ],
+)
 def test_its_files_agree_with_torch(name, bit_width, tmp_path):
     encoder = calibrated(build(name))
     path = export.to_onnx(encoder, tmp_path / "encoder.onnx", bit_width, check=False)

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import wave
@@ -19,10 +20,11 @@ def head() -> Head:
     return Head("classification", 32, ["yes", "no"], label="answer").eval()
 
 
-@pytest.fixture
-def folder(encoder, head, tmp_path):
+@pytest.fixture(scope="module")
+def whole(encoder, head, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
     paths = [
-        export.to_onnx(encoder, tmp_path / f"{b}.onnx", b, input="waveform", head=head, check=b == "w4a8")
+        export.to_onnx(encoder, folder / f"{b}.onnx", b, input="waveform", head=head, check=b == "w4a8")
         for b in ("fp", "w4a8")
     ]
     config = export.describe(paths, encoder, licence="MIT", trained_on="some clips")
@@ -31,7 +33,13 @@ def folder(encoder, head, tmp_path):
         "accuracy": {"answer": 87.54},
         "accuracy_in_torch": {"r, R2": 0.5},
     }
-    export.write_card(config, tmp_path)
+    export.write_card(config, folder)
+    return folder
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 

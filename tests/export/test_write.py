@@ -100,13 +100,13 @@ def test_padding_is_invisible_in_the_file(speech, files):
 
 def test_files_are_as_small_as_their_bits(tmp_path):
     torch.manual_seed(0)
-    encoder = quant.prepare(SpeechTransformer())
+    encoder = quant.prepare(SpeechTransformer(width=384, depth=1, heads=6))
     quant.calibrate(encoder, [torch.randn(1, 80, 60)])
     full, *others = (
         export.to_onnx(encoder, tmp_path / f"{bit_width}.onnx", bit_width, check=False).stat().st_size
-        for bit_width in ("fp", "fp16", "w8a8", "w4a8", "w3a8", "w2a8")
+        for bit_width in ("fp", "w8a8", "w4a8", "w2a8")
     )
-    assert all(size <= part * full for size, part in zip(others, (0.51, 0.27, 0.145, 0.115, 0.085), strict=True))
+    assert all(size <= part * full for size, part in zip(others, (0.26, 0.14, 0.08), strict=True))
 
 
 @pytest.mark.parametrize("bit_width", BIT_WIDTHS[1:])
@@ -116,7 +116,7 @@ def test_all_layers_but_the_first_multiply_integers(files, bit_width):
     assert operators["Conv"] == 1  # conv1, whose input the policy leaves in float
 
 
-@pytest.mark.parametrize("bit_width", BIT_WIDTHS)
+@pytest.mark.parametrize("bit_width", ["fp", "w8a8", "w4a4"])
 def test_timm_resnet_exports_with_a_dynamic_batch(tmp_path, bit_width):
     torch.manual_seed(0)
     encoder = quant.prepare(VisionEncoder("test_resnet", in_channels=1))

@@ -24,10 +24,16 @@ def encoder() -> SpeechTransformer:
     return encoder
 
 
-@pytest.fixture(params=["fp", "w8a8", "w4a8", "w2a2"])
-def exported(request, encoder, tmp_path):
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", request.param, check=False)
-    return onnx.load(path), parse_bit_width(request.param)
+@pytest.fixture(scope="module", params=["fp", "w8a8", "w2a2"])
+def file(request, encoder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "encoder.onnx"
+    return export.to_onnx(encoder, path, request.param, check=False), parse_bit_width(request.param)
+
+
+@pytest.fixture
+def exported(file):
+    path, run = file
+    return onnx.load(path), run
 
 
 def change(proto: onnx.ModelProto, name: str) -> None:

@@ -16,7 +16,7 @@ def joined(pieces) -> np.ndarray:
     return np.concatenate([piece.features for piece in pieces])
 
 
-@pytest.mark.parametrize(("form", "log_mel"), [("log_mel", "whisper"), ("waveform", "whisper"), ("waveform", "causal")])
+@pytest.mark.parametrize(("form", "log_mel"), [("log_mel", "whisper"), ("waveform", "causal")])
 def test_windows_through_a_file_are_those_through_torch(tmp_path, form, log_mel):
     torch.manual_seed(0)
     encoder = SpeechTransformer(**SIZES, pooling=2, positions=1500, log_mel=log_mel).eval()
@@ -47,7 +47,7 @@ def test_files_without_whole_clips_are_refused(tmp_path):
     stream = export.stream_to_onnx(StreamingTransformer(**SIZES).eval(), tmp_path / "stream.onnx", check=False)
     with pytest.raises(VerificationError, match=r"stream\.onnx takes stream: give a file that ssql export wrote"):
         file_window_encoder(stream)
-    images = to_onnx(VisionEncoder("resnet10t", in_channels=1).eval(), tmp_path / "images.onnx", check=False)
+    images = to_onnx(VisionEncoder("test_resnet", in_channels=1).eval(), tmp_path / "images.onnx", check=False)
     with pytest.raises(VerificationError, match=r"images\.onnx takes images"):
         file_window_encoder(images)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.onnx does not exist"):
