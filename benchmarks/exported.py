@@ -107,7 +107,8 @@ def our_files(network: Network, folder: Path) -> list[Path]:
         if policy is not None:
             batches = [[torch.from_numpy(value) for value in batch.values()] for batch in network.inputs()]
             quant.calibrate(quant.prepare(encoder, policy), batches, lambda batch: encoder(*batch))
-        paths.append(export.to_onnx(encoder, folder / f"{name}.onnx", bit_width, image_size=image_size))
+        paths.append(folder / f"{name}.onnx")
+        export.to_onnx(encoder, paths[-1], bit_width=bit_width, image_size=image_size)
         if policy is not None:
             quant.unprepare(encoder)
     return paths

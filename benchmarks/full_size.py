@@ -74,7 +74,9 @@ def write(folder: Path, name: str) -> dict[str, Any]:
         proto = trace(Pipeline(model), signature(form), example_inputs(model, form))
         onnx.save(proto, path, save_as_external_data=True, location="encoder.onnx.data")
     else:
-        to_onnx(encoder, path, FILES[name], overwrite=True, clips=list(speech_cuts([(3.3, 1), (8, 2.5)]).values()))
+        to_onnx(
+            encoder, path, bit_width=FILES[name], overwrite=True, clips=list(speech_cuts([(3.3, 1), (8, 2.5)]).values())
+        )
         report = json.loads(path.with_suffix(".verification.json").read_text())
     seconds = time.perf_counter() - started
     return {"gb": sum(part.stat().st_size for part in path.parent.glob("*.onnx*")) / 1e9, "write_s": seconds} | report

@@ -63,7 +63,8 @@ def prepare(folder: Path, forms: Sequence[str]) -> list[Path]:
         save_encoder(encoder, folder / "torch fp32")
         paths.append(folder / "torch fp32")
     if "int8" in forms:
-        paths.append(to_onnx(encoder, folder / "int8.onnx", "w8a8", "waveform"))
+        paths.append(folder / "int8.onnx")
+        to_onnx(encoder, paths[-1], bit_width="w8a8", input="waveform")
     return paths
 
 

@@ -39,7 +39,8 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.files:
-            path = stream_to_onnx(encoder, Path(folder) / f"{name}.onnx", FILES[name])
+            path = Path(folder) / f"{name}.onnx"
+            stream_to_onnx(encoder, path, bit_width=FILES[name])
             measured = measure(path, encoder, minutes)
             print(
                 f"| {name} | {path.stat().st_size / 1e6:.1f} | {measured['factor']:.4f} | {measured['chunk_ms']:.1f} | "

@@ -1,7 +1,7 @@
 """Speech and vision encoders, and the folder they are saved in."""
 
 from encoders.artifact import init_from, load_encoder, save_encoder
-from encoders.base import ENCODERS, Encoder, register_encoder
+from encoders.base import ENCODERS, Encoder, create_encoder, list_encoders, register_encoder
 from encoders.fingerprint import state_sha256, weights_sha256
 from encoders.heads import Head, load_head, save_head
 from encoders.models.conformer import Conformer
@@ -21,44 +21,32 @@ from encoders.speech.tokenizer import Tokenizer, Tokens, load_tokenizer, save_to
 from encoders.speech.windows import Piece, WindowEncoder, encode_windows, window_encoder
 from encoders.storage.folder import ArtifactError, check_folder_target
 
+# For users; the other packages take more.
 __all__ = [
-    "ENCODERS",
     "ArtifactError",
     "Conformer",
     "Encoder",
-    "FrameEncoder",
-    "HuBERT",
     "Head",
-    "Imported",
+    "HuBERT",
     "LogMel",
     "MelCNN",
-    "Piece",
     "SpeechTransformer",
     "Stream",
     "StreamingTransformer",
     "Tokenizer",
-    "Tokens",
     "VisionEncoder",
     "Wav2Vec2",
     "WavLM",
     "WhisperLogMel",
-    "WindowEncoder",
-    "check_folder_target",
-    "deinterleave",
+    "create_encoder",
     "encode_windows",
     "import_encoder",
     "init_from",
-    "interleave",
+    "list_encoders",
     "load_encoder",
     "load_head",
     "load_tokenizer",
-    "read_blocks",
-    "register_encoder",
     "save_encoder",
-    "save_head",
-    "save_tokenizer",
-    "state_sha256",
     "step_audio_2",
-    "weights_sha256",
     "window_encoder",
 ]

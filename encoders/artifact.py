@@ -3,6 +3,8 @@
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from encoders.base import ENCODERS, Encoder
 from encoders.heads import Head, save_head
 from encoders.speech.tokenizer import Tokenizer, save_tokenizer
@@ -46,6 +48,11 @@ def save_encoder(
         FileExistsError: the folder exists and overwrite is False, or it holds anything else.
         ValueError: a weight is NaN or infinite, or the tokenizer is another encoder's.
         OSError: it cannot be written, the disk is full, or something else is writing it.
+
+    Example:
+        >>> import encoders
+        >>> encoder = encoders.create_encoder("speech_transformer", width=16, depth=1, heads=2)
+        >>> encoders.save_encoder(encoder, "small", overwrite=True)  # small/config.json, small/model.safetensors
     """
     folder = Path(folder)
     if tokenizer is not None:
@@ -68,17 +75,29 @@ def save_encoder(
             save_tokenizer(tokenizer, staging)
 
 
-def load_encoder(folder: str | Path) -> Encoder:
+def load_encoder(
+    folder: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> Encoder:
     """Build the encoder an artifact describes and load its weights, every key accounted for.
 
     Args:
         folder: a local folder, or `hf-hub:owner/name` for a model on the Hugging Face hub.
+        device: to load it to; the CPU when None.
+        dtype: of its floats; as saved when None.
 
     Returns:
         the encoder in evaluation mode, prepared (with its ranges) if it was when saved.
 
     Raises:
         ArtifactError: missing or damaged file, unknown encoder, weights of another architecture.
+
+    Example:
+        >>> import encoders, torch
+        >>> encoders.save_encoder(encoders.create_encoder("speech_transformer", width=16, depth=1, heads=2), "small")
+        >>> encoder = encoders.load_encoder("small", device="cpu")
+        >>> features, lengths = encoder(*encoder.front_end(torch.zeros(1, 16_000)))  # one second at 16 kHz
+        >>> features.shape  # (batch, frames at 50 Hz, width)
+        torch.Size([1, 50, 16])
     """
     folder = local_folder(folder)
     config = read_json(folder / CONFIG, {"encoder", "arguments"}, READABLE_VERSIONS)
@@ -103,7 +122,7 @@ def load_encoder(folder: str | Path) -> Encoder:
         for bit_width in corrections:
             add_corrections(encoder, bit_width)
     load_weights(encoder, folder / WEIGHTS, config.get(CHECKSUM))
-    return encoder.eval()
+    return encoder.eval().to(device=device, dtype=dtype)
 
 
 def _bit_width(text: object, key: str) -> BitWidth:
@@ -122,6 +141,13 @@ def init_from(folder: str) -> Encoder:
 
     Raises:
         ArtifactError: as `load_encoder`.
+
+    Example:
+        >>> import encoders
+        >>> encoder = encoders.create_encoder("speech_transformer", width=16, depth=1, heads=2)
+        >>> encoders.save_encoder(encoder, "small", overwrite=True)
+        >>> encoders.init_from("small").training
+        True
     """
     encoder = load_encoder(folder)
     if any(isinstance(module, QuantLayer) for module in encoder.modules()):

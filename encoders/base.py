@@ -1,6 +1,8 @@
 """What every encoder offers: a front end, features, one embedding a clip or image, and its own description."""
 
+import difflib
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatch
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -17,6 +19,43 @@ def register_encoder(name: str) -> Callable[[type["Encoder"]], type["Encoder"]]:
         return encoder
 
     return register
+
+
+def list_encoders(pattern: str = "*") -> list[str]:
+    """Names for `create_encoder`, in alphabetical order.
+
+    Args:
+        pattern: as of file names.
+
+    Example:
+        >>> import encoders
+        >>> encoders.list_encoders("*transformer")
+        ['speech_transformer', 'streaming_transformer']
+    """
+    return [name for name in sorted(ENCODERS) if fnmatch(name, pattern)]
+
+
+def create_encoder(name: str, **arguments: Any) -> "Encoder":
+    """An encoder with fresh weights, in training mode.
+
+    Args:
+        name: one of `list_encoders`.
+        arguments: of the encoder's constructor.
+
+    Raises:
+        ValueError: an unknown name, or a value that the encoder does not take.
+        TypeError: an argument that the encoder does not have.
+
+    Example:
+        >>> import encoders
+        >>> encoders.create_encoder("conformer", width=32, depth=1, heads=2).feature_dim
+        32
+    """
+    if name not in ENCODERS:
+        nearest = difflib.get_close_matches(name, ENCODERS, 1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(list_encoders())}"
+        raise ValueError(f"unknown encoder {name!r}: {hint}")
+    return ENCODERS[name](**arguments)
 
 
 class Encoder(nn.Module):

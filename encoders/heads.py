@@ -138,6 +138,14 @@ def load_head(folder: str | Path) -> Head | None:
 
     Raises:
         ArtifactError: no such folder, a damaged file, or weights of another head.
+
+    Example:
+        >>> import encoders
+        >>> encoder = encoders.create_encoder("speech_transformer", width=16, depth=1, heads=2)
+        >>> head = encoders.Head("classification", encoder.feature_dim, ["yes", "no"])
+        >>> encoders.save_encoder(encoder, "small", overwrite=True, head=head)
+        >>> encoders.load_head("small").classes
+        ['yes', 'no']
     """
     keys = {"task", "feature_dim", "classes", "units", "label"}
     return load_beside(Head, folder, HEAD_CONFIG, HEAD_WEIGHTS, keys, READABLE_VERSIONS)

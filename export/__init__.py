@@ -1,39 +1,72 @@
-"""An encoder at a bit-width becomes an ONNX file, verified against torch, measured and described."""
+"""An encoder at a bit-width becomes an ONNX file, verified against torch, measured and described.
 
-from export.card import describe, entries_to_keep, refuse_foreign_card, write_card
-from export.check.accuracy import Accuracy, Labelled
-from export.check.stream import verify_stream
-from export.check.verify import Verification, verify
-from export.graph.head import stored_head
-from export.graph.signature import SpeechInput
-from export.metadata import VerificationError, load_file
-from export.runtime.bench import measure_files
-from export.runtime.file_encoder import FileEncoder
-from export.runtime.session import integer_operators
-from export.runtime.stream import FileStream
-from export.runtime.window_file import file_window_encoder
-from export.write import to_onnx
-from export.write_stream import stream_to_onnx
+Names are imported when they are first used: `export.OnnxEncoder` runs where no torch is.
+"""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from export.card import describe, entries_to_keep, refuse_foreign_card, write_card
+    from export.check.accuracy import Accuracy, Labelled
+    from export.check.stream import verify_stream
+    from export.check.verdict import Verification
+    from export.check.verify import verify
+    from export.graph.head import stored_head
+    from export.graph.signature import SpeechInput
+    from export.metadata import VerificationError, load_file
+    from export.runtime.bench import measure_files
+    from export.runtime.file_encoder import FileEncoder
+    from export.runtime.onnx_encoder import OnnxEncoder
+    from export.runtime.session import integer_operators
+    from export.runtime.stream import FileStream
+    from export.runtime.window_file import file_window_encoder
+    from export.write import to_onnx
+    from export.write_stream import stream_to_onnx
+
+HOMES = {
+    "Accuracy": "check.accuracy",
+    "FileEncoder": "runtime.file_encoder",
+    "FileStream": "runtime.stream",
+    "Labelled": "check.accuracy",
+    "OnnxEncoder": "runtime.onnx_encoder",
+    "SpeechInput": "graph.signature",
+    "Verification": "check.verdict",
+    "VerificationError": "metadata",
+    "describe": "card",
+    "entries_to_keep": "card",
+    "file_window_encoder": "runtime.window_file",
+    "integer_operators": "runtime.session",
+    "load_file": "metadata",
+    "measure_files": "runtime.bench",
+    "refuse_foreign_card": "card",
+    "stored_head": "graph.head",
+    "stream_to_onnx": "write_stream",
+    "to_onnx": "write",
+    "verify": "check.verify",
+    "verify_stream": "check.stream",
+    "write_card": "card",
+}
+# For users; the rest is for the command line.
 __all__ = [
-    "Accuracy",
-    "FileEncoder",
     "FileStream",
-    "Labelled",
-    "SpeechInput",
+    "OnnxEncoder",
     "Verification",
     "VerificationError",
-    "describe",
-    "entries_to_keep",
-    "file_window_encoder",
-    "integer_operators",
-    "load_file",
     "measure_files",
-    "refuse_foreign_card",
-    "stored_head",
     "stream_to_onnx",
     "to_onnx",
     "verify",
-    "verify_stream",
-    "write_card",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'export' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"export.{HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *HOMES})

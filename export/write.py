@@ -14,6 +14,7 @@ from encoders import Encoder, Head, Tokenizer
 from encoders.storage.files import staged_file, write_json
 from encoders.storage.ownership import ONNX, REPORT, refuse_foreign
 from export.check.accuracy import Labelled
+from export.check.verdict import Verification
 from export.check.verify import verify
 from export.graph.front_end import ExportedFrontEnd, shrink_tables
 from export.graph.head import ExportedHead
@@ -39,17 +40,18 @@ LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf's limit, less room for the graph
 def to_onnx(
     encoder: Encoder,
     path: str | Path,
+    *,
     bit_width: str | BitWidth = "fp",
     input: SpeechInput | None = None,
     head: Head | None = None,
-    overwrite: bool = False,
-    check: bool = True,
+    tokenizer: Tokenizer | None = None,
+    image_size: int | tuple[int, int] | None = None,
     clips: Sequence[Tensor] | None = None,
     labelled: Labelled | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    check: bool = True,
+    overwrite: bool = False,
     opset: int = OPSET,
-    tokenizer: Tokenizer | None = None,
-) -> Path:
+) -> Verification | None:
     """Export an encoder at a bit-width; integers and scales are those of `quant`.
 
     Speech: inputs `log_mel` (batch, n_mels, frames) and `lengths` (batch,) int64 in frames, or `waveform`
@@ -68,18 +70,18 @@ def to_onnx(
         bit_width: `fp`, `fp16` (computed in float32 all the same), `w8a8`, `w4a8`, ...
         input: speech: `log_mel`, or `waveform` with the front end in the file; None: log_mel if the encoder takes it.
         head: stays in float.
-        overwrite: replace an existing file.
-        check: verify the file against torch before it takes its name; the report goes beside it, to
-            `<name>.verification.json`. A file that fails keeps the name `<name>.failed.onnx`.
+        tokenizer: of a speech encoder; stays in float.
+        image_size: height and width of a vision file's input in pixels, one number or two; the model's own when None.
         clips: to verify with, (samples,) at 16,000 Hz or images (channels, height, width) in [0, 1]; real speech that
             comes with the package, or generated images, when None.
         labelled: test data of the head: for 99.5 % of the clips it must say in the file what it says in torch.
-        image_size: height and width of a vision file's input in pixels, one number or two; the model's own when None.
+        check: verify the file against torch before it takes its name; the report goes beside it, to
+            `<name>.verification.json`. A file that fails keeps the name `<name>.failed.onnx`.
+        overwrite: replace an existing file.
         opset: 21 or newer.
-        tokenizer: of a speech encoder; stays in float.
 
     Returns:
-        path.
+        what the verification found; None where there was none.
 
     Raises:
         FileExistsError: the file exists and overwrite is False, or it or its report is not one of ours.
@@ -88,6 +90,12 @@ def to_onnx(
             tokenizer of another encoder.
         quant.NotCalibratedError: a layer whose activation range was never observed.
         VerificationError: the file departs from torch.
+
+    Example:
+        >>> import encoders, export
+        >>> encoder = encoders.create_encoder("speech_transformer", width=16, depth=1, heads=2)
+        >>> export.to_onnx(encoder, "encoder.onnx", overwrite=True).passed
+        True
     """
     path, halves = Path(path), bit_width == FLOAT16
     run = FULL_PRECISION if halves else parse_bit_width(bit_width)
@@ -101,7 +109,7 @@ def to_onnx(
         onnx.save(proto, staging)
         if not check:
             report.unlink(missing_ok=True)  # of an earlier file
-            return path
+            return None
         result = verify(staging, encoder, run, clips, head, labelled, tokenizer)
         result.file = str(path)
         log.info("%s: %s", path, result)
@@ -111,7 +119,7 @@ def to_onnx(
             write_json(result.to_dict(), failed_report)
             raise VerificationError(f"{path} was not written, {failed.name} departs from torch: {result}")
         write_json(result.to_dict(), report)
-    return path
+        return result
 
 
 def check_targets(paths: dict[Path, str], overwrite: bool) -> None:

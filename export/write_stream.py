@@ -13,6 +13,7 @@ from encoders import StreamingTransformer
 from encoders.storage.files import staged_file
 from encoders.storage.ownership import ONNX
 from export.check.stream import verify_stream
+from export.check.verdict import Verification
 from export.graph.packing import give_zero_points, pack_weights
 from export.graph.signature import Signature
 from export.graph.step import STATE, Step
@@ -28,11 +29,12 @@ FORM = "stream"
 def stream_to_onnx(
     encoder: StreamingTransformer,
     path: str | Path,
+    *,
     bit_width: str | BitWidth = "fp",
-    overwrite: bool = False,
-    check: bool = True,
     clips: Sequence[Tensor] | None = None,
-) -> Path:
+    check: bool = True,
+    overwrite: bool = False,
+) -> Verification | None:
     """Export one step of a stream at a bit-width; integers and scales are those of `quant`.
 
     Inputs: `log_mel` (batch, n_mels, `chunk_mels`), `lengths` (batch,) int64, fewer than the chunk's frames only at a
@@ -44,29 +46,37 @@ def stream_to_onnx(
         encoder: prepared and calibrated unless bit_width is `fp`; left untouched.
         path: the file to write; it appears whole and verified, or not at all.
         bit_width: `fp`, `w8a8`, `w4a8`, ...
-        overwrite: replace an existing file.
-        check: verify the file, step by step, against torch on whole clips.
         clips: speech (samples,) at 16,000 Hz to verify with; a recording that comes with the package when None.
+        check: verify the file, step by step, against torch on whole clips.
+        overwrite: replace an existing file.
 
     Returns:
-        path.
+        what the verification found; None where there was none.
 
     Raises:
         FileExistsError: the file exists and overwrite is False, or it is not one of ours.
         ValueError: unknown bit-width, an encoder that is not prepared, or a weight that is NaN or infinite.
         quant.NotCalibratedError: a layer whose activation range was never observed.
         VerificationError: the file departs from torch.
+
+    Example:
+        >>> import encoders, export
+        >>> encoder = encoders.StreamingTransformer(width=16, depth=1, heads=2, chunk=8, left_chunks=1)
+        >>> export.stream_to_onnx(encoder, "stream.onnx", overwrite=True).passed
+        True
     """
     path, run = Path(path), parse_bit_width(bit_width)
     check_targets({path: ONNX}, overwrite)
     proto = _build(encoder, run)
     with staged_file(path) as staging:
         onnx.save(proto, staging)
-        if check:
-            result = verify_stream(staging, encoder, run, clips)
-            if not result.passed:
-                raise VerificationError(f"{path} was not written: {result}")
-    return path
+        if not check:
+            return None
+        result = verify_stream(staging, encoder, run, clips)
+        result.file = str(path)
+        if not result.passed:
+            raise VerificationError(f"{path} was not written: {result}")
+        return result
 
 
 def _build(encoder: StreamingTransformer, run: BitWidth) -> onnx.ModelProto:

@@ -35,6 +35,13 @@ def correct_bias(
     Raises:
         ValueError: full precision, no batch at all, a model that is not prepared.
         NotCalibratedError: a layer whose activation range was never observed.
+
+    Example:
+        >>> import quant, torch
+        >>> batches = [torch.randn(8, 4) for _ in range(3)]
+        >>> model = quant.prepare(torch.nn.Linear(4, 2))
+        >>> quant.calibrate(model, batches)
+        >>> quant.correct_bias(model, "w2a8", batches)
     """
     run = parse_bit_width(bit_width)
     layers = quant_layers(model)

@@ -51,6 +51,11 @@ def parse_bit_width(text: "str | BitWidth") -> BitWidth:
 
     Raises:
         ValueError: anything else, with the forms that would be right.
+
+    Example:
+        >>> import quant
+        >>> quant.parse_bit_width("w4a8").weight
+        4
     """
     if isinstance(text, BitWidth):
         return text

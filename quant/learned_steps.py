@@ -19,6 +19,13 @@ def learn_steps(model: nn.Module, bit_width: str | BitWidth) -> None:
     Raises:
         ValueError: full precision, a model that is not prepared, or whose steps are learned already.
         NotCalibratedError: a layer whose range was never observed.
+
+    Example:
+        >>> import quant, torch
+        >>> model = quant.quantize(torch.nn.Linear(4, 2), [torch.randn(8, 4)], "w4a4")
+        >>> quant.learn_steps(model, "w4a4")
+        >>> sorted(name for name, _ in model.named_parameters())
+        ['bias', 'weight', 'weight_step']
     """
     run = parse_bit_width(bit_width)
     check_calibrated(quant_activations(model), run)

@@ -43,6 +43,12 @@ def prepare(model: Model, policy: Policy | None = None) -> Model:
         ValueError: nothing to prepare, already prepared, a pattern without a layer, or a layer type
             that has no quantized form and that the policy does not keep in full precision; groups that do not
             divide a layer's inputs; `attention` for a model without products that can be quantized.
+
+    Example:
+        >>> import quant, torch
+        >>> model = quant.prepare(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)))
+        >>> model[2].weight.shape  # the same Parameters; the model runs in full precision as before
+        torch.Size([2, 8])
     """
     policy = policy or Policy()
     if any(isinstance(module, QuantLayer) for module in model.modules()):
@@ -86,6 +92,11 @@ def unprepare(model: Model) -> Model:
 
     Raises:
         ValueError: the model is not prepared.
+
+    Example:
+        >>> import quant, torch
+        >>> type(quant.unprepare(quant.prepare(torch.nn.Sequential(torch.nn.Linear(4, 2))))[0]).__name__
+        'Linear'
     """
     for activation in quant_activations(model).values():
         activation.detach()
@@ -139,6 +150,14 @@ def at(model: nn.Module, bit_width: str | BitWidth, reuse_weights: bool = False)
     Raises:
         ValueError: unknown bit-width, a model that is not prepared, or one with steps learned at another bit-width.
         NotCalibratedError: activations are to be quantized and a layer's range was never observed.
+
+    Example:
+        >>> import quant, torch
+        >>> model = quant.quantize(torch.nn.Linear(4, 2), [torch.randn(8, 4)], "w8a8", "w2a8")
+        >>> with quant.at(model, "w2a8"):
+        ...     features = model(torch.randn(1, 4))
+        >>> with quant.at(model, "w8a8"):  # the same weights, seen at 8 bits
+        ...     features = model(torch.randn(1, 4))
     """
     run = parse_bit_width(bit_width)
     activations = quant_activations(model)

@@ -56,6 +56,13 @@ def sensitivities(
     Raises:
         ValueError: no batch, bits that no grid has, a model that is not prepared or has no layer left to choose for, or
             outputs that are the same for all examples, or not finite.
+
+    Example:
+        >>> import quant, torch
+        >>> model = quant.prepare(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)))
+        >>> rows = quant.sensitivities(model, [torch.randn(8, 4)])
+        >>> sorted({row.layer for row in rows})
+        ['2']
     """
     batches, run = list(batches), forward or model
     if not batches:
@@ -92,7 +99,14 @@ def weight_bytes(layer: QuantLayer, bits: int) -> float:
 
 
 def model_bytes(model: nn.Module, bit_width: str | BitWidth) -> float:
-    """Bytes of a prepared model's Parameters at a bit-width: packed weights with their scales, all else float32."""
+    """Bytes of a prepared model's Parameters at a bit-width: packed weights with their scales, all else float32.
+
+    Example:
+        >>> import quant, torch
+        >>> model = quant.prepare(torch.nn.Linear(256, 256, bias=False), quant.Policy(first_layer="w4a8"))
+        >>> round(quant.model_bytes(model, "w4a8") / quant.model_bytes(model, "fp"), 2)  # 4 bits of 32, and the scales
+        0.13
+    """
     run, layers = parse_bit_width(bit_width), quant_layers(model)
     packed = [(layer, bits) for layer in layers.values() if (bits := layer.bits_at(run).weight) != FLOAT_BITS]
     rest = sum(p.numel() for p in model.parameters()) - sum(layer.weight.numel() for layer, _ in packed)
@@ -115,6 +129,12 @@ def policy_within(
 
     Raises:
         ValueError: not exactly one budget, or one that the fewest bits exceed.
+
+    Example:
+        >>> import quant, torch
+        >>> model = quant.prepare(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)))
+        >>> policy = quant.policy_within(model, quant.sensitivities(model, [torch.randn(8, 4)]), 4)
+        >>> model = quant.prepare(quant.unprepare(model), policy)
     """
     layers = quant_layers(model)
     options: dict[str, list[Sensitivity]] = {}

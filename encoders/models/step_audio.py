@@ -27,6 +27,11 @@ def step_audio_2(size: Size = "tiny", log_mel: Literal["causal", "whisper"] = "w
 
     Raises:
         ValueError: an unknown size.
+
+    Example:
+        >>> import encoders
+        >>> encoders.step_audio_2("tiny").frame_rate
+        25.0
     """
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}: write one of {', '.join(get_args(Size))}")

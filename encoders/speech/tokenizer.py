@@ -186,6 +186,13 @@ def load_tokenizer(folder: str | Path) -> Tokenizer | None:
 
     Raises:
         ArtifactError: no such folder, a damaged file, or weights of another tokenizer.
+
+    Example:
+        >>> import encoders
+        >>> encoder = encoders.create_encoder("speech_transformer", width=16, depth=1, heads=2)
+        >>> tokenizer = encoders.Tokenizer(encoder.feature_dim, encoder.frame_rate, 8, 12)
+        >>> encoders.save_encoder(encoder, "small", overwrite=True, tokenizer=tokenizer)
+        >>> tokenizer = encoders.load_tokenizer("small")
     """
     keys = {"feature_dim", "frame_rate", "linguistic_codes", "semantic_codes", "code_dim"}
     return load_beside(Tokenizer, folder, TOKENIZER_CONFIG, TOKENIZER_WEIGHTS, keys, READABLE_VERSIONS)

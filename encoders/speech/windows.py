@@ -65,7 +65,14 @@ class Windows(NamedTuple):
 
 
 def window_encoder(encoder: FrameEncoder) -> WindowEncoder:
-    """A speech encoder in evaluation mode; it runs at the bit-width of the `quant.at` around the loop."""
+    """A speech encoder in evaluation mode; it runs at the bit-width of the `quant.at` around the loop.
+
+    Example:
+        >>> import encoders
+        >>> encoder = encoders.create_encoder("speech_transformer", width=16, depth=1, heads=2)
+        >>> encoders.window_encoder(encoder.eval()).frame_rate
+        50.0
+    """
 
     @torch.no_grad()
     def encode(waveforms: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,6 +123,14 @@ def encode_windows(
     Raises:
         ValueError: a window that is longer than the encoder takes, or not longer than the overlap; an overlap that
             loses frames between windows.
+
+    Example:
+        >>> import encoders, numpy
+        >>> encoder = encoders.create_encoder("speech_transformer", width=16, depth=1, heads=2)
+        >>> minute = [numpy.zeros(16_000, numpy.float32) for _ in range(60)]  # blocks of samples, as they are read
+        >>> pieces = encoders.encode_windows(encoders.window_encoder(encoder.eval()), minute, window=20)
+        >>> sum(len(piece.features) for piece in pieces)
+        3000
     """
     windows = plan(encoder, window, overlap)
     check_at_least(1, batch_size=batch_size)

@@ -67,6 +67,13 @@ def verify(
         ValueError: an encoder that is not prepared, for a quantized bit-width; labelled data without a head; clips that
             the file does not take.
         quant.NotCalibratedError: a layer whose activation range was never observed.
+
+    Example:
+        >>> import encoders, export
+        >>> encoder = encoders.create_encoder("speech_transformer", width=16, depth=1, heads=2)
+        >>> written = export.to_onnx(encoder, "encoder.onnx", check=False, overwrite=True)
+        >>> export.verify("encoder.onnx", encoder).features.error_over_variance < 1e-9
+        True
     """
     path = Path(path)
     proto, found = load_file(path)

@@ -46,6 +46,14 @@ def measure_files(
         FileNotFoundError: no such file.
         ValueError: no file at all, files with different inputs, or no repeats.
         VerificationError: ONNX Runtime cannot read or run a file.
+
+    Example:
+        >>> import encoders, export, pathlib
+        >>> encoder = encoders.create_encoder("speech_transformer", width=16, depth=1, heads=2)
+        >>> written = export.to_onnx(encoder, "encoder.onnx", check=False, overwrite=True)
+        >>> [row] = export.measure_files([pathlib.Path("encoder.onnx")], seconds=[1], threads=[1], repeats=1)
+        >>> row["latency_ms"] > 0
+        True
     """
     if not paths or repeats < 1:
         raise ValueError(f"measuring needs at least one file and one repeat, got {len(paths)} files, {repeats} repeats")

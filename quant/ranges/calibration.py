@@ -31,6 +31,12 @@ def observe(
 
     Raises:
         ValueError: unknown observer or bit-width, or a model that is not prepared, or with learned steps.
+
+    Example:
+        >>> import quant, torch
+        >>> model = quant.prepare(torch.nn.Linear(4, 2))
+        >>> with quant.observe(model):
+        ...     features = model(torch.randn(8, 4))  # a training step's pass in full precision
     """
     with _observed(model, observer, bit_width, start_empty=False):
         yield
@@ -56,6 +62,11 @@ def calibrate(
     Raises:
         ValueError: no batch at all, an unknown observer, a model with learned steps, or inputs of a layer that are NaN
             or infinite.
+
+    Example:
+        >>> import quant, torch
+        >>> model = quant.prepare(torch.nn.Linear(4, 2))
+        >>> quant.calibrate(model, [torch.randn(8, 4) for _ in range(3)], observer="mse")
     """
     training = model.training
     model.eval()

@@ -86,8 +86,9 @@ def export(
         for b, path in paths.items():
             labelled = labelled_of_head(data, heads[b], task)
             onnx_export.to_onnx(
-                loaded, path, b, input, heads[b], overwrite, clips=clips, labelled=labelled, tokenizer=tokenizer
-            )
+                loaded, path, bit_width=b, input=input, head=heads[b], tokenizer=tokenizer,
+                clips=clips, labelled=labelled, overwrite=overwrite,
+            )  # fmt: skip
         latencies = onnx_export.measure_files(list(paths.values()))
         save_json(_with_others(latencies, latency_file), latency_file)
         say(*latency_tables(latencies))

@@ -35,5 +35,4 @@ def stream(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overw
         raise ValueError(f"{encoder} holds a {loaded.name} encoder: only a StreamingTransformer runs step by step")
     with reserved(Path(output) / "stream", paths.values(), overwrite):
         for b, path in paths.items():
-            onnx_export.stream_to_onnx(loaded, path, b, overwrite)
-            say(f"{path}: {onnx_export.verify_stream(path, loaded, b)}")
+            say(f"{path}: {onnx_export.stream_to_onnx(loaded, path, bit_width=b, overwrite=overwrite)}")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from written import to_file
 
 import export
 import quant
@@ -121,7 +122,7 @@ def test_it_is_saved_and_takes_an_ssql_step(name, tmp_path):
 )
 def test_its_files_agree_with_torch(name, bit_width, tmp_path):
     encoder = calibrated(build(name))
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", bit_width, check=False)
+    path = to_file(encoder, tmp_path / "encoder.onnx", bit_width, check=False)
     result = export.verify(path, encoder, bit_width, clips=clips())
     assert result.passed, result
     operators = export.integer_operators(path)

@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from written import to_file
 
-import export
 from encoders import Head, SpeechTransformer
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "python_without_torch.py"
@@ -31,7 +31,7 @@ def model(tmp_path_factory) -> Path:
     head = Head("classification", 32, CLASSES)
     encoder = SpeechTransformer(width=32, depth=1, heads=2).eval()
     path = tmp_path_factory.mktemp("files") / "encoder-fp32.onnx"
-    export.to_onnx(encoder, path, input="waveform", head=head, check=False)
+    to_file(encoder, path, input="waveform", head=head, check=False)
     path.with_name("config.json").write_text(json.dumps({"frame_rate_hz": 50.0, "head": head.to_dict()}))
     return path
 

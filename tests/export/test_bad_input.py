@@ -12,6 +12,7 @@ import onnx
 import pytest
 import torch
 from torch import nn
+from written import to_file
 
 import export
 import quant
@@ -34,16 +35,16 @@ def test_a_layer_that_onnx_cannot_express_is_named(layer, reason, tmp_path, capf
     encoder = SpeechTransformer(width=32, depth=1, heads=2).eval()
     encoder.blocks[0].mlp[1] = layer
     with pytest.raises(ValueError, match=rf"layer 'blocks\.0\.mlp\.1' has no ONNX form: .*{reason}"):
-        export.to_onnx(encoder, tmp_path / "encoder.onnx")
+        to_file(encoder, tmp_path / "encoder.onnx")
     assert list(tmp_path.iterdir()) == []
     assert len(capfd.readouterr().err) < 2_000  # torch would print the whole graph
 
 
 def test_an_opset_that_is_too_old_is_refused(encoder, tmp_path):
     with pytest.raises(ValueError, match="opset 17 is too old: quantized graphs need 21 or newer"):
-        export.to_onnx(encoder, tmp_path / "encoder.onnx", "w8a8", opset=17)
+        to_file(encoder, tmp_path / "encoder.onnx", "w8a8", opset=17)
     assert list(tmp_path.iterdir()) == []
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w8a8", check=False)
+    path = to_file(encoder, tmp_path / "encoder.onnx", "w8a8", check=False)
     proto = onnx.load(path)
     proto.opset_import[0].version = 17
     onnx.save(proto, path)
@@ -52,15 +53,15 @@ def test_an_opset_that_is_too_old_is_refused(encoder, tmp_path):
 
 
 def test_a_newer_opset_is_written_and_verified(encoder, tmp_path):
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w4a8", opset=23)
+    path = to_file(encoder, tmp_path / "encoder.onnx", "w4a8", opset=23)
     assert onnx.load(path).opset_import[0].version == 23
 
 
 def test_an_input_that_the_encoder_does_not_have_is_refused(encoder, tmp_path):
     with pytest.raises(ValueError, match="unknown input 'wave': write one of log_mel, waveform"):
-        export.to_onnx(encoder, tmp_path / "x.onnx", input="wave")
+        to_file(encoder, tmp_path / "x.onnx", input="wave")
     with pytest.raises(ValueError, match="vision encoder has no input 'waveform': it takes images"):
-        export.to_onnx(VisionEncoder("test_resnet"), tmp_path / "x.onnx", input="waveform")
+        to_file(VisionEncoder("test_resnet"), tmp_path / "x.onnx", input="waveform")
 
 
 def test_a_head_with_nan_is_refused(encoder, tmp_path):
@@ -68,7 +69,7 @@ def test_a_head_with_nan_is_refused(encoder, tmp_path):
     with torch.no_grad():
         head.linear.bias[0] = torch.nan
     with pytest.raises(ValueError, match=r"weight 'head\.linear\.bias' is NaN"):
-        export.to_onnx(encoder, tmp_path / "x.onnx", head=head)
+        to_file(encoder, tmp_path / "x.onnx", head=head)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -76,7 +77,7 @@ def test_a_head_with_nan_is_refused(encoder, tmp_path):
 @pytest.mark.parametrize("form", ["log_mel", "waveform"])
 def test_clips_of_no_length_have_no_features_and_no_nan_as_in_torch(encoder, form, bit_width, tmp_path):
     head = Head("classification", 32, ["yes", "no"]).eval()
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", bit_width, input=form, head=head, check=False)
+    path = to_file(encoder, tmp_path / "encoder.onnx", bit_width, input=form, head=head, check=False)
     run = open_session(path)
     values = 0.1 * torch.randn(3, 8_000) if form == "waveform" else torch.randn(3, 80, 50)
     lengths = torch.tensor([values.shape[-1], 0, 0])
@@ -101,7 +102,7 @@ from encoders import load_encoder
 from export.runtime.session import open_session
 encoder = load_encoder(sys.argv[1])
 {before}
-export.to_onnx(encoder, sys.argv[2], "w8a8", overwrite=True)
+export.to_onnx(encoder, sys.argv[2], bit_width="w8a8", overwrite=True)
 """
 
 
@@ -110,7 +111,7 @@ def standing(encoder, tmp_path):
     """A saved encoder, and a good file where the next export goes."""
     save_encoder(encoder, tmp_path / "saved")
     folder = tmp_path / "files"
-    path = export.to_onnx(encoder, folder / "encoder.onnx", "w4a8")
+    path = to_file(encoder, folder / "encoder.onnx", "w4a8")
     return tmp_path / "saved", path, path.read_bytes()
 
 
@@ -142,7 +143,7 @@ def test_a_killed_export_leaves_the_old_file_and_at_most_a_hidden_one(standing):
     left = {".encoder.onnx.ssql-tmp", ".encoder.onnx.ssql-lock"}
     assert set(os.listdir(path.parent)) == {"encoder.onnx", "encoder.verification.json"} | left
     assert json.loads(path.with_suffix(".verification.json").read_text())["passed"]
-    export.to_onnx(load_encoder(saved), path, overwrite=True)  # the next one removes them
+    to_file(load_encoder(saved), path, overwrite=True)  # the next one removes them
     assert set(os.listdir(path.parent)) == {"encoder.onnx", "encoder.verification.json"}
     assert path.read_bytes() != before
 
@@ -153,5 +154,5 @@ def test_an_error_in_the_middle_leaves_nothing(encoder, tmp_path, monkeypatch):
 
     monkeypatch.setattr("export.write.verify", fails)
     with pytest.raises(KeyboardInterrupt):
-        export.to_onnx(encoder, tmp_path / "encoder.onnx", "w8a8")
+        to_file(encoder, tmp_path / "encoder.onnx", "w8a8")
     assert list(tmp_path.iterdir()) == []

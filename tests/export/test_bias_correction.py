@@ -1,8 +1,8 @@
 import numpy as np
 import onnxruntime
 import torch
+from written import to_file
 
-import export
 import quant
 from encoders import SpeechTransformer, load_encoder, save_encoder
 
@@ -12,7 +12,7 @@ def test_corrections_are_saved_loaded_and_folded_into_the_files_biases(tmp_path)
     encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2), quant.Policy(shift=True)).eval()
     batch = encoder.front_end(torch.randn(4, 16_000) * 0.3)
     quant.calibrate(encoder, [batch], lambda batch: encoder(*batch))
-    plain = export.to_onnx(encoder, tmp_path / "plain.onnx", "w2a8")
+    plain = to_file(encoder, tmp_path / "plain.onnx", "w2a8")
     quant.correct_bias(encoder, "w2a8", [batch], lambda batch: encoder(*batch))
     save_encoder(encoder, tmp_path / "encoder")
 
@@ -23,7 +23,7 @@ def test_corrections_are_saved_loaded_and_folded_into_the_files_biases(tmp_path)
     with torch.no_grad(), quant.at(encoder, "w2a8"):
         assert torch.equal(features, encoder(*batch)[0])
 
-    corrected = export.to_onnx(loaded, tmp_path / "corrected.onnx", "w2a8")  # verifies itself
+    corrected = to_file(loaded, tmp_path / "corrected.onnx", "w2a8")  # verifies itself
     feeds = {"log_mel": batch[0].numpy(), "lengths": batch[1].numpy()}
     found = onnxruntime.InferenceSession(str(corrected)).run(None, feeds)[0]
     uncorrected = onnxruntime.InferenceSession(str(plain)).run(None, feeds)[0]

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from written import to_file
 
 import export
 from encoders import Head, SpeechTransformer, VisionEncoder, save_encoder
@@ -24,7 +25,7 @@ def head() -> Head:
 def whole(encoder, head, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     paths = [
-        export.to_onnx(encoder, folder / f"{b}.onnx", b, input="waveform", head=head, check=b == "w4a8")
+        to_file(encoder, folder / f"{b}.onnx", b, input="waveform", head=head, check=b == "w4a8")
         for b in ("fp", "w4a8")
     ]
     config = export.describe(paths, encoder, licence="MIT", trained_on="some clips")
@@ -101,7 +102,7 @@ def test_programs_for_log_mels_images_and_other_heads_run_too(encoder, tmp_path)
         "image": (vision, {"image_size": 32}, f"(1, {vision.feature_dim})"),
     }
     for name, (model, options, shape) in cases.items():
-        path = export.to_onnx(model, tmp_path / f"{name}.onnx", check=False, **options)
+        path = to_file(model, tmp_path / f"{name}.onnx", check=False, **options)
         config = export.describe([path], model)
         assert run(snippet(config), tmp_path).startswith(shape)
         if name == "log_mel":
@@ -112,7 +113,7 @@ def test_limits_of_a_file_are_those_it_runs_with(tmp_path):
     torch.manual_seed(0)
     encoder = SpeechTransformer(width=16, depth=1, heads=2, pooling=2, positions=50).eval()
     for form, shortest, longest in (("waveform", 480, 16_000), ("log_mel", 3, 100)):
-        path = export.to_onnx(encoder, tmp_path / f"{form}.onnx", input=form, check=False)
+        path = to_file(encoder, tmp_path / f"{form}.onnx", input=form, check=False)
         config = export.describe([path], encoder)
         assert config["limits"] == {"channels": 1, "shortest": shortest, "longest": longest}
         options = onnxruntime.SessionOptions()
@@ -137,7 +138,7 @@ def test_limits_of_a_file_are_those_it_runs_with(tmp_path):
 def test_an_export_joins_files_of_the_same_encoder_and_no_others(folder, encoder, head):
     kept = export.entries_to_keep(folder, encoder, "waveform", head, overwrite=False)
     assert [entry["file"] for entry in kept] == ["fp.onnx", "w4a8.onnx"]
-    path = export.to_onnx(encoder, folder / "w8a8.onnx", "w8a8", input="waveform", head=head, check=False)
+    path = to_file(encoder, folder / "w8a8.onnx", "w8a8", input="waveform", head=head, check=False)
     export.write_card(export.describe([path], encoder), folder, kept)
     config = json.loads((folder / "config.json").read_text())
     assert [entry["file"] for entry in config["files"]] == ["fp.onnx", "w8a8.onnx", "w4a8.onnx"]

@@ -4,6 +4,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
+from written import to_file
 
 import export
 import quant
@@ -24,7 +25,7 @@ def speech(policy: quant.Policy, observer: str = "mse") -> SpeechTransformer:
 def test_clipped_ranges_weights_shifts_and_attention_are_those_of_the_file(tmp_path):
     policy = quant.Policy(weight_range="mse", attention=True, shift=True, layers={"*.mlp.2": "/per_tensor"})
     encoder = speech(policy)
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w4a4")
+    path = to_file(encoder, tmp_path / "encoder.onnx", "w4a4")
     assert export.integer_operators(path)["MatMulIntegerToFloat"] == 1 + 6 + 2
     for name in ("blocks.0.mlp.2", "blocks.0.attn.products.key"):
         changed = copy.deepcopy(encoder)
@@ -40,7 +41,7 @@ def test_learned_steps_are_those_of_the_file(tmp_path):
     with torch.no_grad():
         encoder.blocks[0].mlp[0].weight_step.mul_(0.9)
         encoder.blocks[0].mlp[0].activation_step.mul_(1.1)
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w4a8")
+    path = to_file(encoder, tmp_path / "encoder.onnx", "w4a8")
     with torch.no_grad():
         encoder.blocks[0].mlp[0].weight_step.mul_(0.9)
     assert first_difference(onnx.load(path), quant.quant_activations(encoder), W4A8) == "blocks.0.mlp.0"
@@ -49,13 +50,13 @@ def test_learned_steps_are_those_of_the_file(tmp_path):
 def test_groups_beside_integer_activations_are_refused_by_name(tmp_path):
     encoder = speech(quant.Policy(granularity="per_group_32", layers={"conv2": "/per_channel"}))
     with pytest.raises(ValueError, match=r"in groups \(per_group_32\) have no integer products.*\(w4a32\)"):
-        export.to_onnx(encoder, tmp_path / "encoder.onnx", "w4a8")
+        to_file(encoder, tmp_path / "encoder.onnx", "w4a8")
 
 
 @pytest.mark.parametrize("bit_width", ["w4a32", "w8a32", "w2a32"])
 def test_groups_beside_float_activations_become_the_runtimes_weight_only_products(tmp_path, bit_width):
     encoder = speech(quant.Policy(granularity="per_group_32"))
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", bit_width)
+    path = to_file(encoder, tmp_path / "encoder.onnx", bit_width)
     proto = onnx.load(path)
     assert {opset.domain for opset in proto.opset_import} == {""}  # a standard file
     operators = export.integer_operators(path)
@@ -70,7 +71,7 @@ def test_groups_beside_float_activations_become_the_runtimes_weight_only_product
 def test_attention_multiplies_unsigned_by_signed_integers(tmp_path):
     encoder = speech(quant.Policy(attention=True))
     # Not verified: without VNNI the runtime has no exact sums of two activations of 8 bits.
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w8a8", check=False)
+    path = to_file(encoder, tmp_path / "encoder.onnx", "w8a8", check=False)
     operators = export.integer_operators(path)
     assert operators["MatMulIntegerToFloat"] == 1 + 6 + 2
     assert not {"MatMul", "FusedMatMul", "QLinearMatMul"} & set(operators)

@@ -30,6 +30,7 @@ if not (demo.PAGE / "index.html").is_file():
     pytest.skip("the page is not built: make web (Node.js 20 or newer)", allow_module_level=True)
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
+from written import to_file  # noqa: E402
 
 FILES = {"fp": "encoder-fp32.onnx", "w8a8": "encoder-int8.onnx", "w4a8": "encoder-int4.onnx"}
 FORMATS = {"fp32": "encoder-fp32.onnx", "int8": "encoder-int8.onnx", "int4": "encoder-int4.onnx"}
@@ -59,7 +60,7 @@ def export_with(encoder: SpeechTransformer, head: Head, folder: Path, bit_widths
     folder.mkdir()
     paths = [folder / FILES[bit_width] for bit_width in bit_widths]
     for bit_width, path in zip(bit_widths, paths, strict=True):
-        export.to_onnx(encoder, path, bit_width, input="waveform", head=head, check=False)
+        to_file(encoder, path, bit_width, input="waveform", head=head, check=False)
     export.write_card(export.describe(paths, encoder), folder)
     return folder
 
@@ -274,7 +275,7 @@ def test_a_bad_clip_is_named(page, clip, content, name, message):
 def test_a_bad_file_is_named(browser, speech, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "files")
     (tmp_path / "files" / FILES["w4a8"]).write_bytes(b"no model")
-    export.to_onnx(speech, tmp_path / "files" / FILES["fp"], check=False, overwrite=True)  # takes log-mel
+    to_file(speech, tmp_path / "files" / FILES["fp"], check=False, overwrite=True)  # takes log-mel
     with opened(browser, tmp_path / "files") as page:
         for form, message in (
             ("int4", "encoder-int4.onnx does not start in ONNX Runtime"),

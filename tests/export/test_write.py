@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto
+from written import to_file
 
 import export
 import quant
@@ -29,7 +30,7 @@ def speech() -> SpeechTransformer:
 @pytest.fixture(scope="module")
 def files(speech, tmp_path_factory) -> dict[str, os.PathLike]:
     folder = tmp_path_factory.mktemp("onnx")
-    return {b: export.to_onnx(speech, folder / f"{b}.onnx", b, check=False) for b in BIT_WIDTHS}
+    return {b: to_file(speech, folder / f"{b}.onnx", b, check=False) for b in BIT_WIDTHS}
 
 
 def session(path) -> onnxruntime.InferenceSession:
@@ -103,7 +104,7 @@ def test_files_are_as_small_as_their_bits(tmp_path):
     encoder = quant.prepare(SpeechTransformer(width=384, depth=1, heads=6))
     quant.calibrate(encoder, [torch.randn(1, 80, 60)])
     full, *others = (
-        export.to_onnx(encoder, tmp_path / f"{bit_width}.onnx", bit_width, check=False).stat().st_size
+        to_file(encoder, tmp_path / f"{bit_width}.onnx", bit_width, check=False).stat().st_size
         for bit_width in ("fp", "w8a8", "w4a8", "w2a8")
     )
     assert all(size <= part * full for size, part in zip(others, (0.26, 0.14, 0.08), strict=True))
@@ -121,7 +122,7 @@ def test_timm_resnet_exports_with_a_dynamic_batch(tmp_path, bit_width):
     torch.manual_seed(0)
     encoder = quant.prepare(VisionEncoder("test_resnet", in_channels=1))
     quant.calibrate(encoder, [torch.randn(4, 1, 64, 64)])
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", bit_width, image_size=64, check=False)
+    path = to_file(encoder, tmp_path / "encoder.onnx", bit_width, image_size=64, check=False)
     result = export.verify(path, encoder, bit_width)
     assert result.passed, result
     assert result.clips == 5
@@ -132,21 +133,21 @@ def test_timm_vit_takes_its_own_image_size_and_multiplies_integers(tmp_path):
     torch.manual_seed(0)
     encoder = quant.prepare(VisionEncoder("test_vit"))
     quant.calibrate(encoder, [torch.randn(2, 3, 160, 160)])
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w8a8")
+    path = to_file(encoder, tmp_path / "encoder.onnx", "w8a8")
     assert session(path).get_inputs()[0].shape == ["batch", 3, 160, 160]
     assert export.integer_operators(path)["MatMulIntegerToFloat"] == 6 * 4
 
 
 def test_an_encoder_that_is_not_prepared_exports_in_full_precision(tmp_path):
     encoder = SpeechTransformer(width=32, depth=1, heads=2, pooling=2, adaptor_dim=48).train()
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx")
+    path = to_file(encoder, tmp_path / "encoder.onnx")
     assert "IsNaN" not in export.integer_operators(path)
     assert encoder.training
 
 
 def test_a_file_that_fails_verification_takes_no_name(speech, tmp_path, monkeypatch):
     target = tmp_path / "encoder.onnx"
-    export.to_onnx(speech, target, "w4a8", check=False)
+    to_file(speech, target, "w4a8", check=False)
     before = target.read_bytes()
 
     def one_wrong_integer(proto, layers):
@@ -159,7 +160,7 @@ def test_a_file_that_fails_verification_takes_no_name(speech, tmp_path, monkeypa
 
     monkeypatch.setattr("export.write.pack_weights", one_wrong_integer)
     with pytest.raises(export.VerificationError, match=r"was not written, .*difference in layer blocks\.1\.attn\.out"):
-        export.to_onnx(speech, target, "w4a8", overwrite=True)
+        to_file(speech, target, "w4a8", overwrite=True)
     assert target.read_bytes() == before
     failed = {path.name for path in tmp_path.iterdir()} - {target.name}
     assert failed == {"encoder.failed.onnx", "encoder.failed.verification.json"}
@@ -170,7 +171,7 @@ def test_a_file_that_fails_verification_takes_no_name(speech, tmp_path, monkeypa
 def test_a_file_over_the_limit_of_protobuf_is_refused(speech, tmp_path, monkeypatch):
     monkeypatch.setattr("export.write.LARGEST_FILE", 1000)
     with pytest.raises(ValueError, match="over the 2 GB of one ONNX file"):
-        export.to_onnx(speech, tmp_path / "x.onnx")
+        to_file(speech, tmp_path / "x.onnx")
 
 
 def test_metadata_says_what_the_file_is(speech, files):
@@ -189,18 +190,18 @@ def test_encoder_is_left_as_it_was(speech, files):
 def test_bad_input_is_named_and_nothing_is_written(speech, files, tmp_path):
     before = files["w8a8"].read_bytes()
     with pytest.raises(FileExistsError, match="exists already"):
-        export.to_onnx(speech, files["w8a8"], "w8a8")
+        to_file(speech, files["w8a8"], "w8a8")
     assert files["w8a8"].read_bytes() == before
     target = tmp_path / "x.onnx"
     with pytest.raises(ValueError, match="not prepared"):
-        export.to_onnx(SpeechTransformer(width=32, depth=1), target, "w8a8")
+        to_file(SpeechTransformer(width=32, depth=1), target, "w8a8")
     fresh = quant.prepare(SpeechTransformer(width=32, depth=1))
     with pytest.raises(quant.NotCalibratedError, match="'conv2' has no activation range"):
-        export.to_onnx(fresh, target, "w8a8")
+        to_file(fresh, target, "w8a8")
     with torch.no_grad():
         fresh.conv2.weight[0] = torch.nan
     with pytest.raises(ValueError, match="'conv2.weight' is NaN"):
-        export.to_onnx(fresh, target)
+        to_file(fresh, target)
     with pytest.raises(ValueError, match="unknown bit-width 'int8'"):
-        export.to_onnx(speech, target, "int8")
+        to_file(speech, target, "int8")
     assert list(tmp_path.iterdir()) == []

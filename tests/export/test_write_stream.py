@@ -2,6 +2,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from written import to_stream_file
 
 import export
 import quant
@@ -9,7 +10,6 @@ from encoders import StreamingTransformer
 from export.check.stream import verify_stream
 from export.runtime.session import open_session
 from export.runtime.stream import FileStream
-from export.write_stream import stream_to_onnx
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def encoder():
 
 @pytest.fixture(scope="module", params=["fp", "w8a8", "w4a8"])
 def file(encoder, request, tmp_path_factory):
-    path = stream_to_onnx(encoder, tmp_path_factory.mktemp("stream") / "stream.onnx", request.param)
+    path = to_stream_file(encoder, tmp_path_factory.mktemp("stream") / "stream.onnx", request.param)
     return path, request.param
 
 
@@ -70,5 +70,5 @@ def test_a_file_that_departs_is_not_written(encoder, tmp_path, monkeypatch):
     step = FileStream._step
     monkeypatch.setattr(FileStream, "_step", lambda self, piece: 2 * step(self, piece))
     with pytest.raises(export.VerificationError, match="was not written: FAILED"):
-        stream_to_onnx(encoder, tmp_path / "stream.onnx", "w8a8")
+        to_stream_file(encoder, tmp_path / "stream.onnx", "w8a8")
     assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import quant
+from quant.grid.affine import quantize
 
 
 def calibrated(**policy) -> nn.Sequential:
@@ -60,7 +61,7 @@ def test_layer_numbers_for_export_are_the_learned_ones():
     integers, scale = layer.weight_integers(4)
     assert torch.equal(scale, layer.weight_step)
     scale_in, zero_point = layer.activation_qparams(4)
-    on_grid = quant.dequantize(quant.quantize(hidden, scale_in, zero_point, 4, signed=False), scale_in, zero_point)
+    on_grid = quant.dequantize(quantize(hidden, scale_in, zero_point, 4, signed=False), scale_in, zero_point)
     with quant.at(model, "w4a4"):
         assert torch.allclose(
             layer(hidden), nn.functional.linear(on_grid, quant.dequantize(integers, scale), layer.bias), atol=1e-6

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
+from written import to_file
 
 import export.write
 import export.write_stream
@@ -102,7 +103,7 @@ def inputs(saved, tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported_file(inputs, graphs, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "encoder.onnx"
-    export.to_onnx(load_encoder(inputs / "plain"), path, "fp", check=False)
+    to_file(load_encoder(inputs / "plain"), path, "fp", check=False)
     graphs[export.write] = path.read_bytes()
     return path
 

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from written import to_file
 
-import export
 import quant
 from encoders import VisionEncoder, load_encoder, save_encoder, weights_sha256
 from export.runtime.file_encoder import FileEncoder, file_sha256
@@ -69,7 +69,7 @@ def test_files_have_the_table_of_their_encoder_but_for_clips_at_a_rounding_edge(
     encoder = load_encoder(saved)
     # Not w8a8: a processor without VNNI saturates its sums, and the file has another table.
     forms = {"fp": "log_mel", "w4a8": "waveform"}
-    files = {b: export.to_onnx(encoder, tmp_path / f"{b}.onnx", b, input=f, check=False) for b, f in forms.items()}
+    files = {b: to_file(encoder, tmp_path / f"{b}.onnx", b, input=f, check=False) for b, f in forms.items()}
     rows = evaluated({"torch": saved, **files}, "--bit_widths", "[fp, w4a8]", *WORDS)
     data = SpokenWords(languages=["en-us"], train_size=100, test_size=50)
     for bits, path in files.items():
@@ -106,13 +106,13 @@ def test_files_of_images_are_measured_too(evaluated, tmp_path):
     encoder = quant.prepare(VisionEncoder("test_resnet", in_channels=1, std=0.5)).eval()
     quant.calibrate(encoder, [torch.rand(8, 1, 8, 8)], lambda images: encoder.embed_raw(images))
     save_encoder(encoder, tmp_path / "encoder")
-    file = export.to_onnx(encoder, tmp_path / "file.onnx", "w4a8", image_size=8, check=False)
+    file = to_file(encoder, tmp_path / "file.onnx", "w4a8", image_size=8, check=False)
     rows = evaluated({"torch": tmp_path / "encoder", "file": file}, "--bit_widths", "[w4a8]", "--data", "Digits")
     in_torch, in_file = values(rows, "torch", "w4a8"), values(rows, "file", "w4a8")
     assert in_torch.keys() == in_file.keys()
     assert all(abs(value - in_file[name]) < 1.5 for name, value in in_torch.items())
     with pytest.raises(SystemExit, match=r"file\.onnx takes images of shape \(batch, 1, 16, 16\).*8, 8"):
-        wrong = export.to_onnx(encoder, tmp_path / "wrong" / "file.onnx", "w4a8", image_size=16, check=False)
+        wrong = to_file(encoder, tmp_path / "wrong" / "file.onnx", "w4a8", image_size=16, check=False)
         evaluated({"file": wrong}, "--data", "Digits")
     with pytest.raises(SystemExit, match="a is an encoder for image, the data is audio"):
         evaluated({"a": file}, *WORDS)

@@ -3,8 +3,8 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from written import to_file
 
-import export
 import quant
 from encoders import SpeechTransformer
 from export.check.departure import find_departure
@@ -27,7 +27,7 @@ def encoder() -> SpeechTransformer:
 @pytest.fixture(scope="module", params=["fp", "w8a8", "w2a2"])
 def file(request, encoder, tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "encoder.onnx"
-    return export.to_onnx(encoder, path, request.param, check=False), parse_bit_width(request.param)
+    return to_file(encoder, path, request.param, check=False), parse_bit_width(request.param)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
+from written import to_file
 
 import export
 import quant
@@ -42,12 +43,12 @@ def tokenizer(encoder) -> Tokenizer:
 @pytest.fixture(scope="module")
 def file(encoder, head, tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "encoder.onnx"
-    return export.to_onnx(encoder, path, "w4a8", "waveform", head, tokenizer=tokenizer)
+    return to_file(encoder, path, "w4a8", input="waveform", head=head, tokenizer=tokenizer)
 
 
 @pytest.fixture(scope="module")
 def plain(encoder, tmp_path_factory):
-    return export.to_onnx(encoder, tmp_path_factory.mktemp("plain") / "encoder.onnx", "fp", check=False)
+    return to_file(encoder, tmp_path_factory.mktemp("plain") / "encoder.onnx", "fp", check=False)
 
 
 def stored(proto: onnx.ModelProto, name: str) -> onnx.TensorProto:
@@ -224,7 +225,7 @@ def test_honest_files_pass(bit_width, policy, tmp_path):
     encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2), quant.Policy(**{policy: True})).eval()
     quant.calibrate(encoder, [encoder.front_end(0.1 * torch.randn(2, 16_000))], lambda batch: encoder(*batch))
     form = "waveform" if policy == "attention" else "log_mel"
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", bit_width, form, check=False)
+    path = to_file(encoder, tmp_path / "encoder.onnx", bit_width, form, check=False)
     result = export.verify(path, encoder, clips=CLIPS)
     assert result.passed, result
     assert (result.inputs, result.clips) == ("given data", 5)
@@ -269,7 +270,7 @@ def test_changed_ranges_fail(encoder, file):
 
 
 def test_another_clipping_range_fails(encoder, tmp_path):
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w4a4", check=False)
+    path = to_file(encoder, tmp_path / "encoder.onnx", "w4a4", check=False)
     proto = onnx.load(path)
     clip = next(node for node in proto.graph.node if node.op_type == "Clip")
     numbers(clip.input[2], lambda values: values * np.float32(1.01))(proto)
@@ -286,7 +287,7 @@ def test_verifying_leaves_the_encoder_as_it_was(encoder, file):
 
 def test_weights_in_bfloat16_are_exported_as_what_they_are(encoder, tmp_path):
     short = copy.deepcopy(encoder).bfloat16()
-    path = export.to_onnx(short, tmp_path / "encoder.onnx", "fp", clips=CLIPS)
+    path = to_file(short, tmp_path / "encoder.onnx", "fp", clips=CLIPS)
     assert export.verify(path, short.float(), clips=CLIPS).passed
 
 

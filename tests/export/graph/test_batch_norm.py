@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
+from written import to_file
 
 import export
 import quant
@@ -36,7 +37,7 @@ def resnet() -> VisionEncoder:
 
 @pytest.fixture(scope="module")
 def file(resnet, tmp_path_factory):
-    return export.to_onnx(resnet, tmp_path_factory.mktemp("onnx") / "resnet.onnx", "w4a8", image_size=64, check=False)
+    return to_file(resnet, tmp_path_factory.mktemp("onnx") / "resnet.onnx", "w4a8", image_size=64, check=False)
 
 
 def test_normalizations_are_folded_and_all_products_are_of_integers(resnet, file):
@@ -88,5 +89,5 @@ def test_an_output_of_the_graph_keeps_its_name(tmp_path):
 
 
 def test_float_normalizations_are_left_to_the_runtime(resnet, tmp_path):
-    path = export.to_onnx(resnet, tmp_path / "resnet.onnx", "fp", image_size=64)
+    path = to_file(resnet, tmp_path / "resnet.onnx", "fp", image_size=64)
     assert "BatchNormalization" not in export.integer_operators(path)

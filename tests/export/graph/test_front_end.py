@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from written import to_file
 
 import export
 import quant
@@ -131,7 +132,7 @@ def test_a_file_from_samples_gives_torchs_features(tmp_path, bit_width, log_mel)
     torch.manual_seed(0)
     encoder = quant.prepare(SpeechTransformer(width=64, depth=1, heads=2, log_mel=log_mel)).eval()
     quant.calibrate(encoder, [encoder.front_end(0.1 * torch.randn(4, 16_000))], lambda batch: encoder(*batch))
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", bit_width, input="waveform", check=False)
+    path = to_file(encoder, tmp_path / "encoder.onnx", bit_width, input="waveform", check=False)
     result = export.verify(path, encoder)
     assert result.passed
     assert (result.bit_width, result.inputs) == (bit_width, "shipped speech")

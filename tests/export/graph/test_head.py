@@ -5,6 +5,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from written import to_file
 
 import export
 import quant
@@ -34,7 +35,7 @@ def head(request) -> Head:
 
 @pytest.fixture(scope="module")
 def exported(encoder, head, tmp_path_factory):
-    return export.to_onnx(encoder, tmp_path_factory.mktemp("head") / "encoder.onnx", "w8a8", head=head, check=False)
+    return to_file(encoder, tmp_path_factory.mktemp("head") / "encoder.onnx", "w8a8", head=head, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def answering(encoder, tmp_path_factory):
     torch.manual_seed(2)
     head = Head("classification", 32, ["yes", "no", "perhaps"], label="answer").eval()
     path = tmp_path_factory.mktemp("answering") / "encoder.onnx"
-    return head, export.to_onnx(encoder, path, "w8a8", head=head, check=False)
+    return head, to_file(encoder, path, "w8a8", head=head, check=False)
 
 
 def outputs_of(path, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -97,7 +98,7 @@ def test_images_have_heads_too(tmp_path):
     torch.manual_seed(0)
     encoder = VisionEncoder("test_resnet", in_channels=1).eval()
     head = Head("classification", encoder.feature_dim, ["cat", "dog"]).eval()
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", head=head, image_size=32)
+    path = to_file(encoder, tmp_path / "encoder.onnx", head=head, image_size=32)
     images = torch.randn(2, 1, 32, 32)
     with torch.no_grad():
         expected = head(encoder(images))
@@ -112,10 +113,10 @@ def test_answers_in_the_file_are_torchs_or_verification_fails(encoder, tmp_path)
     right[:5] = (right[:5] + 1) % 3
     labels = [head.classes[index] for index in right]
     path = tmp_path / "encoder.onnx"
-    export.to_onnx(encoder, path, "w8a8", head=head, labelled=[(waveforms, lengths, labels)])
+    to_file(encoder, path, "w8a8", head=head, labelled=[(waveforms, lengths, labels)])
     result = export.verify(path, encoder, labelled=[(waveforms, lengths, labels)])
     assert result.accuracy == export.Accuracy(head.label, torch=75, onnx=75, agreement=100, clips=20)
-    bare = export.to_onnx(encoder, tmp_path / "bare.onnx", "w8a8")
+    bare = to_file(encoder, tmp_path / "bare.onnx", "w8a8")
     assert export.verify(bare, encoder, head=head, labelled=[(waveforms, lengths, labels)]).accuracy.onnx == 75
     with pytest.raises(ValueError, match=r"bare\.onnx has no head"):
         export.verify(bare, encoder, labelled=[(waveforms, lengths, labels)])
@@ -147,6 +148,6 @@ def test_texts_in_the_file_are_torchs(encoder, tmp_path):
         labels = head.answers(head(features), frames)
     assert any(labels)
     labels[0] += "!"
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "w8a8", head=head)
+    path = to_file(encoder, tmp_path / "encoder.onnx", "w8a8", head=head)
     accuracy = export.verify(path, encoder, labelled=[(waveforms, lengths, labels)]).accuracy
     assert (accuracy.torch, accuracy.onnx, accuracy.agreement) == (75, 75, 100)

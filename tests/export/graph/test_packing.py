@@ -5,6 +5,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from written import to_file
 
 import export
 import quant
@@ -50,7 +51,7 @@ def mixed() -> SpeechTransformer:
 
 
 def test_every_width_is_unpacked_by_the_runtime_when_it_starts(mixed, tmp_path):
-    path = export.to_onnx(mixed, tmp_path / "mixed.onnx", "w4a8")
+    path = to_file(mixed, tmp_path / "mixed.onnx", "w4a8")
     stored = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
     kinds = {name: stored_as(stored, weight_name(name)) for name in quant.quant_layers(mixed)}
     assert kinds == {
@@ -81,7 +82,7 @@ def test_a_lost_weight_is_named(mixed):
 def test_float16_halves_the_file_and_keeps_the_features(tmp_path):
     torch.manual_seed(0)
     encoder = SpeechTransformer(depth=1)
-    full, half = (export.to_onnx(encoder, tmp_path / f"{bits}.onnx", bits) for bits in ("fp", "fp16"))
+    full, half = (to_file(encoder, tmp_path / f"{bits}.onnx", bits) for bits in ("fp", "fp16"))
     assert half.stat().st_size < 0.52 * full.stat().st_size
     assert export.verify(half, encoder).error_over_variance < 1e-6
     assert export.integer_operators(half) == export.integer_operators(full)  # no Cast is left

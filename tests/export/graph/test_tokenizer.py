@@ -5,6 +5,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from written import to_file
 
 import export
 import quant
@@ -30,7 +31,7 @@ def tokenizer(encoder) -> Tokenizer:
 def exported(encoder, tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("files") / "encoder.onnx"
     head = Head("classification", 32, ["yes", "no"]).eval()
-    return export.to_onnx(encoder, path, "w4a8", head=head, tokenizer=tokenizer)
+    return to_file(encoder, path, "w4a8", head=head, tokenizer=tokenizer)
 
 
 def test_a_files_tokens_are_torchs_for_long_short_and_empty_clips(encoder, tokenizer, exported):
@@ -82,7 +83,7 @@ def test_an_operation_of_the_search_that_is_not_torchs_fails_verification(encode
 
 
 def test_the_codebook_stays_float32_in_a_float16_file(encoder, tokenizer, tmp_path):
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "fp16", tokenizer=tokenizer, check=False)
+    path = to_file(encoder, tmp_path / "encoder.onnx", "fp16", tokenizer=tokenizer, check=False)
     proto = onnx.load(path)
     stored = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
     assert stored["tokenizer.semantic.codes"] == onnx.TensorProto.FLOAT
@@ -109,5 +110,5 @@ def test_the_card_names_the_tokens(encoder, tokenizer, exported, tmp_path):
 
 def test_the_tokenizer_of_another_encoder(encoder, tmp_path):
     with pytest.raises(ValueError, match="the tokenizer takes 16 features at 50 Hz"):
-        export.to_onnx(encoder, tmp_path / "encoder.onnx", tokenizer=Tokenizer(16, 50.0))
+        to_file(encoder, tmp_path / "encoder.onnx", tokenizer=Tokenizer(16, 50.0))
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@ import resource
 
 import pytest
 import torch
+from written import to_file
 
 import export
 from encoders import SpeechTransformer, VisionEncoder
@@ -14,7 +15,7 @@ from export.runtime.session import open_session
 def file(tmp_path_factory):
     torch.manual_seed(0)
     encoder = SpeechTransformer(width=32, depth=1, heads=2)
-    return export.to_onnx(encoder, tmp_path_factory.mktemp("onnx") / "speech.onnx", check=False)
+    return to_file(encoder, tmp_path_factory.mktemp("onnx") / "speech.onnx", check=False)
 
 
 def test_files_are_measured_side_by_side(file):
@@ -37,7 +38,7 @@ def test_a_fresh_process_tells_its_start_and_its_memory(file):
 
 @pytest.mark.parametrize(("input", "frames"), [("log_mel", 200), ("waveform", 32_000)])
 def test_inputs_follow_what_the_file_says(input, frames, tmp_path):
-    path = export.to_onnx(SpeechTransformer(width=32, depth=1, heads=2), tmp_path / "x.onnx", "fp", input, check=False)
+    path = to_file(SpeechTransformer(width=32, depth=1, heads=2), tmp_path / "x.onnx", "fp", input, check=False)
     inputs = feed(open_session(path), 2.0)
     assert (inputs[input].shape[-1], inputs["lengths"].tolist()) == (frames, [frames])
 
@@ -47,7 +48,7 @@ def test_what_cannot_be_measured_is_said(file, tmp_path):
         export.measure_files(["nowhere.onnx"])
     with pytest.raises(ValueError, match="at least one file"):
         export.measure_files([])
-    image = export.to_onnx(VisionEncoder("test_resnet"), tmp_path / "image.onnx", check=False, image_size=(32, 64))
+    image = to_file(VisionEncoder("test_resnet"), tmp_path / "image.onnx", check=False, image_size=(32, 64))
     with pytest.raises(ValueError, match="same input, got images and log_mel"):
         export.measure_files([file, image])
     (row,) = export.measure_files([image], repeats=1)

@@ -2,11 +2,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from written import to_file, to_stream_file
 
-import export
 import quant
 from encoders import SpeechTransformer, StreamingTransformer, VisionEncoder, encode_windows, window_encoder
-from export import VerificationError, file_window_encoder, to_onnx
+from export import VerificationError, file_window_encoder
 
 SAMPLES = (np.random.default_rng(0).standard_normal(90_123) * 0.1).astype(np.float32)
 SIZES = {"width": 32, "depth": 1, "heads": 2}
@@ -22,7 +22,7 @@ def test_windows_through_a_file_are_those_through_torch(tmp_path, form, log_mel)
     encoder = SpeechTransformer(**SIZES, pooling=2, positions=1500, log_mel=log_mel).eval()
     quant.prepare(encoder)
     quant.calibrate(encoder, [encoder.front_end(torch.from_numpy(SAMPLES)[None])], lambda batch: encoder(*batch))
-    path = to_onnx(encoder, tmp_path / "encoder.onnx", "w8a8", input=form, check=False)
+    path = to_file(encoder, tmp_path / "encoder.onnx", "w8a8", input=form, check=False)
     in_file, about = file_window_encoder(path)
     in_torch = window_encoder(encoder)
     assert (about["bit_width"], in_file.frame_rate, in_file.feature_dim) == ("w8a8", 25, 32)
@@ -44,10 +44,10 @@ def test_windows_through_a_file_are_those_through_torch(tmp_path, form, log_mel)
 
 
 def test_files_without_whole_clips_are_refused(tmp_path):
-    stream = export.stream_to_onnx(StreamingTransformer(**SIZES).eval(), tmp_path / "stream.onnx", check=False)
+    stream = to_stream_file(StreamingTransformer(**SIZES).eval(), tmp_path / "stream.onnx", check=False)
     with pytest.raises(VerificationError, match=r"stream\.onnx takes stream: give a file that ssql export wrote"):
         file_window_encoder(stream)
-    images = to_onnx(VisionEncoder("test_resnet", in_channels=1).eval(), tmp_path / "images.onnx", check=False)
+    images = to_file(VisionEncoder("test_resnet", in_channels=1).eval(), tmp_path / "images.onnx", check=False)
     with pytest.raises(VerificationError, match=r"images\.onnx takes images"):
         file_window_encoder(images)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.onnx does not exist"):
@@ -82,7 +82,7 @@ def test_a_file_that_says_of_itself_what_cannot_be_is_refused(tmp_path, key, val
 def test_chunks_of_a_streaming_encoder_stay_where_they_are(tmp_path):
     torch.manual_seed(0)
     encoder = StreamingTransformer(**SIZES, chunk=8, left_chunks=2).eval()
-    in_file, _ = file_window_encoder(to_onnx(encoder, tmp_path / "encoder.onnx", check=False))
+    in_file, _ = file_window_encoder(to_file(encoder, tmp_path / "encoder.onnx", check=False))
     assert in_file.step == 8 * 320
     with torch.no_grad():
         expected = encoder(*encoder.front_end(torch.from_numpy(SAMPLES)[None]))[0][0].numpy()

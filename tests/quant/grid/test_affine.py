@@ -8,10 +8,10 @@ from quant import (
     fake_quantize_activation,
     fake_quantize_weight,
     integer_range,
-    quantize,
     quantize_weight,
     weight_scale,
 )
+from quant.grid.affine import quantize
 
 
 def numpy_weight_integers(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:

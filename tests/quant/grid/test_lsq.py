@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from quant import dequantize, integer_range, quantize
+from quant import dequantize, integer_range
+from quant.grid.affine import quantize
 from quant.grid.lsq import fake_quantize_learned
 
 

@@ -9,8 +9,8 @@ import time
 import pytest
 import safetensors.torch
 import torch
+from written import to_file
 
-import export
 import quant
 from encoders import (
     SpeechTransformer,
@@ -296,7 +296,7 @@ EXPORTED = [("shift", "w4a4"), ("lsq", "w4a4"), ("nf4", "w8a8")]
 def test_an_exported_model_says_what_it_says_in_torch(run, tmp_path, mode, bit_width):
     model = run("run", *MODES[mode], "--trainer.max_epochs", "6", "--model.optimizer.lr", "0.01")
     encoder, head = load_encoder(model), load_head(model)
-    path = export.to_onnx(encoder, tmp_path / "model.onnx", bit_width, head=head)
+    path = to_file(encoder, tmp_path / "model.onnx", bit_width, head=head)
     session = open_session(path)
     data = SpokenWords(languages=["en-us"], train_size=1, test_size=400, batch_size=100)
     same, said = [], set()

@@ -9,8 +9,8 @@ import soundfile
 import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
+from written import to_file
 
-import export
 from encoders import VisionEncoder, load_encoder, save_encoder
 from ssql import cli
 from ssql.data.audio_folder import read_audio
@@ -68,7 +68,7 @@ def test_bit_width_and_files_beside_each_other(talk, saved, ssql, tmp_path):
     samples, rate = soundfile.read(talk, frames=22_050 * 7)
     for clip, seconds in zip(clips, (7, 3), strict=True):
         soundfile.write(clip, samples[: rate * seconds], rate)
-    file = export.to_onnx(load_encoder(saved), tmp_path / "encoder-int4.onnx", "w4a8", check=False)
+    file = to_file(load_encoder(saved), tmp_path / "encoder-int4.onnx", "w4a8", check=False)
     words = ["--window", 2, "--overlap", 0.5]
     ssql(*clips, "--encoder", saved, "--bit_width", "w4a8", "--output", tmp_path / "torch", *words, "--batch_size", 2)
     ssql(*clips, "--encoder", file, "--output", tmp_path / "onnx", *words)

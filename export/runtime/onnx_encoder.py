@@ -1,0 +1,117 @@
+"""An exported speech encoder as a deployer holds it: samples in, features out; ONNX Runtime and NumPy only."""
+
+import json
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+SAMPLE_RATE = 16_000
+# As in `export.runtime.session`: what ONNX Runtime computes less exactly, on some processors, unless told otherwise.
+EXACT = {"session.x64quantprecision": "1", "session.qdq_matmulnbits_accuracy_level": "1"}
+
+
+class OnnxEncoder:
+    """A file that `to_onnx` wrote with `input="waveform"`, in ONNX Runtime on the CPU.
+
+    `import export` and this class need no torch.
+
+    Args:
+        path: the file.
+        threads: of ONNX Runtime; 0 takes its default.
+        exact: compute what the file says on every processor. Without, products of 8-bit weights lose sums where a
+            processor has no VNNI, and are faster there.
+
+    Attributes:
+        bit_width: that the file was exported at, such as `w8a8`.
+        frame_rate: features a second, in Hz.
+        feature_dim: width of the features.
+        head: None, or what the file's head is: task, classes, units, label.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a file of a speech encoder that takes samples.
+
+    Example:
+        >>> import encoders, export, numpy
+        >>> encoder = encoders.create_encoder("speech_transformer", width=16, depth=1, heads=2)
+        >>> verified = export.to_onnx(encoder, "small.onnx", input="waveform")
+        >>> in_onnx = export.OnnxEncoder("small.onnx")
+        >>> in_onnx(numpy.zeros(44_100), 44_100).shape  # one second, at 50 Hz
+        (50, 16)
+    """
+
+    def __init__(self, path: str | Path, *, threads: int = 0, exact: bool = True) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{path} does not exist")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # errors are raised
+        for name, value in EXACT.items() if exact else ():
+            options.add_session_config_entry(name, value)
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ValueError(f"{path} does not start in ONNX Runtime {onnxruntime.__version__}: {error}") from error
+        about: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+        if about.get("input") != "waveform":
+            raise ValueError(
+                f"{path} takes {about.get('input', 'nothing that it says')}, not samples: export a speech encoder with "
+                "--input waveform"
+            )
+        self.bit_width, self.feature_dim = about["bit_width"], int(about["feature_dim"])
+        self.frame_rate = float(about["frame_rate_hz"])
+        self.head: dict[str, Any] | None = json.loads(about.get("head", "null"))
+
+    def __call__(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Features of one clip, float32 (frames, feature_dim): see `outputs`."""
+        return self.outputs(samples, sample_rate)["features"]
+
+    def outputs(self, samples: np.ndarray, sample_rate: int) -> dict[str, np.ndarray]:
+        """All outputs of the file for one clip, by name, without the batch's axis.
+
+        Args:
+            samples: mono, shape (samples,): floats from -1 to 1, or 16-bit integers.
+            sample_rate: in Hz; other rates than 16,000 are resampled, by SciPy.
+
+        Returns:
+            `features` float32 (frames, feature_dim); with a head `logits` (classes,), `values` (targets,), or for
+            recognition `logits` (frames, 1 + characters); with a tokenizer its tokens.
+
+        Raises:
+            ValueError: samples of another shape, or that are NaN or infinite, or a clip that the file does not take.
+            ModuleNotFoundError: another rate than 16,000 Hz, and SciPy is not installed.
+        """
+        samples = np.asarray(samples)
+        if samples.ndim != 1:
+            raise ValueError(f"samples must be mono, of shape (samples,), got {samples.shape}: take one channel")
+        samples = samples / 32768 if samples.dtype == np.int16 else samples
+        if not np.isfinite(samples).all():
+            raise ValueError("samples are NaN or infinite")
+        waveform = np.asarray(_resampled(samples, sample_rate), np.float32)
+        feeds = {"waveform": waveform[np.newaxis], "lengths": np.array([len(waveform)], np.int64)}
+        try:
+            values = self.session.run(None, feeds)
+        except Exception as error:
+            seconds = len(waveform) / SAMPLE_RATE
+            raise ValueError(f"{self.path} does not take a clip of {seconds:.2f} s: see its model card") from error
+        return {spec.name: value[0] for spec, value in zip(self.session.get_outputs(), values, strict=True)}
+
+
+def _resampled(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    if sample_rate == SAMPLE_RATE:
+        return samples
+    if sample_rate < 1:
+        raise ValueError(f"sample_rate must be a positive number of Hz, got {sample_rate}")
+    try:
+        from scipy.signal import resample_poly  # not needed at 16 kHz
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"samples at {sample_rate} Hz need SciPy to become 16,000 Hz: pip install scipy, or resample them before"
+        ) from error
+    shared = gcd(SAMPLE_RATE, int(sample_rate))
+    resampled: np.ndarray = resample_poly(samples, SAMPLE_RATE // shared, int(sample_rate) // shared)
+    return resampled

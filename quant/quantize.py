@@ -1,0 +1,64 @@
+"""One call from a float model to one that runs at a bit-width."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from torch import nn
+
+from quant.bias_correction import check_correctable, correct_bias
+from quant.bits import BitWidth
+from quant.policy import Policy
+from quant.prepare import at, prepare
+from quant.ranges.calibration import calibrate
+from quant.ranges.observers import Observer
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def quantize(
+    model: Model,
+    batches: Sequence[Any],
+    *bit_widths: str | BitWidth,
+    policy: Policy | None = None,
+    forward: Callable[[Any], Any] | None = None,
+    observer: str | Observer = "min_max",
+    bias_correction: bool = False,
+) -> Model:
+    """Prepare a model, find its ranges on data and, if asked, correct its biases, in place: no training.
+
+    The parts are `prepare`, `calibrate` and `correct_bias`. The weights stay as they are: the model runs in full
+    precision until `quant.at` runs it at a bit-width.
+
+    Args:
+        model: not prepared yet; its Conv1d, Conv2d and Linear layers become their quantized forms.
+        batches: data that the ranges are found on, what `forward` takes each.
+        bit_widths: those that it is to run at: `w8a8`, `w4a8`, ...
+        policy: bits and grid of each layer; the default when None.
+        forward: runs the model on one batch; the model itself by default.
+        observer: how a range is found: `min_max`, `moving_average`, `percentile`, `mse`.
+        bias_correction: keep the mean of each layer's outputs at these bit-widths.
+
+    Returns:
+        the model.
+
+    Raises:
+        ValueError: no or unknown bit-widths, no batch, a model that is prepared already, or inputs that are NaN.
+
+    Example:
+        >>> import quant, torch
+        >>> model = quant.quantize(torch.nn.Linear(4, 2), [torch.randn(8, 4)], "w4a8")
+        >>> with quant.at(model, "w4a8"):
+        ...     model(torch.randn(1, 4)).shape
+        torch.Size([1, 2])
+    """
+    if not bit_widths:
+        raise ValueError("give the bit-widths that the model is to run at, such as 'w4a8'")
+    for bit_width in bit_widths:
+        check_correctable(bit_width)
+    calibrate(prepare(model, policy), batches, forward, observer)
+    for bit_width in bit_widths:
+        if bias_correction:
+            correct_bias(model, bit_width, batches, forward)
+        with at(model, bit_width):  # every layer can run so
+            pass
+    return model
