@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,14 +128,33 @@ def write_bytes(content: bytes, path: str | Path) -> None:
         staging.write_bytes(content)
 
 
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: on a full disk all of the earlier ones stay."""
+    with ExitStack() as stack:
+        for path, content in contents.items():
+            staging = stack.enter_context(staged_file(path))
+            staging.write_bytes(content)
+            to_disk(staging)
+
+
 def write_text(text: str, path: str | Path) -> None:
-    """Write UTF-8, whole or not at all; what of a file's name is not UTF-8 is escaped."""
-    write_bytes(text.encode(errors="backslashreplace"), path)
+    """Write UTF-8, whole or not at all: see `utf8`."""
+    write_bytes(utf8(text), path)
 
 
 def write_json(value: Any, path: str | Path) -> None:
-    """Write JSON, whole or not at all; NaN and infinity, which JSON has not, become null."""
-    write_text(json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n", path)
+    """Write JSON, whole or not at all: see `json_bytes`."""
+    write_bytes(json_bytes(value), path)
+
+
+def utf8(text: str) -> bytes:
+    """Text as UTF-8; what of a file's name is not UTF-8 is escaped."""
+    return text.encode(errors="backslashreplace")
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON in UTF-8; NaN and infinity, which JSON has not, become null."""
+    return utf8(json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def refuse_other_than_file(path: Path) -> None:

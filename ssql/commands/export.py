@@ -17,7 +17,7 @@ from ssql.commands.file_names import file_paths
 from ssql.commands.verification_data import labelled_of_head, verification_clips
 from ssql.data import DataModule
 from ssql.evaluation.probe_head import probe_head
-from ssql.reports.result_files import refuse_existing, reserved, save_json
+from ssql.reports.result_files import refuse_existing, reserved, save
 from ssql.reports.rows import results_of
 from ssql.reports.tables import latency_tables
 from ssql.terminal.checks import not_empty
@@ -90,7 +90,7 @@ def export(
                 clips=clips, labelled=labelled, overwrite=overwrite,
             )  # fmt: skip
         latencies = onnx_export.measure_files(list(paths.values()))
-        save_json(_with_others(latencies, latency_file), latency_file)
+        save({latency_file: _with_others(latencies, latency_file)})
         say(*latency_tables(latencies))
         card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
         for entry in card["files"]:

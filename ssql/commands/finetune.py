@@ -14,7 +14,7 @@ from encoders import Encoder, save_encoder, state_sha256, weights_sha256
 from quant.checks import check_at_least
 from ssql.data.held_out import HeldOut, check_validation
 from ssql.finetuning.training import Finetuning
-from ssql.reports.result_files import save_json
+from ssql.reports.result_files import save
 from ssql.reports.rows import Row
 from ssql.reports.tables import terminal_table
 from ssql.terminal.console import say
@@ -128,18 +128,18 @@ def _finish(cli: FinetuneCLI) -> None:
     """Save encoder and head, then test them: whatever the test says, they are there."""
     model, folder, results = cli.model, cli.output / "model", cli.output / "results.json"
 
-    def save() -> None:
+    def save_model() -> None:
         if cli.trainer.is_global_zero:
             results.unlink(missing_ok=True)  # it tells of the model that is replaced now
             save_encoder(model.encoder, folder, overwrite=True, head=model.head)
 
-    with kept_if_it_fails(folder, save):
+    with kept_if_it_fails(folder, save_model):
         model.finish(cli.held_out, cli.config.calibration_batches)
-    save()
+    save_model()
     with kept_if_it_fails(folder, lambda: None):
         rows = _test(cli)
     if cli.trainer.is_global_zero:
-        save_json(rows, results)
+        save({results: rows})
         title = f"test, best checkpoint by {model.monitored}: {Path(cli.best.best_model_path).stem or 'none'}"
         say(terminal_table(rows, list(dict.fromkeys(row["metric"] for row in rows)), title))
         say(f"model: {folder}\nrows: {results}")

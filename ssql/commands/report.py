@@ -5,7 +5,7 @@ from pathlib import Path
 from quant.checks import check_at_least
 from ssql.data import DataModule
 from ssql.reports.page import report_page
-from ssql.reports.result_files import refuse_existing, save_text
+from ssql.reports.result_files import refuse_existing, save
 from ssql.reports.run_contents import read_runs
 from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
@@ -32,5 +32,5 @@ def report(
     if not output.endswith(".html"):
         raise ValueError(f"the report is a page: --output {output} should end in .html")
     refuse_existing([Path(output)], overwrite)
-    save_text(report_page(read_runs(runs), data, batches), Path(output))
+    save({Path(output): report_page(read_runs(runs), data, batches)})
     say(f"report: {output}")

@@ -212,7 +212,7 @@ class AudioFolder(DataModule):
         )
 
     def _segments(self, waveform: Tensor) -> list[Tensor]:
-        segments = waveform.split(int(self.max_seconds * SAMPLE_RATE))
+        segments = waveform.split(min(int(self.max_seconds * SAMPLE_RATE), max(len(waveform), 1)))
         return [segment for segment in segments if len(segment) >= WINDOW]
 
 

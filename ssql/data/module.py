@@ -1,6 +1,6 @@
 """What all data modules share: splits, classes, a resumable training order."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from ssql.data.sampler import ResumableSampler
 Split = str
 
 
-class DataModule(lightning.LightningDataModule):
+class DataModule(lightning.LightningDataModule, ABC):
     """Base of all data modules; batches are those of `ssql.data.batch`, never augmented.
 
     Args:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,27 +56,35 @@ def reserved(name: Path, paths: Iterable[Path], overwrite: bool, rows: str = RES
         yield
 
 
-def save_json(value: Any, path: Path) -> None:
-    """Write JSON; NaN and infinity become null."""
-    files.write_json(value, path)
+def save(contents: Mapping[Path, Any]) -> None:
+    """Write files, all of them or, on a full disk, none.
+
+    Args:
+        contents: of files by their ending: any value for JSON (NaN and infinity become null), rows for CSV (a column
+            for each key that any row has), text for Markdown and HTML, a figure for PNG. Markdown gets a last line,
+            which no reader shows, that says who wrote it.
+    """
+    files.write_together({path: CONTENTS[path.suffix](content) for path, content in contents.items()})
 
 
-def save_csv(rows: Sequence[Row], path: Path) -> None:
-    """Write rows as CSV, a column for each key that any row has."""
+def _csv(rows: Sequence[Row]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    save_text(text.getvalue(), path)
+    return files.utf8(text.getvalue())
 
 
-def save_text(text: str, path: Path) -> None:
-    """Write text; Markdown gets a last line, which no reader shows, that says who wrote it."""
-    files.write_text(text.rstrip() + "\n\n" + mark(TABLE) if path.suffix == ".md" else text, path)
-
-
-def save_plot(figure: "Figure", path: Path) -> None:
-    """Write a figure as PNG."""
+def _png(figure: "Figure") -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, dpi=120, format="png", metadata={"Software": SOFTWARE})
-    files.write_bytes(picture.getvalue(), path)
+    return picture.getvalue()
+
+
+CONTENTS: dict[str, Callable[[Any], bytes]] = {
+    ".json": files.json_bytes,
+    ".csv": _csv,
+    ".md": lambda text: files.utf8(text.rstrip() + "\n\n" + mark(TABLE)),
+    ".html": files.utf8,
+    ".png": _png,
+}

@@ -5,7 +5,9 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterable
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -30,23 +32,40 @@ class Sentences(ArgumentParser):
         return re.sub(r"known\s+subclasses:\s+([\w.,\s]+)", _first_classes, super().format_help(*args, **kwargs))
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """As jsonargparse's; a configuration that is not text is an error of the command line as well."""
+        """As jsonargparse's; a configuration that is not text, or null for a number, is an error as well."""
+        for file in _configs():
+            if Path(file).is_fifo() and not file.startswith("/dev/"):  # as of `--config <(...)`
+                self.error(f"{file} is a pipe: give a file, --config FILE.yaml")
         try:
-            return super().parse_args(*args, **kwargs)
+            parsed = super().parse_args(*args, **kwargs)
         except UnicodeDecodeError as error:
             self.error(f"Problems parsing config: not UTF-8 text: {error}", error)
+        if not self.exit_on_error:  # jsonargparse tries out a class: its options may not be filled in yet
+            return parsed
+        own = {
+            action.dest: (getattr(action, "_typehint", None), action.default)
+            for action in self._actions
+            if action.nargs != 0 and not action.dest.endswith(".help")
+        }
+        given = parsed.as_dict()
+        wrong = [name for name, option in own.items() if _is_wrong_null(parsed.get(name), *option)]
+        for name in [*wrong, *(found for key, value in given.items() for found in _nulls(value, key))]:
+            self.error(f"{name} must have a value: null is none")
+        return parsed
 
     def _sentence(self, message: str) -> str:
         options = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
+        abstract = re.search(r"but [\w.]*?(\w+) is abstract", message)
+        if abstract:
+            return f"{abstract[1]} is only what others are made from: name one of them"
         unknown = re.search(r"[Uu]nrecognized arguments: (.*)", message, re.DOTALL)
         if unknown:
             word = unknown[1].split()[0].partition("=")[0]
             kind = "option" if word.startswith("-") else "argument"
             return f"unknown {kind} {word}{did_you_mean(word.removeprefix('--'), options, '--')}"
         if "Problems parsing config" in message:
-            files = re.findall(r"--config[= ](\S+)", " ".join(sys.argv))
             why = nested_sentence(message.partition("config: ")[2])
-            return f"{' or '.join(files) or 'the configuration'} is not YAML: {why}"
+            return f"{' or '.join(_configs()) or 'the configuration'} is not YAML: {why}"
         linked = re.search(r'Linked "([\w.]+)" must be given via "([\w.]+)"', message)
         if linked:
             return f"write --{linked[2]} instead of --{linked[1]}"
@@ -71,6 +90,38 @@ class Sentences(ArgumentParser):
             return f"unknown option {refused[1]}{did_you_mean(refused[1], options)}"
         missing = re.search(r"there is no class (\w+)$", sentence)
         return sentence + did_you_mean(missing[1], _classes()) if missing else sentence
+
+
+def _configs() -> list[str]:
+    """Files after `--config` on the command line."""
+    return re.findall(r"--config[= ](\S+)", " ".join(sys.argv))
+
+
+def _is_wrong_null(value: Any, hint: Any, default: Any) -> bool:
+    """Whether null, which jsonargparse checks no type of, was given where only other values are right."""
+    if value is not None or default is None or hint is None or hint is Any:
+        return False
+    return type(None) not in typing.get_args(hint)
+
+
+def _nulls(value: Any, name: str) -> Iterator[str]:
+    """Options of classes, at any depth, that are null and may not be."""
+    if not isinstance(value, dict):
+        return
+    arguments = value.get("init_args")
+    if isinstance(value.get("class_path"), str) and isinstance(arguments, dict):
+        module, _, owner = value["class_path"].rpartition(".")
+        function = getattr(importlib.import_module(module), owner)
+        try:
+            hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+        except (NameError, TypeError):  # types that only a type checker sees
+            hints = {}
+        for key, parameter in inspect.signature(function).parameters.items():
+            if key in arguments and _is_wrong_null(arguments[key], hints.get(key), parameter.default):
+                yield f"{name}.{key}"
+        value = arguments
+    for key, inner in value.items():
+        yield from _nulls(inner, f"{name}.{key}")
 
 
 def _classes() -> list[str]:

@@ -27,6 +27,7 @@ RATE: list[Value] = [
 ]  # fmt: skip
 VALUES: dict[str, list[Value]] = {
     "count": COUNT,
+    "counts": [value for value in COUNT if value[0] != "[1, 2]"],  # one, or a list
     "codes": [*COUNT, ("1", True)],
     "count_or_zero": [value for value in COUNT if value[0] != "0"],
     "count_or_null": [value for value in COUNT if value[0] != "0"] + [("0", None)],

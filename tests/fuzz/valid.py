@@ -47,7 +47,7 @@ MORE_TRAINER = {
     "resume": "resume",
     "activation_checkpointing": "bool",
 }
-SMALL = {"calibration_batches": ("1", "count")}
+SMALL = {"calibration_batches": ("1", "counts")}
 BITS = {"bit_widths": ("[fp, w4a8]", "bits_list")}
 
 

@@ -356,3 +356,37 @@ def test_doctor_and_help_without_torch(tmp_path):
     assert ran.returncode == 1
     assert ran.stderr.count("\n") == 1
     assert "libtorch.so" in ran.stderr and "`ssql doctor`" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--data.train_size", "null"], "data.train_size"),
+        (["--data.test_size", "null"], "data.test_size"),
+        (["--overwrite", "null"], "overwrite"),
+    ],
+)
+def test_null_is_no_number(words, option, saved, tmp_path, monkeypatch, capsys):
+    arguments = ["evaluate", "--encoders.a", saved, "--data", "SpokenWords", "--output", tmp_path / "out", *words]
+    monkeypatch.setattr(sys, "argv", ["ssql", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert f"ssql evaluate: error: {option} must have a value: null is none" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_data_and_no_configuration_is_said(saved, tmp_path, monkeypatch, capsys):
+    def said(*words):
+        monkeypatch.setattr(sys, "argv", ["ssql", "calibrate", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code, capsys.readouterr().err
+
+    os.mkfifo(tmp_path / "pipe")
+    assert said("--config", tmp_path / "pipe") == (
+        2, f"ssql calibrate: error: {tmp_path}/pipe is a pipe: give a file, --config FILE.yaml\n"
+    )  # fmt: skip
+    code, text = said("--encoder", saved, "--data", "DataModule", "--output", tmp_path / "out")
+    assert (code, text.count("\n")) == (2, 1), text
+    assert "DataModule is only what others are made from: name one of them" in text
