@@ -109,7 +109,7 @@ REQUIRED = (
 )
 # Endings of files that a command may read past: a damaged file of results is no result, a card can be made anew.
 LENIENT = {
-    "report": (".json", ".yaml", ".csv", ".ckpt", ".v2", ".0", ".tsv"),
+    "report": (".json", ".yaml", ".csv", ".ckpt", ".v2", ".0", ".tsv", ".safetensors"),  # the run's model is not read
     "bench": (".onnx",),
     "demo": (".onnx", ".json"),
     "features": (".onnx",),

@@ -33,6 +33,7 @@ VALUES: dict[str, list[Value]] = {
     "count_or_null": [value for value in COUNT if value[0] != "0"] + [("0", None)],
     "data_size": [*COUNT[:-2], ("1", None)],
     "batch_size": [*COUNT, ("1", None), ("1000", None)],
+    "repeats": [value for value in COUNT if value[0] != "99999999999999999999999"],  # they would be done
     "workers": [value for value in COUNT if value[0] not in ("0", "99999999999999999999999", "true")],
     "steps": [("", True), ("abc", True), ("nan", True), ("-2", True), ("1.5", True), ("[]", True), ("0", None)],
     "integer": [("", True), ("abc", True), ("nan", True), ("[1]", True), ("1.5", True), ("-1", None)],

@@ -202,7 +202,7 @@ COMMANDS = [
           OVERWRITE | {"window": "rate", "overlap": "overlap", "batch_size": "batch_size"}, ("talk.wav",),
           reads=("talk.wav", "files/encoder-int4.onnx"), existing="features/talk.safetensors"),
     Valid("bench", _options(output=("out/new", "output"), seconds=("[0.2]", "lengths"), threads=("[1]", "threads"),
-                            repeats=("1", "count")),
+                            repeats=("1", "repeats")),
           {}, ("files_mel/encoder-int4.onnx",), reads=("files_mel/encoder-int4.onnx",), existing=None,
           products="", weight=2),
     Valid("demo", _options(files=("files", "input_folder"), port=("0", "port")), {"clips": "input_files"},

@@ -363,7 +363,6 @@ def test_doctor_and_help_without_torch(tmp_path):
     [
         (["--data.train_size", "null"], "data.train_size"),
         (["--data.test_size", "null"], "data.test_size"),
-        (["--overwrite", "null"], "overwrite"),
     ],
 )
 def test_null_is_no_number(words, option, saved, tmp_path, monkeypatch, capsys):
