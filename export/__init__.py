@@ -1,5 +1,7 @@
 """An encoder at a bit-width becomes an ONNX file, verified against torch, measured and described."""
 
+from typing import TYPE_CHECKING
+
 from export.group import named_group
 
 with named_group():
@@ -40,3 +42,15 @@ __all__ = [
     "verify_stream",
     "write_card",
 ]
+
+__version__: str  # of the distribution
+
+if not TYPE_CHECKING:  # for whom every name would be a string
+
+    def __getattr__(name: str) -> str:
+        # Looked up when it is asked for: an import costs nothing, and works where nothing is installed.
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version
+
+        return version("ssql-toolkit")
