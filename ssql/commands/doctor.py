@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssql.terminal.groups import GROUPS, group_of, install_command
+from ssql.terminal.groups import GROUPS, groups_of, install_command
 
 HOME = Path(__file__).resolve().parents[2]
 NAME = "ssql-toolkit"
@@ -152,7 +152,7 @@ def _libraries() -> Iterator[Finding]:
     for name, module in NEEDED.items():
         installed, loaded = _installed(name), found[module]
         if installed is None:
-            if not group_of(module):
+            if not groups_of(module):
                 yield Finding(name, "is missing", True, _mend(name))
         elif "error" in loaded:
             yield Finding(name, f"{installed} does not load: {loaded['error']}", True, _mend(name))
@@ -166,7 +166,7 @@ def _libraries() -> Iterator[Finding]:
     for name, (module, purpose) in OPTIONAL.items():
         installed, loaded = _installed(name), found[module]
         if installed is None:
-            if not group_of(module):
+            if not groups_of(module):
                 yield Finding(name, f"not there ({purpose})", mend=f"pip install {name}")
         else:
             error = loaded.get("error")

@@ -6,7 +6,7 @@ Only the standard library is imported here: it is read where nothing else loads.
 import importlib.util
 import re
 
-# Modules by the group of pyproject.toml that installs them; a module in two is named with the first.
+# Modules by the group of pyproject.toml that installs them; of two groups the first is the one to install.
 GROUPS = {
     "train": (
         "lightning", "jsonargparse", "kornia", "vector_quantize_pytorch", "torchmetrics", "tensorboard", "sklearn",
@@ -19,9 +19,9 @@ GROUPS = {
 }  # fmt: skip
 
 
-def group_of(module: str) -> str | None:
-    """The group that installs a module; None for one that everything needs, or that is not ours."""
-    return next((group for group, modules in GROUPS.items() if module in modules), None)
+def groups_of(module: str) -> list[str]:
+    """The groups that install a module; none for one that everything needs, or that is not ours."""
+    return [group for group, modules in GROUPS.items() if module in modules]
 
 
 def install_command(group: str) -> str:
@@ -34,8 +34,11 @@ def missing_sentence(module: str) -> str | None:
 
     `export.group` says it in the same words: it must not import this package.
     """
-    group = group_of(module)
-    return group and f"{module} is not installed, which belongs to the group {group}: {install_command(group)}"
+    groups = groups_of(module)
+    if not groups:
+        return None
+    named = f"group{'s' if groups[1:] else ''} {' and '.join(groups)}"
+    return f"{module} is not installed, which belongs to the {named}: {install_command(groups[0])}"
 
 
 def missing_in(text: str) -> str | None:
@@ -55,4 +58,4 @@ def check_installed(*modules: str) -> None:
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            raise ModuleNotFoundError(missing_sentence(module), name=module)
+            raise ModuleNotFoundError(missing_sentence(module) or f"No module named {module!r}", name=module)
