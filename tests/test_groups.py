@@ -93,6 +93,7 @@ with torch.no_grad(), quant.at(encoder, "w4a8"):
 hidden.discard("onnx")
 try:
     import export
+    export.FileStream  # imported by its first use, or before
 except ModuleNotFoundError as error:
     print("python", error)
 print("demo", said("demo", "--files", "runs/a"))
@@ -154,7 +155,8 @@ def test_a_command_without_its_group_names_it(ran, lines):
         "pip install 'ssql-toolkit[train]'"
     )
     # The last line of the process: its exit code, and no traceback.
-    assert (ran.returncode, ran.stderr) == (1, f"ssql export: error: {sentence('onnxruntime', 'export')}\n")
+    assert ran.stderr in {f"ssql export: error: {sentence(module, 'export')}\n" for module in MODULES}
+    assert ran.returncode == 1
 
 
 def test_adapters_and_their_optimizers_name_their_group(lines):
