@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-MODULES = ("onnx", "onnxscript", "onnx_ir", "onnxruntime")
+MODULES = ("onnx", "onnxscript", "onnx_ir", "onnxruntime", "scipy")
 
 
 @contextmanager

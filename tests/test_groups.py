@@ -62,8 +62,9 @@ class Hiding:
         return [] if module in hidden else getattr(self.finder, "find_distributions", lambda context: [])(context)
 
 def hide(*groups):
+    kept = set().union(*(GROUPS[group] for group in GROUPS if group not in groups))
     hidden.clear()
-    hidden.update(module for group in groups for module in GROUPS[group] if module not in {WITH_THE_BASE!r})
+    hidden.update(set().union(*(GROUPS[group] for group in groups)) - kept - {WITH_THE_BASE!r})
 
 sys.meta_path[:] = map(Hiding, sys.meta_path)
 
