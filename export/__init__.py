@@ -6,6 +6,10 @@ Names are imported when they are first used: `export.OnnxEncoder` runs where no 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from export.group import named_group
+
+__version__: str  # of the distribution
+
 if TYPE_CHECKING:
     from export.card import describe, entries_to_keep, refuse_foreign_card, write_card
     from export.check.accuracy import Accuracy, Labelled
@@ -61,9 +65,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("ssql-toolkit")
     if name not in HOMES:
         raise AttributeError(f"module 'export' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"export.{HOMES[name]}"), name)
+    with named_group():
+        value = getattr(importlib.import_module(f"export.{HOMES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -11,6 +11,7 @@ from ssql.reports.result_files import refuse_existing, reserved, save
 from ssql.reports.tables import latency_tables
 from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
+from ssql.terminal.groups import check_installed
 
 SHORTEST_CLIP = 0.025  # seconds: one frame
 
@@ -40,6 +41,8 @@ def bench(
     check_at_least(0, threads=threads)
     check_at_least(SHORTEST_CLIP, seconds=seconds)
     targets = [Path(f"{output}.json"), Path(f"{output}.png")] if output else []
+    if output:
+        check_installed("matplotlib")
     refuse_existing(targets, overwrite, LATENCIES)
     with reserved(Path(output), targets, overwrite, LATENCIES) if output else nullcontext():
         rows = onnx_export.measure_files([Path(file) for file in files], seconds, threads, repeats)

@@ -1,9 +1,10 @@
 """`ssql doctor`: is all that the toolkit needs on this machine, does it load, and what mends it where not.
 
-It imports nothing but the standard library; what may not load is tried in a process of its own.
+It imports nothing that does not come with Python; what may not load is tried in a process of its own.
 """
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -16,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssql.terminal.groups import GROUPS, groups_of, install_command
+
 HOME = Path(__file__).resolve().parents[2]
 NAME = "ssql-toolkit"
 LOCK = "requirements.lock"
@@ -23,7 +26,7 @@ MEND = "make --always-make install"  # in a checkout: also where make thinks tha
 PAGE = Path(__file__).parents[1] / "page" / "index.html"
 FREE_GB = 5
 
-# Distribution and the module that has to load.
+# Distribution and the module that has to load; one of a group may be missing, which is said of its group.
 NEEDED = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -149,7 +152,8 @@ def _libraries() -> Iterator[Finding]:
     for name, module in NEEDED.items():
         installed, loaded = _installed(name), found[module]
         if installed is None:
-            yield Finding(name, "is missing", True, _mend(name))
+            if not groups_of(module):
+                yield Finding(name, "is missing", True, _mend(name))
         elif "error" in loaded:
             yield Finding(name, f"{installed} does not load: {loaded['error']}", True, _mend(name))
         else:
@@ -162,12 +166,27 @@ def _libraries() -> Iterator[Finding]:
     for name, (module, purpose) in OPTIONAL.items():
         installed, loaded = _installed(name), found[module]
         if installed is None:
-            yield Finding(name, f"not there ({purpose})", mend=f"pip install {name}")
+            if not groups_of(module):
+                yield Finding(name, f"not there ({purpose})", mend=f"pip install {name}")
         else:
             error = loaded.get("error")
             how = f"{installed} does not load ({purpose}): {error}" if error else f"{installed} ({purpose})"
             yield Finding(name, how, mend=_mend(name) if error else "")
+    yield from _groups()
     yield Finding("accelerators", ", ".join(found.get("torch", {}).get("devices", [])) or "none that torch can use")
+
+
+def _groups() -> Iterator[Finding]:
+    """What is missing of each group: none has to be there."""
+    missing = {
+        group: [module for module in modules if importlib.util.find_spec(module) is None]
+        for group, modules in GROUPS.items()
+    }
+    yield Finding("whole groups", ", ".join(group for group, modules in missing.items() if not modules) or "none")
+    for group, modules in missing.items():
+        if modules:
+            mend = MEND if (HOME / LOCK).is_file() else install_command(group)
+            yield Finding(f"group {group}", f"not installed: {', '.join(modules)}", mend=mend)
 
 
 def _probe(modules: Sequence[str]) -> dict[str, dict]:
@@ -276,6 +295,7 @@ def _mend(name: str) -> str:
         wanted = []
     # The three are built for each other: one alone does not mend it.
     names = ["torch", "torchvision", "torchaudio"] if name.startswith("torch") else wanted or [name]
+    names = [name.partition(";")[0].strip() for name in names]  # without the group that it belongs to
     return f"pip install --force-reinstall {' '.join(repr(part) for part in names)}"
 
 

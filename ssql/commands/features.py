@@ -2,7 +2,6 @@
 
 from contextlib import AbstractContextManager, nullcontext
 
-import export as onnx_export
 import quant
 from encoders import (
     FrameEncoder,
@@ -51,7 +50,9 @@ def features(
     refuse_existing(paths.values(), overwrite)
     at_bit_width: AbstractContextManager[None] = nullcontext()
     if encoder.endswith(".onnx"):
-        in_windows, about = onnx_export.file_window_encoder(encoder)
+        from export import file_window_encoder  # a folder's features need no ONNX
+
+        in_windows, about = file_window_encoder(encoder)
         run = parse_bit_width(about["bit_width"])
         if bit_width is not None and parse_bit_width(bit_width) != run:
             raise ValueError(f"{encoder} runs at {run}: leave --bit_width out, or export the encoder at {bit_width}")

@@ -9,6 +9,7 @@ from ssql.reports.result_files import refuse_existing, save
 from ssql.reports.run_contents import read_runs
 from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
+from ssql.terminal.groups import check_installed
 
 
 def report(
@@ -31,6 +32,7 @@ def report(
     check_at_least(1, batches=batches)
     if not output.endswith(".html"):
         raise ValueError(f"the report is a page: --output {output} should end in .html")
+    check_installed("matplotlib")
     refuse_existing([Path(output)], overwrite)
     save({Path(output): report_page(read_runs(runs), data, batches)})
     say(f"report: {output}")

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure  # here, so that a command without it ends before it measures
 
 from encoders import (
     Encoder,
     load_encoder,
 )
-from export import FileEncoder
 from ssql.evaluation.embeddings import ExportedFile
 from ssql.reports.result_files import save
 from ssql.reports.rows import Row
@@ -26,7 +25,11 @@ def load_encoders(encoders: dict[str, str]) -> dict[str, Encoder]:
 def load_measured(encoders: dict[str, str]) -> dict[str, Encoder | ExportedFile]:
     """Folders of encoders in torch, and exported files in ONNX Runtime, in the order that they were given."""
     files = {name: path for name, path in encoders.items() if path.endswith(".onnx")}
-    found: dict[str, Encoder | ExportedFile] = {name: FileEncoder(path) for name, path in files.items()}
+    found: dict[str, Encoder | ExportedFile] = {}
+    if files:
+        from export import FileEncoder  # encoders in torch are measured without ONNX
+
+        found |= {name: FileEncoder(path) for name, path in files.items()}
     found |= load_encoders({name: folder for name, folder in encoders.items() if name not in files})
     return {name: found[name] for name in encoders}
 

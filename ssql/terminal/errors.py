@@ -8,6 +8,8 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
+from ssql.terminal.groups import missing_in, missing_sentence
+
 HOME = Path(__file__).resolve().parents[2]
 OUR_PACKAGES = tuple(str(HOME / name) + "/" for name in ("quant", "encoders", "export", "ssql"))
 # What our own code raises to be read; an AssertionError or a KeyError is a bug wherever it comes from.
@@ -62,6 +64,9 @@ def sentence_of(error: BaseException) -> str | None:
         return (
             f"out of memory: lower the batch size, or take less data ({text.partition('.')[0] or 'no more to be had'})"
         )
+    missing = isinstance(error, ModuleNotFoundError) and (missing_sentence(error.name or "") or missing_in(text))
+    if missing:
+        return missing
     if isinstance(error, ImportError) or _while_importing(error):
         return f"{text.rstrip('.')}: {DOCTOR}"
     if isinstance(error, OSError) and error.strerror:
@@ -113,6 +118,9 @@ def nested_sentence(message: str) -> str:
     if not any(text in message for text in ("Parser key", "Does not validate", "Problem with given", "Got value")):
         return _joined(message)
     keys = re.findall(r'[Pp]arser key "([^"]+)"', message)
+    missing = missing_in(message)
+    if missing:
+        return f"{_option(*keys)}: {missing}" if keys else missing
     inner = re.search(r"NestedArg\(key='([^']+)', val='?(.*?)'?\)$", message, re.MULTILINE)
     required = re.search(r"arguments are required: ([\w., ]+)", message)
     if required:
