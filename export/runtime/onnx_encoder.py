@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from export.group import named_group
+
 SAMPLE_RATE = 16_000
 # As in `export.runtime.session`: what ONNX Runtime computes less exactly, on some processors, unless told otherwise.
 EXACT = {"session.x64quantprecision": "1", "session.qdq_matmulnbits_accuracy_level": "1"}
@@ -106,12 +108,8 @@ def _resampled(samples: np.ndarray, sample_rate: int) -> np.ndarray:
         return samples
     if sample_rate < 1:
         raise ValueError(f"sample_rate must be a positive number of Hz, got {sample_rate}")
-    try:
+    with named_group():
         from scipy.signal import resample_poly  # not needed at 16 kHz
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"samples at {sample_rate} Hz need SciPy to become 16,000 Hz: pip install scipy, or resample them before"
-        ) from error
     shared = gcd(SAMPLE_RATE, int(sample_rate))
     resampled: np.ndarray = resample_poly(samples, SAMPLE_RATE // shared, int(sample_rate) // shared)
     return resampled

@@ -95,7 +95,7 @@ def test_a_bad_recording_is_named_and_leaves_no_file(saved, ssql, tmp_path):
     ):
         with pytest.raises(SystemExit, match=f"ssql features: error: .*{message}"):
             ssql(path, "--encoder", saved, "--output", tmp_path / "out")
-        assert list((tmp_path / "out").iterdir()) == []
+        assert not (tmp_path / "out").exists()
 
 
 def test_words_that_do_not_go_together_are_refused(talk, saved, ssql, tmp_path):
