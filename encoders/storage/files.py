@@ -21,6 +21,11 @@ STAGING, LOCK, OLD = ".ssql-tmp", ".ssql-lock", ".ssql-old"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def plain(path: str | Path) -> Path:
+    """A path without `..`: `out/../models` is `models`, also where no `out` is and the system would see nothing."""
+    return Path(os.path.normpath(path))
+
+
 def beside(path: str | Path, ending: str) -> Path:
     """The hidden name beside a path, absolute, with one of the endings of this module."""
     path = Path(os.path.abspath(path))
@@ -38,7 +43,7 @@ def staged_file(path: str | Path) -> Iterator[Path]:
         BlockingIOError: something else is writing it.
         OSError: it cannot be written, or the disk is full.
     """
-    path = Path(path)
+    path = plain(path)
     refuse_other_than_file(path)
     staging = beside(path, STAGING)
     with sole_writer(path), _full_disk_named(path):
@@ -66,7 +71,7 @@ def staged_folder(folder: str | Path, check: Callable[[Path], None]) -> Iterator
         BlockingIOError: something else is writing it.
         OSError: it cannot be written, or the disk is full.
     """
-    folder = Path(folder)
+    folder = plain(folder)
     staging, old = beside(folder, STAGING), beside(folder, OLD)
     with sole_writer(folder), _full_disk_named(folder):
         if os.path.lexists(old):  # an exchange was interrupted: before the new folder stood, or after

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from encoders.storage.files import LOCK, OLD, STAGING, beside, check_writable, refuse_other_than_file
+from encoders.storage.files import LOCK, OLD, STAGING, beside, check_writable, plain, refuse_other_than_file
 
 SOFTWARE = "ssql-toolkit"
 RESULTS, LATENCIES, REPORT, CARD, ENCODER = (
@@ -52,6 +52,7 @@ def refuse_foreign(path: Path, kind: str) -> None:
         FileExistsError: something else stands there.
         OSError: nothing can be written there.
     """
+    path = plain(path)
     check_writable(path)
     refuse_other_than_file(path)
     if not path.exists() or not path.stat().st_size:
@@ -75,6 +76,7 @@ def check_folder(folder: Path, overwrite: bool, names: list[str], description: s
         FileExistsError: it may not.
         OSError: nothing can be written there.
     """
+    folder = plain(folder)
     if not Path(os.path.abspath(folder)).name:
         raise FileExistsError(f"{folder} cannot be replaced: choose a folder in it")
     check_writable(folder)

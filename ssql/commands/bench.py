@@ -14,6 +14,7 @@ from ssql.terminal.console import say
 from ssql.terminal.groups import check_installed
 
 SHORTEST_CLIP = 0.025  # seconds: one frame
+MOST_THREADS = 1024
 
 
 def bench(
@@ -39,6 +40,8 @@ def bench(
     not_empty(files=files, seconds=seconds, threads=threads)
     check_at_least(1, repeats=repeats)
     check_at_least(0, threads=threads)
+    if max(threads) > MOST_THREADS:
+        raise ValueError(f"threads must be {MOST_THREADS} at most, got {max(threads)}")
     check_at_least(SHORTEST_CLIP, seconds=seconds)
     targets = [Path(f"{output}.json"), Path(f"{output}.png")] if output else []
     if output:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import mimetypes
 import logging
 import socket
 import threading
@@ -260,6 +261,9 @@ def _clips(paths: Sequence[str | Path] | None) -> dict[str, Resource]:
         missing = [str(path) for path in paths if not Path(path).is_file()]  # a folder or a named pipe is none
         if missing:
             raise FileNotFoundError(f"no such clip: {', '.join(missing)}")
+        for path in map(str, paths):  # a browser may play what libsndfile does not read
+            if not (mimetypes.guess_type(path)[0] or "audio/").startswith(("audio/", "video/")):
+                raise ValueError(f"{path} is not audio by its name: give clips such as talk.wav")
         clips = [(Path(path).stem, _resource(Path(path))) for path in paths]
     urls = [f"/clips/{index}" for index in range(len(clips))]
     listing = [{"name": name, "url": url} for (name, _), url in zip(clips, urls, strict=True)]

@@ -130,8 +130,8 @@ def _finish(cli: FinetuneCLI) -> None:
 
     def save_model() -> None:
         if cli.trainer.is_global_zero:
-            results.unlink(missing_ok=True)  # it tells of the model that is replaced now
             save_encoder(model.encoder, folder, overwrite=True, head=model.head)
+            results.unlink(missing_ok=True)  # it tells of the model that was replaced
 
     with kept_if_it_fails(folder, save_model):
         model.finish(cli.held_out, cli.config.calibration_batches)

@@ -16,6 +16,7 @@ from encoders.storage.strict_json import read_strict_json
 Row = dict[str, Any]
 
 # Keys of a row that hold a number, or null where there is none.
+WORDS = frozenset(("method", "task", "bit_width", "metric", "unit", "quantizer"))
 NUMBERS = frozenset(
     ("value", "low", "high", "retained", "retained_low", "retained_high", "chance", "clips", "size_bytes", "tokens")
 )
@@ -155,7 +156,7 @@ def load_rows(path: Path) -> list[Row]:
 
 def _check_row(row: Row, place: str) -> None:
     """Raise ValueError where a row's words are no words, or its numbers no numbers."""
-    for key in ("method", "task", "bit_width", "metric"):
+    for key in WORDS & row.keys():
         if not isinstance(row[key], str):
             raise ValueError(f"{place}: {key} must be text, not {row[key]!r:.40}")
     for key in NUMBERS & row.keys():

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import os
 import re
 import sys
 import typing
@@ -42,6 +43,8 @@ class Sentences(ArgumentParser):
             self.error(f"Problems parsing config: not UTF-8 text: {error}", error)
         if not self.exit_on_error:  # jsonargparse tries out a class: its options may not be filled in yet
             return parsed
+        if isinstance(parsed.get("output"), str):
+            parsed.output = os.path.normpath(parsed.output) if parsed.output else parsed.output
         own = {
             action.dest: (getattr(action, "_typehint", None), action.default)
             for action in self._actions

@@ -96,7 +96,7 @@ def _check_inputs(
     folder: RunFolder, saved: Mapping[str, Any], inputs: Mapping[str, Any], before: dict[str, str], now: dict[str, str]
 ) -> None:
     for kind, thing in (("weights", "other weights"), ("names", "other files")):
-        for option, found in saved.get(kind, {}).items():
+        for option, found in (saved[kind] if isinstance(saved.get(kind), dict) else {}).items():
             if inputs[kind].get(option) != found:
                 where = now.get(option) or before.get(option)
                 raise ValueError(

@@ -382,3 +382,13 @@ def test_a_later_export_keeps_the_latencies_of_other_files(
     assert ssql_ends(*words, "w4a8") is None
     rows = json.loads((tmp_path / "latency.json").read_text())
     assert [row["file"] for row in rows] == ["encoder-fp32.onnx", "encoder-int4.onnx"]
+
+
+def test_an_output_with_two_dots_is_looked_at_where_it_is_written(inputs, ssql_ends, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(inputs / "plain", tmp_path / "models" / "a")
+    before = listing(tmp_path)
+    words = ["calibrate", "--encoder", inputs / "plain", *DATA, "--batches", "1", "--overwrite", "true"]
+    said = ssql_ends(*words, "--output", "out/../models")
+    assert said is not None and "models holds what is not of an encoder (a)" in said
+    assert listing(tmp_path) == before

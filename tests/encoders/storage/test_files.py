@@ -11,6 +11,7 @@ import sys
 import onnx
 import pytest
 
+from encoders import check_folder_target
 from encoders.storage import files, ownership
 from encoders.storage.files import sole_writer, staged_file, staged_folder, write_bytes, write_json, write_text
 
@@ -270,3 +271,20 @@ def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
     with pytest.raises(PermissionError, match=f"a.json cannot be written: no permission to write in {tmp_path}"):
         write_text("a", tmp_path / "a.json")
+
+
+def test_two_dots_are_the_folder_above_whatever_the_system_sees(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    # No `out` is there: to the system `out/../mine` is nothing.
+    with pytest.raises(FileExistsError, match="mine holds what is not of an encoder"):
+        check_folder_target("out/../mine", overwrite=True)
+    seen = []
+    with staged_folder("out/../mine", seen.append) as staging:
+        (staging / "new.txt").write_text("new")
+    assert [os.path.normpath(folder) for folder in seen] == ["mine", "mine"] == [str(folder) for folder in seen]
+    (tmp_path / "notes.json").write_text('{"mine": 1}')
+    with pytest.raises(FileExistsError, match=r"notes\.json was not written by ssql"):
+        ownership.refuse_foreign(tmp_path / "out" / ".." / "notes.json", ownership.RESULTS)
+    assert not (tmp_path / "out").exists()
