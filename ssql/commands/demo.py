@@ -2,8 +2,8 @@
 
 import io
 import json
-import mimetypes
 import logging
+import mimetypes
 import socket
 import threading
 import time
