@@ -31,7 +31,9 @@ def drawn(page: str) -> str:
         begin, end = f"<!-- picture of {name} -->\n", "<!-- end of the picture -->"
         block = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         if len(block.findall(page)) != 1:
-            raise ValueError(f"{PAGE} should have one place for the picture of {name}, between {begin.strip()} and {end}")
+            raise ValueError(
+                f"{PAGE} should have one place for the picture of {name}, between {begin.strip()} and {end}"
+            )
         page = block.sub(lambda _, text=f"{begin}```mermaid\n{picture}\n```\n{end}": text, page)
     return page
 
@@ -41,7 +43,10 @@ def house(graph: grimp.ImportGraph) -> str:
     lines = ["flowchart TD"]
     for package in reversed(PACKAGES):
         rooms = [child for child in sorted(graph.find_children(package)) if graph.find_children(child)]
-        lines += [f'  subgraph {_id(package)}["{package}"]', *(f"    {_id(room)}{_shape(graph, room)}" for room in rooms)]
+        lines += [
+            f'  subgraph {_id(package)}["{package}"]',
+            *(f"    {_id(room)}{_shape(graph, room)}" for room in rooms),
+        ]
         lines += ["  end"]
     between: Edges = set()
     for package in PACKAGES:
@@ -57,7 +62,9 @@ def rooms_and_files(graph: grimp.ImportGraph, package: str) -> str:
     """The rooms (double walls) and files of a package, and the imports between them."""
     children = sorted(graph.find_children(package))
     edges = {(a, b) for a in children for b in children if a != b and _imports(graph, a, b)}
-    return "\n".join(["flowchart TD", *(f"  {_id(child)}{_shape(graph, child)}" for child in children), *_arrows(edges)])
+    return "\n".join(
+        ["flowchart TD", *(f"  {_id(child)}{_shape(graph, child)}" for child in children), *_arrows(edges)]
+    )
 
 
 def _imports(graph: grimp.ImportGraph, importer: str, imported: str) -> bool:
