@@ -14,6 +14,7 @@ import wave
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -129,6 +130,17 @@ def test_a_guide_leads_to_its_end(page, folder, monkeypatch):
     for block in blocks("python"):
         if block.page == page:
             exec(compile(block.text, page, "exec"), {"__name__": "reader"})
+
+
+def test_other_languages_name_what_the_files_take_and_give(folder):
+    """After export.md was followed."""
+    session = onnxruntime.InferenceSession(folder / "runs" / "files" / "encoder-int8.onnx")
+    types = {"tensor(float)": ("float", "f32"), "tensor(int64)": ("int64_t", "i64")}
+    for value in (*session.get_inputs(), *session.get_outputs()[:1]):
+        for language, name_of in (("cpp", 0), ("rust", 1)):
+            (block,) = blocks(language)
+            assert f'"{value.name}"' in block.text
+            assert types[value.type][name_of] in block.text
 
 
 def test_python_is_in_guides_that_are_followed():
