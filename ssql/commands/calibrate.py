@@ -42,8 +42,8 @@ def calibrate(
         policy: per-layer bit-widths and grids; the encoder's own when null.
         average_bits: gives each layer its own weight bits, by its sensitivity, within this average.
         batches: training batches looked at.
-        bias_correction: bit-widths at which the layers keep their mean outputs, as heads trained at full precision
-            need it: '[w8a8, w4a8]'.
+        bias_correction: bit-widths at which the biases are corrected, so that each layer's mean output is that of full
+            precision, as heads trained at full precision need it: '[w8a8, w4a8]'.
         overwrite: replace an existing encoder folder, which may be the same; one that holds anything else is refused.
     """
     check_folder_target(output, overwrite)

@@ -56,7 +56,7 @@ class PretrainCLI(RunCLI):
         )  # fmt: skip
         parser.add_argument(
             "--bias_correction", type=list[str], default=["w8a8", "w4a8", "w4a4"],
-            help="bit-widths at which the saved encoder's layers keep their mean outputs (quant.correct_bias)",
+            help="bit-widths at which the biases are corrected: layers then have their mean outputs of full precision",
         )  # fmt: skip
 
     def check_options(self) -> None:

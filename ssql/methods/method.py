@@ -37,7 +37,8 @@ class SSQLOptions:
     Args:
         weight_bits: smallest and largest weight bit-width drawn; published 2 to 8.
         activation_bits: smallest and largest activation bit-width drawn; published 4 to 8.
-        draw: `separate` draws both independently; `same` draws one for both, held within activation_bits.
+        draw: `separate` draws the bits of weights and of activations independently; `same` draws one number that both
+            take, held within activation_bits.
         draw_every: a new draw each optimizer `step` (the batches accumulated for one share it), or each `epoch`.
         auxiliary_loss: train the full-precision branch by its own loss beside the quantized one; without it
             the full-precision branch only gives targets.
