@@ -43,6 +43,11 @@ class RunFolder:
         return (self.checkpoints / OPTIONS).exists()
 
     @property
+    def resumable(self) -> bool:
+        """Whether a run in the folder has left a checkpoint."""
+        return self.begun and any(self.checkpoints.glob("[!.]*.ckpt"))
+
+    @property
     def replaced(self) -> list[Path]:
         """Hidden folders with checkpoints and logs of runs that the present one replaces, oldest first."""
         found = [path for path in self.path.glob(".replaced-*") if path.name.rpartition("-")[2].isdigit()]
@@ -125,7 +130,8 @@ class RunFolder:
 def claimed(folder: RunFolder, resume: bool, overwrite: bool) -> Iterator[None]:
     """Hold the folder for a run, by one process.
 
-    A run that fails before its first step leaves the folder as it was; one that finishes discards what it replaced.
+    A run that fails before its first checkpoint leaves the folder as it was; one that finishes discards what it
+    replaced.
 
     Args:
         folder: of the run.
@@ -155,7 +161,7 @@ def claimed(folder: RunFolder, resume: bool, overwrite: bool) -> Iterator[None]:
             try:
                 yield
             except BaseException:
-                if not resume and not folder.begun:
+                if not resume and not folder.resumable:
                     for name in (LOGS, CHECKPOINTS):
                         if name not in before:
                             remove(path / name)

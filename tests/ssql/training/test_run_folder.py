@@ -372,16 +372,17 @@ def test_a_damaged_last_checkpoint_is_one_sentence_or_an_older_one(ssql, half, t
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_afterwards(ssql, half, tmp_path):
     before = contents(half)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
-        code, said = ssql("finetune", "--output", half, "--resume", "true")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert code == 1
-    assert said.startswith("ssql finetune: error: checkpoint ")
-    assert said.endswith("could not be written (File too large); earlier checkpoints are whole")
-    assert contents(half) == before
+    for way in ("--resume", "--overwrite"):  # a new run that leaves no checkpoint leaves the earlier one
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        try:
+            code, said = ssql("finetune", "--output", half, way, "true")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert code == 1
+        assert said.startswith("ssql finetune: error: checkpoint ")
+        assert said.endswith("could not be written (File too large); earlier checkpoints are whole")
+        assert contents(half) == before
     assert ssql("finetune", "--output", half, "--resume", "true")[0] == 0
     assert ssql("finetune", "--output", tmp_path / "whole")[0] == 0
     assert alike(weights(tmp_path / "whole" / "model"), weights(half / "model"))
