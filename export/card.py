@@ -57,8 +57,8 @@ def describe(
         "limits": limits_of(paths[0]),
         "frame_rate_hz": float(found["frame_rate_hz"]) if audio else None,
         "feature_dim": encoder.feature_dim,
-        "head": head.to_dict() if head else None,
-        "tokenizer": tokenizer.to_dict() if tokenizer else None,
+        "head": head.arguments if head else None,
+        "tokenizer": tokenizer.arguments if tokenizer else None,
         "files": [_entry(path) for path in paths],
         "licence": licence,
         "trained_on": trained_on,
@@ -85,8 +85,8 @@ def entries_to_keep(
     same = (
         found["encoder"]["weights_sha256"] == weights_sha256(encoder)
         and found["input"] == form
-        and found["head"] == (head.to_dict() if head else None)
-        and found.get("tokenizer") == (tokenizer.to_dict() if tokenizer else None)
+        and found["head"] == (head.arguments if head else None)
+        and found.get("tokenizer") == (tokenizer.arguments if tokenizer else None)
     )
     if same:
         return [entry for entry in found["files"] if _is_file_of(entry, folder)]

@@ -8,10 +8,11 @@ from typing import TypeVar
 
 import onnx
 from onnx import helper
-from torch import Tensor, nn
+from torch import Tensor
 
 from encoders import Encoder, Head, Tokenizer
 from encoders.storage.files import staged_file, write_json
+from encoders.storage.folder import check_finite_weights
 from encoders.storage.ownership import ONNX, REPORT, refuse_foreign
 from export.check.accuracy import Labelled
 from export.check.verify import verify
@@ -139,10 +140,10 @@ def _build(
         raise ValueError(f"opset {opset} is too old: quantized graphs need {OPSET} or newer (INT4 weights)")
     model, layers = export_form(encoder, run)
     if head is not None:
-        _check_finite(head, "head.")
+        check_finite_weights(head, prefix="head.")
     if tokenizer is not None:
         tokenizer.check_encoder(encoder)
-        _check_finite(tokenizer, "tokenizer.")
+        check_finite_weights(tokenizer, prefix="tokenizer.")
     _check_size(model, run)
     front_end = ExportedFrontEnd(model.front_end) if form == "waveform" else None
     exported_head = None if head is None else ExportedHead(frozen_copy(head))
@@ -165,20 +166,13 @@ def export_form(encoder: EncoderType, run: BitWidth) -> tuple[EncoderType, dict[
         ValueError: a weight that is NaN or infinite, or an encoder that is not prepared.
         quant.NotCalibratedError: a layer whose activation range was never observed.
     """
-    _check_finite(encoder)
+    # Ranges are infinite until observed; `quant.at` has its own error for that.
+    check_finite_weights(encoder, RANGE_BUFFERS)
     model = frozen_copy(encoder)
     if run != FULL_PRECISION:
         with at(model, run):  # checks that the model is prepared and calibrated
             pass
     return model, to_qdq(model, run)
-
-
-def _check_finite(module: nn.Module, prefix: str = "") -> None:
-    """Raise ValueError where a weight is NaN or infinite."""
-    for name, value in module.state_dict().items():
-        # Ranges are infinite until observed; `quant.at` has its own error for that.
-        if not name.endswith(RANGE_BUFFERS) and not value.isfinite().all():
-            raise ValueError(f"weight {prefix + name!r} is NaN or infinite: nothing worth exporting")
 
 
 def _check_size(model: Encoder, run: BitWidth) -> None:

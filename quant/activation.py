@@ -200,11 +200,6 @@ class QuantActivation(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
         self.calibrated = frozenset()
-        for name in RANGE_BUFFERS:
-            value = state_dict.get(prefix + name)
-            # One range for all bit-widths: saved before there was one for each.
-            if value is not None and value.dim() == 0:
-                state_dict[prefix + name] = value.expand(len(INTEGER_BITS))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

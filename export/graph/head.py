@@ -75,7 +75,7 @@ def stored_head(proto: onnx.ModelProto, path: str | Path = "the file") -> Head |
 def head_difference(head: Head, other: Head) -> str | None:
     """What two heads differ in: names, units, label, or the numbers that a file stores; None when in nothing."""
     numbers = [ExportedHead(frozen).state_dict() for frozen in (head, other)]
-    return difference("head", head.to_dict(), other.to_dict(), *numbers)
+    return difference("head", head.arguments, other.arguments, *numbers)
 
 
 def difference(

@@ -111,7 +111,7 @@ def _tokenizer(proto: onnx.ModelProto, tokenizer: Tokenizer) -> Tokenizer:
 
 def tokenizer_difference(tokenizer: Tokenizer, other: Tokenizer) -> str | None:
     """What two tokenizers differ in, a size or numbers; None when in nothing."""
-    return difference("tokenizer", tokenizer.to_dict(), other.to_dict(), tokenizer.state_dict(), other.state_dict())
+    return difference("tokenizer", tokenizer.arguments, other.arguments, tokenizer.state_dict(), other.state_dict())
 
 
 def are_nearest(tokenizer: Tokenizer, features: Tensor, lengths: Tensor, tokens: Tokens) -> bool:

@@ -139,7 +139,7 @@ def test_a_head_beside_the_encoder_goes_into_the_file(saved, ssql, tmp_path):
     head = Head("ctc", 32, ["a", "b"], label="text")
     save_encoder(load_encoder(saved), tmp_path / "model", head=head)
     ssql("export", "--encoder", tmp_path / "model", "--output", tmp_path / "files", "--bit_width", "w8a8")
-    assert json.loads((tmp_path / "files" / "config.json").read_text())["head"] == head.to_dict()
+    assert json.loads((tmp_path / "files" / "config.json").read_text())["head"] == head.arguments
 
 
 def test_words_that_do_not_go_together_are_refused(saved, ssql, tmp_path):
