@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -94,7 +94,9 @@ def to_onnx(
     run = FULL_PRECISION if halves else parse_bit_width(bit_width)
     report, failed = path.with_suffix(".verification.json"), path.with_suffix(".failed.onnx")
     failed_report = failed.with_suffix(".verification.json")
-    check_targets({path: ONNX, report: REPORT, failed: ONNX, failed_report: REPORT}, overwrite)
+    refuse_foreign(path, ONNX, overwrite)
+    for other, kind in ((report, REPORT), (failed, ONNX), (failed_report, REPORT)):
+        refuse_foreign(other, kind)
     proto = _build(encoder, run, input_form(encoder, input), head, image_size, opset, tokenizer)
     if halves:
         halve_floats(proto)
@@ -113,23 +115,6 @@ def to_onnx(
             raise VerificationError(f"{path} was not written, {failed.name} departs from torch: {result}")
         write_json(result.to_dict(), report)
     return path
-
-
-def check_targets(paths: dict[Path, str], overwrite: bool) -> None:
-    """Check that files may be written: nothing is there, or, to be overwritten, a file of ours of the same kind.
-
-    Args:
-        paths: file to its kind, one of `encoders.storage.ownership`; the first is the one that overwrite is about.
-        overwrite: whether it may be replaced.
-
-    Raises:
-        FileExistsError: a file may not be replaced.
-    """
-    for path, kind in paths.items():
-        refuse_foreign(path, kind)
-    first = next(iter(paths))
-    if first.exists() and not overwrite:
-        raise FileExistsError(f"{first} exists already: choose another name, or overwrite")
 
 
 def _build(
@@ -151,10 +136,15 @@ def _build(
     pipeline = Pipeline(model, front_end, exported_head, exported_tokenizer)
     proto = trace(pipeline, signature(form, head, tokenizer), example_inputs(model, form, image_size), opset)
     shrink_tables(proto)
+    return finished(proto, layers, metadata(encoder, run, form, head, tokenizer))
+
+
+def finished(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer], about: dict[str, str]) -> onnx.ModelProto:
+    """A traced graph, in place, with packed weights, without what nothing uses, with what it says about itself."""
     pack_weights(proto, layers)
     give_zero_points(proto)
     drop_unused(proto)
-    helper.set_model_props(proto, metadata(encoder, run, form, head, tokenizer))
+    helper.set_model_props(proto, about)
     onnx.checker.check_model(proto)
     return proto
 

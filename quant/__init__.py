@@ -11,7 +11,7 @@ from quant.learned_steps import learn_steps, learned_bit_width
 from quant.policy import Policy
 from quant.prepare import NotCalibratedError, at, policy_of, prepare, quant_activations, quant_layers, unprepare
 from quant.ranges.calibration import calibrate, observe
-from quant.ranges.observers import MeanSquaredError, MinMax, MovingAverage, Observer, Percentile
+from quant.ranges.observers import MeanSquaredError, MinMax, MovingAverage, Observer
 from quant.sensitivity import Sensitivity, model_bytes, policy_within, sensitivities
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "MovingAverage",
     "NotCalibratedError",
     "Observer",
-    "Percentile",
     "Policy",
     "QuantActivation",
     "QuantConv1d",

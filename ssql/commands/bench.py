@@ -4,10 +4,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import export as onnx_export
+from encoders.storage.files import write_json
 from encoders.storage.ownership import LATENCIES
 from quant.checks import check_at_least
 from ssql.reports.figures import latency_figure
-from ssql.reports.result_files import refuse_existing, reserved, save_json, save_plot
+from ssql.reports.result_files import refuse_existing, reserved, save_plot
 from ssql.reports.tables import latency_tables
 from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
@@ -44,6 +45,6 @@ def bench(
     with reserved(Path(output), targets, overwrite, LATENCIES) if output else nullcontext():
         rows = onnx_export.measure_files([Path(file) for file in files], seconds, threads, repeats)
         if output:
-            save_json(rows, targets[0])
+            write_json(rows, targets[0])
             save_plot(latency_figure(rows), targets[1])
     say(*latency_tables(rows))

@@ -5,19 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import export as onnx_export
-from encoders import (
-    load_encoder,
-    load_head,
-    load_tokenizer,
-    state_sha256,
-    weights_sha256,
-)
+from encoders import load_encoder, load_head, load_tokenizer, state_sha256, weights_sha256
+from encoders.storage.files import write_json
 from encoders.storage.ownership import LATENCIES, REPORT, refuse_foreign
 from ssql.commands.file_names import file_paths
 from ssql.commands.verification_data import labelled_of_head, verification_clips
 from ssql.data import DataModule
 from ssql.evaluation.probe_head import probe_head
-from ssql.reports.result_files import refuse_existing, reserved, save_json
+from ssql.reports.result_files import refuse_existing, reserved
 from ssql.reports.rows import results_of
 from ssql.reports.tables import latency_tables
 from ssql.terminal.checks import not_empty
@@ -89,7 +84,7 @@ def export(
                 loaded, path, b, input, heads[b], overwrite, clips=clips, labelled=labelled, tokenizer=tokenizer
             )
         latencies = onnx_export.measure_files(list(paths.values()))
-        save_json(_with_others(latencies, latency_file), latency_file)
+        write_json(_with_others(latencies, latency_file), latency_file)
         say(*latency_tables(latencies))
         card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
         for entry in card["files"]:

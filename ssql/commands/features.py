@@ -4,11 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import export as onnx_export
 import quant
-from encoders import (
-    FrameEncoder,
-    load_encoder,
-    window_encoder,
-)
+from encoders import FrameEncoder, load_encoder, window_encoder
 from encoders.storage.paths import shown
 from quant import parse_bit_width
 from quant.checks import check_at_least

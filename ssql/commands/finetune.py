@@ -11,10 +11,10 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from encoders import Encoder, save_encoder, state_sha256, weights_sha256
+from encoders.storage.files import write_json
 from quant.checks import check_at_least
 from ssql.data.held_out import HeldOut, check_validation
 from ssql.finetuning.training import Finetuning
-from ssql.reports.result_files import save_json
 from ssql.reports.rows import Row
 from ssql.reports.tables import terminal_table
 from ssql.terminal.console import say
@@ -139,7 +139,7 @@ def _finish(cli: FinetuneCLI) -> None:
     with kept_if_it_fails(folder, lambda: None):
         rows = _test(cli)
     if cli.trainer.is_global_zero:
-        save_json(rows, results)
+        write_json(rows, results)
         title = f"test, best checkpoint by {model.monitored}: {Path(cli.best.best_model_path).stem or 'none'}"
         say(terminal_table(rows, list(dict.fromkeys(row["metric"] for row in rows)), title))
         say(f"model: {folder}\nrows: {results}")

@@ -51,7 +51,7 @@ class PretrainCLI(RunCLI):
         parser.description = HELP
         parser.add_argument("--calibration_batches", type=int, default=8, help="batches that set the saved ranges")
         parser.add_argument(
-            "--calibration_observer", type=Literal["min_max", "moving_average", "percentile", "mse"], default="mse",
+            "--calibration_observer", type=Literal["min_max", "moving_average", "mse"], default="mse",
             help="how the saved activation ranges are found",
         )  # fmt: skip
         parser.add_argument(

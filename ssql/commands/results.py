@@ -5,13 +5,11 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from encoders import (
-    Encoder,
-    load_encoder,
-)
+from encoders import Encoder, load_encoder
+from encoders.storage.files import write_json
 from export import FileEncoder
 from ssql.evaluation.embeddings import ExportedFile
-from ssql.reports.result_files import save_csv, save_json, save_plot, save_text
+from ssql.reports.result_files import save_csv, save_plot, save_text
 from ssql.reports.rows import Row
 from ssql.reports.tables import terminal_table
 from ssql.terminal.console import say
@@ -39,7 +37,7 @@ def result_files(output: str, name: str) -> list[Path]:
 def save_results(rows: list[Row], output: str, name: str, markdown: str, figure: Figure) -> None:
     """Write rows as JSON and CSV, a table and a plot of them, and show them."""
     json_file, csv_file, markdown_file, plot_file = result_files(output, name)
-    save_json(rows, json_file)
+    write_json(rows, json_file)
     save_csv(rows, csv_file)
     save_text(markdown, markdown_file)
     for metric in dict.fromkeys(row["metric"] for row in rows):

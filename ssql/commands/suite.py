@@ -3,13 +3,14 @@
 import logging
 from pathlib import Path
 
+from encoders.storage.files import write_json
 from quant.checks import check_at_least
 from ssql.commands.results import load_measured, result_files, save_results
 from ssql.evaluation.evaluate import evaluate as evaluate_encoders
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer
 from ssql.evaluation.suite import PARTS, RECORDINGS, speech_suite
 from ssql.reports.figures import retained_figure
-from ssql.reports.result_files import refuse_existing, reserved, save_json
+from ssql.reports.result_files import refuse_existing, reserved
 from ssql.reports.rows import load_rows, retained_rows
 from ssql.reports.tables import suite_report, terminal_table
 from ssql.terminal.checks import not_empty
@@ -69,7 +70,7 @@ def suite(
             log.info("suite: %s", name)
             measured = evaluate_encoders(loaded, data, bit_widths, None, calibration_batches, quantizers)
             found += [row | {"task": f"{name}/{row['task']}"} for row in measured]
-            save_json(found, partial)  # what is measured is kept, beside the results of an earlier suite
+            write_json(found, partial)  # what is measured is kept, beside the results of an earlier suite
         kept = retained_rows(found)
         save_results(found, output, "suite", suite_report(found, skipped), retained_figure(kept))
         partial.unlink(missing_ok=True)

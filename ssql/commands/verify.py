@@ -3,16 +3,12 @@
 from pathlib import Path
 
 import export as onnx_export
-from encoders import (
-    load_encoder,
-    load_head,
-    load_tokenizer,
-)
+from encoders import load_encoder, load_head, load_tokenizer
+from encoders.storage.files import write_json
 from encoders.storage.ownership import REPORT, refuse_foreign
 from ssql.commands.verification_data import labelled_of_head, verification_clips
 from ssql.data import DataModule
 from ssql.evaluation.probe_head import probe_head
-from ssql.reports.result_files import save_json
 from ssql.terminal.console import say
 
 
@@ -58,7 +54,7 @@ def verify(
         labelled_of_head(data, said, task),
         load_tokenizer(encoder),
     )
-    save_json(result.to_dict(), report)
+    write_json(result.to_dict(), report)
     say(f"{path}: {result}")
     if not result.passed:
         raise onnx_export.VerificationError(f"{path} does not agree with torch: {result}")

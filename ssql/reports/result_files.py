@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from encoders.storage import files
 from encoders.storage.ownership import BY_ENDING, RESULTS, SOFTWARE, TABLE, mark, refuse_foreign
@@ -31,9 +31,7 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool, rows: str = RESULTS)
     for path in paths:
         if path.suffix not in BY_ENDING:
             raise ValueError(f"{path} should end in one of {', '.join(BY_ENDING)}")
-        refuse_foreign(path, rows if path.suffix == ".json" else BY_ENDING[path.suffix])
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} exists already: use --overwrite true, or another --output")
+        refuse_foreign(path, rows if path.suffix == ".json" else BY_ENDING[path.suffix], overwrite)
 
 
 @contextmanager
@@ -54,11 +52,6 @@ def reserved(name: Path, paths: Iterable[Path], overwrite: bool, rows: str = RES
         files.remove_leftovers(name.parent)
         refuse_existing(paths, overwrite, rows)
         yield
-
-
-def save_json(value: Any, path: Path) -> None:
-    """Write JSON; NaN and infinity become null."""
-    files.write_json(value, path)
 
 
 def save_csv(rows: Sequence[Row], path: Path) -> None:

@@ -30,5 +30,5 @@ def test_results_are_not_replaced_unasked(tmp_path):
     refuse_existing([file], overwrite=False)
     save_json(ROWS, file)
     refuse_existing([file], overwrite=True)
-    with pytest.raises(FileExistsError, match="rows.json exists already: use --overwrite true, or another --output"):
+    with pytest.raises(FileExistsError, match="rows.json exists already: choose another output, or overwrite it"):
         refuse_existing([file], overwrite=False)
