@@ -31,7 +31,6 @@ from quant.activation import RANGE_BUFFERS
 
 log = logging.getLogger(__name__)
 
-FLOAT16 = "fp16"
 EncoderType = TypeVar("EncoderType", bound=Encoder)
 
 LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf's limit, less room for the graph
@@ -50,6 +49,7 @@ def to_onnx(
     image_size: int | tuple[int, int] | None = None,
     opset: int = OPSET,
     tokenizer: Tokenizer | None = None,
+    float16: bool = False,
 ) -> Path:
     """Export an encoder at a bit-width; integers and scales are those of `quant`.
 
@@ -66,7 +66,7 @@ def to_onnx(
     Args:
         encoder: prepared and calibrated unless bit_width is `fp`; left untouched.
         path: the file to write; it appears whole and verified, or not at all.
-        bit_width: `fp`, `fp16` (computed in float32 all the same), `w8a8`, `w4a8`, ...
+        bit_width: `fp`, `w8a8`, `w4a8`, ...
         input: speech: `log_mel`, or `waveform` with the front end in the file; None: log_mel if the encoder takes it.
         head: stays in float.
         overwrite: replace an existing file.
@@ -78,6 +78,7 @@ def to_onnx(
         image_size: height and width of a vision file's input in pixels, one number or two; the model's own when None.
         opset: 21 or newer.
         tokenizer: of a speech encoder; stays in float.
+        float16: store the encoder's float weights in 16 bits; they are computed with in float32 all the same.
 
     Returns:
         path.
@@ -90,15 +91,14 @@ def to_onnx(
         quant.NotCalibratedError: a layer whose activation range was never observed.
         VerificationError: the file departs from torch.
     """
-    path, halves = Path(path), bit_width == FLOAT16
-    run = FULL_PRECISION if halves else parse_bit_width(bit_width)
+    path, run = Path(path), parse_bit_width(bit_width)
     report, failed = path.with_suffix(".verification.json"), path.with_suffix(".failed.onnx")
     failed_report = failed.with_suffix(".verification.json")
     refuse_foreign(path, ONNX, overwrite)
     for other, kind in ((report, REPORT), (failed, ONNX), (failed_report, REPORT)):
         refuse_foreign(other, kind)
     proto = _build(encoder, run, input_form(encoder, input), head, image_size, opset, tokenizer)
-    if halves:
+    if float16:
         halve_floats(proto)
     with staged_file(path) as staging:
         onnx.save(proto, staging)

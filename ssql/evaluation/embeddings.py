@@ -70,7 +70,12 @@ def _embedding(data: DataModule, whole: Embed, frames: Callable[[Tensor, Tensor 
     """One embedding of each clip, or of as many parts of it as the data ask for, side by side."""
     if data.probed_parts == 1:
         return whole
-    return lambda inputs, lengths: part_means(*frames(inputs, lengths), parts=data.probed_parts)
+
+    def of_parts(inputs: Tensor, lengths: Tensor | None) -> Tensor:
+        features, counts = frames(inputs, lengths)
+        return part_means(features, counts, data.probed_parts)
+
+    return of_parts
 
 
 @torch.no_grad()

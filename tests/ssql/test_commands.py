@@ -163,7 +163,8 @@ def test_bench_takes_files_and_leaves_rows_and_a_plot(exported, ssql, tmp_path, 
 
 
 def test_float16_files_are_exported_beside_the_others(saved, ssql, tmp_path):
-    ssql("export", "--encoder", saved, "--output", tmp_path, "--bit_width", "[fp, fp16]")
+    for words in ((), ("--float16", "true")):
+        ssql("export", "--encoder", saved, "--output", tmp_path, "--bit_width", "fp", *words)
     full, half = ((tmp_path / f"encoder-{name}.onnx").stat().st_size for name in ("fp32", "fp16"))
     assert half < full
     config = json.loads((tmp_path / "config.json").read_text())

@@ -82,7 +82,7 @@ def test_an_operation_of_the_search_that_is_not_torchs_fails_verification(encode
 
 
 def test_the_codebook_stays_float32_in_a_float16_file(encoder, tokenizer, tmp_path):
-    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", "fp16", tokenizer=tokenizer, check=False)
+    path = export.to_onnx(encoder, tmp_path / "encoder.onnx", tokenizer=tokenizer, check=False, float16=True)
     proto = onnx.load(path)
     stored = {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
     assert stored["tokenizer.semantic.codes"] == onnx.TensorProto.FLOAT

@@ -3,8 +3,9 @@ import json
 
 import pytest
 
+from encoders.storage.files import write_json
 from ssql.reports.figures import accuracy_figure
-from ssql.reports.result_files import refuse_existing, save_csv, save_json, save_plot
+from ssql.reports.result_files import refuse_existing, save_csv, save_plot
 
 ROWS = [
     {"method": "a, b", "task": "word", "bit_width": "fp", "metric": "linear", "value": 90.0, "low": 80.0, "high": 95.0},
@@ -13,7 +14,7 @@ ROWS = [
 
 
 def test_rows_become_json_csv_and_a_plot_and_nothing_else(tmp_path):
-    save_json(ROWS, tmp_path / "new" / "rows.json")
+    write_json(ROWS, tmp_path / "new" / "rows.json")
     save_csv(ROWS, tmp_path / "new" / "rows.csv")
     save_plot(accuracy_figure(ROWS), tmp_path / "new" / "rows.png")
     assert json.loads((tmp_path / "new" / "rows.json").read_text()) == ROWS
@@ -28,7 +29,7 @@ def test_rows_become_json_csv_and_a_plot_and_nothing_else(tmp_path):
 def test_results_are_not_replaced_unasked(tmp_path):
     file = tmp_path / "rows.json"
     refuse_existing([file], overwrite=False)
-    save_json(ROWS, file)
+    write_json(ROWS, file)
     refuse_existing([file], overwrite=True)
     with pytest.raises(FileExistsError, match="rows.json exists already: choose another output, or overwrite it"):
         refuse_existing([file], overwrite=False)
