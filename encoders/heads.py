@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from encoders.base import recorded
 from encoders.storage.folder import HEAD_CONFIG, HEAD_WEIGHTS, load_beside, save_beside
-from quant.checks import check_at_least
+from quant.checks import check_at_least, check_choice
 
 HeadTask = Literal["classification", "ctc", "regression"]
 HEAD_TASKS: tuple[HeadTask, ...] = get_args(HeadTask)
@@ -58,8 +58,7 @@ class Head(nn.Module):
         label: str = "class",
     ) -> None:
         super().__init__()
-        if task not in HEAD_TASKS:
-            raise ValueError(f"unknown task {task!r} of a head: write one of {', '.join(HEAD_TASKS)}")
+        check_choice("task of a head", task, HEAD_TASKS)
         if not classes or len(set(classes)) != len(classes):
             raise ValueError(f"a {task} head needs names, all different, of what it tells apart; got {list(classes)}")
         if (task == "regression") != (units is not None) or len(units or classes) != len(classes):

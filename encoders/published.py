@@ -15,6 +15,7 @@ from encoders.published_layouts import LAYOUTS, Layout
 from encoders.storage.description import ArtifactError, listed, misfits
 from encoders.storage.paths import check_regular, shown
 from encoders.storage.strict_json import read_strict_json
+from quant.checks import check_choice
 
 INDEX = "model.safetensors.index.json"
 HEAD_WIDTH = 64  # in every published encoder of this shape
@@ -60,8 +61,7 @@ def import_encoder(weights: str | Path, layout: str, heads: int | None = None) -
         ArtifactError: no such file, damaged, in another layout, or with keys missing or unexplained.
         ValueError: an unknown layout.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"unknown layout {layout!r}: write one of {', '.join(LAYOUTS)}")
+    check_choice("layout", layout, LAYOUTS)
     files, folder = _files(Path(weights))
     published: dict[str, Path] = {}
     for file in files:

@@ -11,7 +11,7 @@ from encoders.base import register_encoder
 from encoders.speech.frames import BlockEncoder, checked_log_mel, frame_mask
 from encoders.speech.log_mel import HOP, SAMPLE_RATE, LogMel, WhisperLogMel
 from quant import AttentionProducts, valid_frames
-from quant.checks import check_at_least
+from quant.checks import check_at_least, check_choice
 
 MEL_RATE = SAMPLE_RATE / HOP  # 100 Hz
 HIDDEN = 2048  # between the adaptor's linear layers
@@ -58,8 +58,7 @@ class SpeechTransformer(BlockEncoder):
         log_mel: Literal["causal", "whisper"] = "causal",
     ) -> None:
         super().__init__()
-        if log_mel not in FRONT_ENDS:
-            raise ValueError(f"log_mel must be one of {', '.join(FRONT_ENDS)}, got {log_mel!r}")
+        check_choice("log_mel", log_mel, FRONT_ENDS)
         check_at_least(1, depth=depth, heads=heads, positions=positions)
         check_at_least(4, width=width)  # sinusoidal positions have two rates or more
         if width % heads or width % 2:

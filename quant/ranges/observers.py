@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from quant.bits import row_of
+from quant.checks import check_choice
 from quant.grid.clipping import clipped_range
 
 
@@ -140,6 +141,5 @@ def parse_observer(observer: str | Observer) -> Observer:
     """
     if not isinstance(observer, str):
         return observer
-    if observer not in OBSERVERS:
-        raise ValueError(f"unknown observer {observer!r}: write one of {', '.join(OBSERVERS)}")
+    check_choice("observer", observer, OBSERVERS)
     return OBSERVERS[observer]()

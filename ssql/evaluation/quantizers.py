@@ -9,6 +9,7 @@ from typing import Any
 import quant
 from encoders import weights_sha256
 from encoders.base import Encoder
+from quant.checks import check_choice
 from quant.ranges.observers import OBSERVERS
 from ssql.data import DataModule
 from ssql.evaluation.calibration import calibrate_on, correct_bias_on, is_prepared
@@ -39,8 +40,7 @@ class Quantizer:
     bias_correction: bool = False
 
     def __post_init__(self) -> None:
-        if not self.as_saved and self.observer not in OBSERVERS:
-            raise ValueError(f"unknown observer {self.observer!r}: write one of {AS_SAVED}, {', '.join(OBSERVERS)}")
+        check_choice("observer", self.observer, (AS_SAVED, *OBSERVERS))
         if self.as_saved and (self.policy or self.bias_correction):
             raise ValueError(
                 "a quantizer with a policy or bias correction needs an observer that finds ranges anew (min_max, "

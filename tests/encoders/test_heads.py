@@ -64,7 +64,7 @@ def test_an_encoder_without_a_head(encoder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("segmentation", 4, ["a"]), "unknown task 'segmentation' of a head: write one of classification, ctc"),
+        (("segmentation", 4, ["a"]), "unknown task of a head 'segmentation': write one of classification, ctc"),
         (("classification", 4, []), "needs names, all different"),
         (("ctc", 4, ["a", "a"]), "needs names, all different"),
         (("regression", 4, ["pitch"]), "one unit a target, others none; got units None"),
