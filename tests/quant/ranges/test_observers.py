@@ -140,16 +140,13 @@ def test_bfloat16_and_float_passes_mix():
         assert model[2].activation_max.isfinite().all()
 
 
-def test_a_clipped_model_comes_back_from_its_state_and_one_range_spreads_over_the_bit_widths():
+def test_a_clipped_model_comes_back_from_its_state():
     model, again = one_layer(), one_layer()
     quant.calibrate(model, [long_tailed(64, 6)], observer="mse")
     again.load_state_dict(model.state_dict())
     inputs = torch.randn(5, 6)
     with quant.at(model, "w4a4"), quant.at(again, "w4a4"):
         assert torch.equal(model(inputs), again(inputs))
-    old = model.state_dict() | {"0.activation_min": torch.tensor(-1.0), "0.activation_max": torch.tensor(2.0)}
-    again.load_state_dict(old)
-    assert again[0].activation_max.tolist() == [2.0] * 7
 
 
 @pytest.mark.parametrize(
