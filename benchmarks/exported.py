@@ -24,10 +24,11 @@ from stock import stock_files
 import export
 import quant
 from encoders import Encoder, SpeechTransformer, VisionEncoder
+from encoders.storage.files import write_json
 from export.check.speech import speech_cuts
 from export.runtime.session import open_session
 from ssql.reports.figures import latency_figure
-from ssql.reports.result_files import save_json, save_plot
+from ssql.reports.result_files import save_plot
 from ssql.reports.tables import latency_tables
 
 SECONDS = 10.0
@@ -94,7 +95,7 @@ def our_files(network: Network, folder: Path) -> list[Path]:
     image_size = MEL_IMAGE if encoder.modality == "image" else None
     variants = {
         "fp32": ("fp", None),
-        "fp16": ("fp16", None),
+        "fp16": ("fp", None),
         "ours-int8": ("w8a8", network.policy),
         "ours-int4": ("w4a8", network.policy),
         "ours-int2": ("w2a8", network.policy),
@@ -108,7 +109,7 @@ def our_files(network: Network, folder: Path) -> list[Path]:
             batches = [[torch.from_numpy(value) for value in batch.values()] for batch in network.inputs()]
             quant.calibrate(quant.prepare(encoder, policy), batches, lambda batch: encoder(*batch))
         paths.append(folder / f"{name}.onnx")
-        export.to_onnx(encoder, paths[-1], bit_width=bit_width, image_size=image_size)
+        export.to_onnx(encoder, paths[-1], bit_width=bit_width, float16=name == "fp16", image_size=image_size)
         if policy is not None:
             quant.unprepare(encoder)
     return paths
@@ -142,7 +143,7 @@ def measure(name: str, repeats: int, output: Path) -> list[dict[str, Any]]:
     for row in rows:
         row["cosine_to_fp32"] = cosines[Path(row["file"]).stem]
     output.mkdir(parents=True, exist_ok=True)
-    save_json(rows, output / f"{name}.json")
+    write_json(rows, output / f"{name}.json")
     save_plot(latency_figure(rows), output / f"{name}.png")
     console.print(*latency_tables(rows))
     return rows

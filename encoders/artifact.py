@@ -28,8 +28,6 @@ from quant.bias_correction import add_corrections
 from quant.learned_steps import add_steps
 
 FORMAT_VERSION = 3
-# Version 2 had no checksum of the weights.
-READABLE_VERSIONS = (2, FORMAT_VERSION)
 
 
 def save_encoder(
@@ -100,7 +98,7 @@ def load_encoder(
         torch.Size([1, 50, 16])
     """
     folder = local_folder(folder)
-    config = read_json(folder / CONFIG, {"encoder", "arguments"}, READABLE_VERSIONS)
+    config = read_json(folder / CONFIG, {"encoder", "arguments"}, FORMAT_VERSION)
     name, arguments = config["encoder"], config["arguments"]
     if not isinstance(name, str) or name not in ENCODERS:
         raise ArtifactError(f"{folder / CONFIG} names encoder {name!r:.60}; known are: {', '.join(sorted(ENCODERS))}")
@@ -121,7 +119,7 @@ def load_encoder(
             add_steps(encoder, steps)
         for bit_width in corrections:
             add_corrections(encoder, bit_width)
-    load_weights(encoder, folder / WEIGHTS, config.get(CHECKSUM))
+    load_weights(encoder, folder / WEIGHTS, config[CHECKSUM])
     return encoder.eval().to(device=device, dtype=dtype)
 
 

@@ -1,6 +1,8 @@
 """What every encoder offers: a front end, features, one embedding a clip or image, and its own description."""
 
 import difflib
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from typing import Any, ClassVar
@@ -58,6 +60,28 @@ def create_encoder(name: str, **arguments: Any) -> "Encoder":
     return ENCODERS[name](**arguments)
 
 
+def recorded(init: Callable[..., None]) -> Callable[..., None]:
+    """Decorator of a constructor: its arguments become the object's `arguments`, in the signature's order.
+
+    Where a subclass passes arguments on to its parent, those of the subclass are kept. Tuples become lists, as JSON has
+    them.
+    """
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def record(self: Any, *values: Any, **named: Any) -> None:
+        if "arguments" not in vars(self):
+            bound = signature.bind(self, *values, **named)
+            bound.apply_defaults()
+            plain = {
+                name: list(value) if isinstance(value, tuple) else value for name, value in bound.arguments.items()
+            }
+            self.arguments = dict(list(plain.items())[1:])
+        init(self, *values, **named)
+
+    return record
+
+
 class Encoder(nn.Module):
     """Base of all encoders.
 
@@ -65,7 +89,7 @@ class Encoder(nn.Module):
         name: as registered.
         modality: `audio` or `image`: what `front_end` takes.
         feature_dim: width of the features and of the embedding.
-        arguments: the constructor's arguments, plain values: enough to build the encoder again.
+        arguments: the constructor's arguments, recorded as it is called, plain values: enough to build it again.
         front_end: module; (inputs, lengths) to (encoder inputs, lengths). Inputs are waveforms
             (batch, samples) at 16,000 Hz with lengths in samples, or images (batch, channels, height, width)
             in [0, 1] with lengths None.
@@ -76,6 +100,11 @@ class Encoder(nn.Module):
     feature_dim: int
     arguments: dict[str, Any]
     front_end: nn.Module
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = recorded(cls.__init__)  # type: ignore[method-assign]
 
     @classmethod
     def check_description(cls, arguments: Mapping[str, Any]) -> None:

@@ -7,14 +7,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from encoders.base import recorded
 from encoders.storage.folder import HEAD_CONFIG, HEAD_WEIGHTS, load_beside, save_beside
-from quant.checks import check_at_least
+from quant.checks import check_at_least, check_choice
 
 HeadTask = Literal["classification", "ctc", "regression"]
 HEAD_TASKS: tuple[HeadTask, ...] = get_args(HeadTask)
 FORMAT_VERSION = 2
-# Version 1 had no checksum of the weights.
-READABLE_VERSIONS = (1, FORMAT_VERSION)
 # Of CTC's logits, the one that is no token.
 BLANK = 0
 
@@ -36,6 +35,7 @@ class Head(nn.Module):
         label: name of what is predicted in the data: `digit`, `word`, `text`, ...
 
     Attributes:
+        arguments: the constructor's, plain values: enough to build the head again.
         linear: the layer.
         mean: buffer, shape (targets,), in units; regression's layer predicts (value - mean) / std.
         std: buffer, shape (targets,), in units.
@@ -44,9 +44,11 @@ class Head(nn.Module):
         ValueError: an unknown task, no or repeated classes, units that do not go with them, or no feature.
     """
 
+    arguments: dict[str, Any]
     mean: Tensor | None
     std: Tensor | None
 
+    @recorded
     def __init__(
         self,
         task: HeadTask,
@@ -56,8 +58,7 @@ class Head(nn.Module):
         label: str = "class",
     ) -> None:
         super().__init__()
-        if task not in HEAD_TASKS:
-            raise ValueError(f"unknown task {task!r} of a head: write one of {', '.join(HEAD_TASKS)}")
+        check_choice("task of a head", task, HEAD_TASKS)
         if not classes or len(set(classes)) != len(classes):
             raise ValueError(f"a {task} head needs names, all different, of what it tells apart; got {list(classes)}")
         if (task == "regression") != (units is not None) or len(units or classes) != len(classes):
@@ -93,16 +94,6 @@ class Head(nn.Module):
         assert lengths is not None
         return greedy_texts(outputs, lengths, self.classes)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, plain values."""
-        return {
-            "task": self.task,
-            "feature_dim": self.feature_dim,
-            "classes": self.classes,
-            "units": self.units,
-            "label": self.label,
-        }
-
 
 def greedy_texts(logits: Tensor, lengths: Tensor, tokens: Sequence[str]) -> list[str]:
     """The likeliest token of each frame, repeats merged, blanks dropped.
@@ -126,7 +117,7 @@ def save_head(head: Head, folder: str | Path) -> None:
         FileNotFoundError: no such folder.
         ValueError: a weight is NaN or infinite.
     """
-    description = {"format_version": FORMAT_VERSION, **head.to_dict()}
+    description = {"format_version": FORMAT_VERSION, **head.arguments}
     save_beside(head, description, Path(folder), HEAD_CONFIG, HEAD_WEIGHTS)
 
 
@@ -147,5 +138,4 @@ def load_head(folder: str | Path) -> Head | None:
         >>> encoders.load_head("small").classes
         ['yes', 'no']
     """
-    keys = {"task", "feature_dim", "classes", "units", "label"}
-    return load_beside(Head, folder, HEAD_CONFIG, HEAD_WEIGHTS, keys, READABLE_VERSIONS)
+    return load_beside(Head, folder, HEAD_CONFIG, HEAD_WEIGHTS, FORMAT_VERSION)

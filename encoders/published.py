@@ -12,9 +12,10 @@ from torch import Tensor
 
 from encoders.models.speech_transformer import SpeechTransformer
 from encoders.published_layouts import LAYOUTS, Layout
-from encoders.storage.folder import ArtifactError
+from encoders.storage.description import ArtifactError, listed, misfits
 from encoders.storage.paths import check_regular, shown
 from encoders.storage.strict_json import read_strict_json
+from quant.checks import check_choice
 
 INDEX = "model.safetensors.index.json"
 HEAD_WIDTH = 64  # in every published encoder of this shape
@@ -60,8 +61,7 @@ def import_encoder(weights: str | Path, layout: str, heads: int | None = None) -
         ArtifactError: no such file, damaged, in another layout, or with keys missing or unexplained.
         ValueError: an unknown layout.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"unknown layout {layout!r}: write one of {', '.join(LAYOUTS)}")
+    check_choice("layout", layout, LAYOUTS)
     files, folder = _files(Path(weights))
     published: dict[str, Path] = {}
     for file in files:
@@ -141,10 +141,10 @@ def _check_explained(
     keys: Collection[str], left_out: list[str], layout: Layout, weights: str | Path, name: str
 ) -> None:
     if len(left_out) == len(keys):
-        raise ArtifactError(f"{weights} has no encoder in layout {name!r}; its keys are like {_shown(left_out, 3)}")
+        raise ArtifactError(f"{weights} has no encoder in layout {name!r}; its keys are like {listed(left_out, 3)}")
     unexplained = [key for key in left_out if not layout.is_other(key)]
     if unexplained:
-        raise ArtifactError(f"{weights} has keys that layout {name!r} does not know: {_shown(unexplained)}")
+        raise ArtifactError(f"{weights} has keys that layout {name!r} does not know: {listed(unexplained)}")
 
 
 def _sizes(
@@ -165,7 +165,7 @@ def _sizes(
     width, n_mels, _ = state["conv1.weight"].shape
     blocks = {key.split(".")[1] for key in state if key.startswith("blocks.")}
     if blocks != set(map(str, range(len(blocks)))):
-        raise ArtifactError(f"{weights} must have blocks 0 to {len(blocks) - 1}, it has {_shown(sorted(blocks))}")
+        raise ArtifactError(f"{weights} must have blocks 0 to {len(blocks) - 1}, it has {listed(blocks)}")
     found = {
         "n_mels": n_mels,
         "width": width,
@@ -208,18 +208,7 @@ def _stated(config: Path, layout: Layout) -> dict[str, int]:
 
 
 def _check_keys(encoder: SpeechTransformer, state: Mapping[str, Tensor], weights: str | Path) -> None:
-    expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
-    problems = [f"missing {key}" for key in expected.keys() - state.keys()]
-    problems += [f"extra {key}" for key in state.keys() - expected.keys()]
-    problems += [
-        f"{key} has shape {tuple(state[key].shape)}, not {shape}"
-        for key, shape in expected.items()
-        if key in state and tuple(state[key].shape) != shape
-    ]
+    problems = misfits(encoder, {key: tuple(value.shape) for key, value in state.items()})
+    problems += [f"extra {key}" for key in state.keys() - encoder.state_dict().keys()]
     if problems:
-        raise ArtifactError(f"{weights} does not fill the encoder (names as in this toolkit): {_shown(problems)}")
-
-
-def _shown(problems: list[str], count: int = 8) -> str:
-    more = f"; and {len(problems) - count} more" if len(problems) > count else ""
-    return "; ".join(sorted(problems)[:count]) + more
+        raise ArtifactError(f"{weights} does not fill the encoder (names as in this toolkit): {listed(problems)}")

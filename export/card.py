@@ -57,8 +57,8 @@ def describe(
         "limits": limits_of(paths[0]),
         "frame_rate_hz": float(found["frame_rate_hz"]) if audio else None,
         "feature_dim": encoder.feature_dim,
-        "head": head.to_dict() if head else None,
-        "tokenizer": tokenizer.to_dict() if tokenizer else None,
+        "head": head.arguments if head else None,
+        "tokenizer": tokenizer.arguments if tokenizer else None,
         "files": [_entry(path) for path in paths],
         "licence": licence,
         "trained_on": trained_on,
@@ -85,8 +85,8 @@ def entries_to_keep(
     same = (
         found["encoder"]["weights_sha256"] == weights_sha256(encoder)
         and found["input"] == form
-        and found["head"] == (head.to_dict() if head else None)
-        and found.get("tokenizer") == (tokenizer.to_dict() if tokenizer else None)
+        and found["head"] == (head.arguments if head else None)
+        and found["tokenizer"] == (tokenizer.arguments if tokenizer else None)
     )
     if same:
         return [entry for entry in found["files"] if _is_file_of(entry, folder)]
@@ -260,10 +260,10 @@ def _table(files: Sequence[dict[str, Any]]) -> str:
     for entry in files:
         line = [f"`{entry['file']}`", entry["bit_width"], f"{entry['size_bytes'] / 1e6:.2f}"]
         oldest = entry["oldest_onnxruntime"]
-        line += [f"{oldest} or newer" if oldest else "not tried", _error(entry.get("error_over_variance"))]
-        line += [_number(entry.get("accuracy", {}).get(task), 1) for task in own]
-        line += [_number(entry.get("accuracy_in_torch", {}).get(result), 2) for result in in_torch]
-        lines.append(line + [_number(entry.get("latency_ms", {}).get(clip), 2) for clip in clips])
+        line += [f"{oldest} or newer" if oldest else "not tried", _number(entry.get("error_over_variance"), ".1e")]
+        line += [_number(entry.get("accuracy", {}).get(task), ".1f") for task in own]
+        line += [_number(entry.get("accuracy_in_torch", {}).get(result), ".2f") for result in in_torch]
+        lines.append(line + [_number(entry.get("latency_ms", {}).get(clip), ".2f") for clip in clips])
     notes = ["The oldest ONNX Runtime for each file was tried, not guessed: with older ones it does not open."]
     if any(entry["bit_width"] == "w8a8" for entry in files):
         notes.append(
@@ -279,12 +279,8 @@ def _table(files: Sequence[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{' '.join(notes)}\n"
 
 
-def _number(value: float | None, decimals: int) -> str:
-    return "" if value is None else f"{value:.{decimals}f}"
-
-
-def _error(value: float | None) -> str:
-    return "" if value is None else f"{value:.1e}"
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def _contract(config: dict[str, Any]) -> str:

@@ -49,8 +49,8 @@ def metadata(
         "policy": json.dumps(layer.mode.policy.to_dict() if layer else None),
         "feature_dim": str(encoder.feature_dim),
         "input": form,
-        "head": json.dumps(head.to_dict() if head else None, ensure_ascii=False),
-        "tokenizer": json.dumps(tokenizer.to_dict() if tokenizer else None),
+        "head": json.dumps(head.arguments if head else None, ensure_ascii=False),
+        "tokenizer": json.dumps(tokenizer.arguments if tokenizer else None),
     }
     if encoder.modality != "audio":
         return values | {"pixel_mean": str(encoder.arguments["mean"]), "pixel_std": str(encoder.arguments["std"])}

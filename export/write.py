@@ -2,16 +2,17 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import onnx
 from onnx import helper
-from torch import Tensor, nn
+from torch import Tensor
 
 from encoders import Encoder, Head, Tokenizer
 from encoders.storage.files import staged_file, write_json
+from encoders.storage.folder import check_finite_weights
 from encoders.storage.ownership import ONNX, REPORT, refuse_foreign
 from export.check.accuracy import Labelled
 from export.check.verdict import Verification
@@ -31,7 +32,6 @@ from quant.activation import RANGE_BUFFERS
 
 log = logging.getLogger(__name__)
 
-FLOAT16 = "fp16"
 EncoderType = TypeVar("EncoderType", bound=Encoder)
 
 LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf's limit, less room for the graph
@@ -42,6 +42,7 @@ def to_onnx(
     path: str | Path,
     *,
     bit_width: str | BitWidth = "fp",
+    float16: bool = False,
     input: SpeechInput | None = None,
     head: Head | None = None,
     tokenizer: Tokenizer | None = None,
@@ -67,7 +68,8 @@ def to_onnx(
     Args:
         encoder: prepared and calibrated unless bit_width is `fp`; left untouched.
         path: the file to write; it appears whole and verified, or not at all.
-        bit_width: `fp`, `fp16` (computed in float32 all the same), `w8a8`, `w4a8`, ...
+        bit_width: `fp`, `w8a8`, `w4a8`, ...
+        float16: store float weights in 16 bits; they are computed with in float32 all the same.
         input: speech: `log_mel`, or `waveform` with the front end in the file; None: log_mel if the encoder takes it.
         head: stays in float.
         tokenizer: of a speech encoder; stays in float.
@@ -97,13 +99,14 @@ def to_onnx(
         >>> export.to_onnx(encoder, "encoder.onnx", overwrite=True).passed
         True
     """
-    path, halves = Path(path), bit_width == FLOAT16
-    run = FULL_PRECISION if halves else parse_bit_width(bit_width)
+    path, run = Path(path), parse_bit_width(bit_width)
     report, failed = path.with_suffix(".verification.json"), path.with_suffix(".failed.onnx")
     failed_report = failed.with_suffix(".verification.json")
-    check_targets({path: ONNX, report: REPORT, failed: ONNX, failed_report: REPORT}, overwrite)
+    refuse_foreign(path, ONNX, overwrite)
+    for other, kind in ((report, REPORT), (failed, ONNX), (failed_report, REPORT)):
+        refuse_foreign(other, kind)
     proto = _build(encoder, run, input_form(encoder, input), head, image_size, opset, tokenizer)
-    if halves:
+    if float16:
         halve_floats(proto)
     with staged_file(path) as staging:
         onnx.save(proto, staging)
@@ -122,23 +125,6 @@ def to_onnx(
         return result
 
 
-def check_targets(paths: dict[Path, str], overwrite: bool) -> None:
-    """Check that files may be written: nothing is there, or, to be overwritten, a file of ours of the same kind.
-
-    Args:
-        paths: file to its kind, one of `encoders.storage.ownership`; the first is the one that overwrite is about.
-        overwrite: whether it may be replaced.
-
-    Raises:
-        FileExistsError: a file may not be replaced.
-    """
-    for path, kind in paths.items():
-        refuse_foreign(path, kind)
-    first = next(iter(paths))
-    if first.exists() and not overwrite:
-        raise FileExistsError(f"{first} exists already: choose another name, or overwrite")
-
-
 def _build(
     encoder: Encoder, run: BitWidth, form: str, head: Head | None, image_size: int | tuple[int, int] | None, opset: int,
     tokenizer: Tokenizer | None,
@@ -147,10 +133,10 @@ def _build(
         raise ValueError(f"opset {opset} is too old: quantized graphs need {OPSET} or newer (INT4 weights)")
     model, layers = export_form(encoder, run)
     if head is not None:
-        _check_finite(head, "head.")
+        check_finite_weights(head, prefix="head.")
     if tokenizer is not None:
         tokenizer.check_encoder(encoder)
-        _check_finite(tokenizer, "tokenizer.")
+        check_finite_weights(tokenizer, prefix="tokenizer.")
     _check_size(model, run)
     front_end = ExportedFrontEnd(model.front_end) if form == "waveform" else None
     exported_head = None if head is None else ExportedHead(frozen_copy(head))
@@ -158,10 +144,15 @@ def _build(
     pipeline = Pipeline(model, front_end, exported_head, exported_tokenizer)
     proto = trace(pipeline, signature(form, head, tokenizer), example_inputs(model, form, image_size), opset)
     shrink_tables(proto)
+    return finished(proto, layers, metadata(encoder, run, form, head, tokenizer))
+
+
+def finished(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer], about: dict[str, str]) -> onnx.ModelProto:
+    """A traced graph, in place, with packed weights, without what nothing uses, with what it says about itself."""
     pack_weights(proto, layers)
     give_zero_points(proto)
     drop_unused(proto)
-    helper.set_model_props(proto, metadata(encoder, run, form, head, tokenizer))
+    helper.set_model_props(proto, about)
     onnx.checker.check_model(proto)
     return proto
 
@@ -173,20 +164,13 @@ def export_form(encoder: EncoderType, run: BitWidth) -> tuple[EncoderType, dict[
         ValueError: a weight that is NaN or infinite, or an encoder that is not prepared.
         quant.NotCalibratedError: a layer whose activation range was never observed.
     """
-    _check_finite(encoder)
+    # Ranges are infinite until observed; `quant.at` has its own error for that.
+    check_finite_weights(encoder, RANGE_BUFFERS)
     model = frozen_copy(encoder)
     if run != FULL_PRECISION:
         with at(model, run):  # checks that the model is prepared and calibrated
             pass
     return model, to_qdq(model, run)
-
-
-def _check_finite(module: nn.Module, prefix: str = "") -> None:
-    """Raise ValueError where a weight is NaN or infinite."""
-    for name, value in module.state_dict().items():
-        # Ranges are infinite until observed; `quant.at` has its own error for that.
-        if not name.endswith(RANGE_BUFFERS) and not value.isfinite().all():
-            raise ValueError(f"weight {prefix + name!r} is NaN or infinite: nothing worth exporting")
 
 
 def _check_size(model: Encoder, run: BitWidth) -> None:

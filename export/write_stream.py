@@ -1,29 +1,28 @@
 """A streaming encoder as an ONNX file: one chunk and the state in, features and the next state out."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 import torch
-from onnx import helper
 from torch import Tensor
 
 from encoders import StreamingTransformer
 from encoders.storage.files import staged_file
-from encoders.storage.ownership import ONNX
+from encoders.storage.ownership import ONNX, refuse_foreign
 from export.check.stream import verify_stream
 from export.check.verdict import Verification
-from export.graph.packing import give_zero_points, pack_weights
 from export.graph.signature import Signature
 from export.graph.step import STATE, Step
 from export.graph.trace import trace
-from export.graph.unused import drop_unused
 from export.metadata import OPSET, VerificationError, metadata
-from export.write import check_targets, export_form
+from export.write import export_form, finished
 from quant import BitWidth, parse_bit_width
 
 FORM = "stream"
+log = logging.getLogger(__name__)
 
 
 def stream_to_onnx(
@@ -66,7 +65,7 @@ def stream_to_onnx(
         True
     """
     path, run = Path(path), parse_bit_width(bit_width)
-    check_targets({path: ONNX}, overwrite)
+    refuse_foreign(path, ONNX, overwrite)
     proto = _build(encoder, run)
     with staged_file(path) as staging:
         onnx.save(proto, staging)
@@ -74,6 +73,7 @@ def stream_to_onnx(
             return None
         result = verify_stream(staging, encoder, run, clips)
         result.file = str(path)
+        log.info("%s: %s", path, result)
         if not result.passed:
             raise VerificationError(f"{path} was not written: {result}")
         return result
@@ -91,10 +91,5 @@ def _build(encoder: StreamingTransformer, run: BitWidth) -> onnx.ModelProto:
     lengths = torch.tensor([model.chunk_mels, model.chunk_mels - 1])
     examples = (log_mel, lengths, *model.start(2)[: len(state)])
     proto = trace(Step(model), names, examples, OPSET)
-    pack_weights(proto, layers)
-    give_zero_points(proto)
-    drop_unused(proto)
-    values = metadata(encoder, run, FORM) | {"chunk_mels": str(model.chunk_mels), "state": json.dumps(list(state))}
-    helper.set_model_props(proto, values)
-    onnx.checker.check_model(proto)
-    return proto
+    about = metadata(encoder, run, FORM) | {"chunk_mels": str(model.chunk_mels), "state": json.dumps(list(state))}
+    return finished(proto, layers, about)

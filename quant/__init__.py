@@ -14,7 +14,7 @@ from quant.policy import Policy
 from quant.prepare import NotCalibratedError, at, policy_of, prepare, quant_activations, quant_layers, unprepare
 from quant.quantize import quantize
 from quant.ranges.calibration import calibrate, observe
-from quant.ranges.observers import MeanSquaredError, MinMax, MovingAverage, Observer, Percentile
+from quant.ranges.observers import MeanSquaredError, MinMax, MovingAverage, Observer
 from quant.sensitivity import Sensitivity, model_bytes, policy_within, sensitivities
 
 # For users; the other packages take more.

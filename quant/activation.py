@@ -56,16 +56,6 @@ class Mode:
         """As this thread runs it; full precision where nothing else was asked for."""
         return RUNS.get().get(self, _RESTING)
 
-    @property
-    def bit_width(self) -> BitWidth:
-        """Of this thread's run."""
-        return self.run.bit_width
-
-    @property
-    def observation(self) -> Recorder | None:
-        """The one that records this thread's passes, if one does."""
-        return self.run.observation
-
 
 @contextmanager
 def running(modes: Sequence[Mode], **changes: Any) -> Iterator[None]:
@@ -173,13 +163,13 @@ class QuantActivation(nn.Module):
     def quantized_input(self, values: Tensor) -> Tensor:
         """Observe the values, or put them on their grid, as the mode asks."""
         self.observe(values)
-        bits = self.bits_at(self.mode.bit_width).activation
+        bits = self.bits_at(self.mode.run.bit_width).activation
         return values if bits == FLOAT_BITS else self.on_grid(values, bits)
 
     def observe(self, values: Tensor) -> None:
         """Hand the values to the observation that is going on, if one is."""
-        if self.mode.observation is not None:
-            self.mode.observation.record(self, values.detach(), self._valid(values))
+        if self.mode.run.observation is not None:
+            self.mode.run.observation.record(self, values.detach(), self._valid(values))
 
     def on_grid(self, values: Tensor, bits: int) -> Tensor:
         """The values on the grid of the ranges, or of the learned step."""
@@ -200,11 +190,6 @@ class QuantActivation(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
         self.calibrated = frozenset()
-        for name in RANGE_BUFFERS:
-            value = state_dict.get(prefix + name)
-            # One range for all bit-widths: saved before there was one for each.
-            if value is not None and value.dim() == 0:
-                state_dict[prefix + name] = value.expand(len(INTEGER_BITS))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -216,7 +201,7 @@ class QuantIdentity(QuantActivation, nn.Identity):
     @property
     def in_use(self) -> bool:
         """Whether the run observes or quantizes the tensor."""
-        return self.mode.observation is not None or self.bits_at(self.mode.bit_width).activation != FLOAT_BITS
+        return self.mode.run.observation is not None or self.bits_at(self.mode.run.bit_width).activation != FLOAT_BITS
 
     def forward(self, input: Tensor) -> Tensor:
         """Any shape."""

@@ -1,6 +1,7 @@
 """Bias correction: what quantization adds to the mean of each layer's outputs is taken off its bias."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -109,13 +110,8 @@ def _full_precision_means(
     def keep(layer: QuantLayer, inputs: Any, output: Tensor) -> None:
         means[layer] = layer.output_means(output)
 
-    hooks = [layer.register_forward_hook(keep) for layer in layers.values()]  # type: ignore[arg-type]
-    try:
-        with at(model, FULL_PRECISION):
-            forward(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with _hooked(layers, keep), at(model, FULL_PRECISION):
+        forward(batch)
     return means
 
 
@@ -134,10 +130,16 @@ def _correct(
         layer.correction(run).add_(change)
         return output - layer.along_channels(change, output)
 
-    hooks = [layer.register_forward_hook(correct) for layer in layers.values()]  # type: ignore[arg-type]
+    with _hooked(layers, correct), at(model, run, reuse_weights=True):
+        forward(batch)
+
+
+@contextmanager
+def _hooked(layers: dict[str, QuantLayer], hook: Any) -> Iterator[None]:
+    """Inside, the hook is called with each layer, its inputs and its output."""
+    handles = [layer.register_forward_hook(hook) for layer in layers.values()]
     try:
-        with at(model, run, reuse_weights=True):
-            forward(batch)
+        yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in handles:
+            handle.remove()

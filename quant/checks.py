@@ -1,7 +1,7 @@
 """Numbers that must lie within bounds: refused by name before anything is built from them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def check_at_least(least: float, **values: float | Sequence[float] | None) -> None:
@@ -23,6 +23,12 @@ def check_above(bound: float, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not bound < value < math.inf:
             raise ValueError(f"{name} must be above {bound:g}, got {value}")
+
+
+def check_choice(what: str, word: object, choices: Iterable[str]) -> None:
+    """Raise ValueError where a word is none of the choices."""
+    if word not in (choices := list(choices)):
+        raise ValueError(f"unknown {what} {word!r}: write one of {', '.join(choices)}")
 
 
 def check_share(**values: float) -> None:

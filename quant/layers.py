@@ -140,8 +140,8 @@ class QuantLinear(QuantLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Shape (..., in) to (..., out)."""
-        shift, bits = self.activation_shift, self.bits_at(self.mode.bit_width).activation
-        bias = self.bias_at(self.mode.bit_width)
+        shift, bits = self.activation_shift, self.bits_at(self.mode.run.bit_width).activation
+        bias = self.bias_at(self.mode.run.bit_width)
         if shift is None or bits == FLOAT_BITS:
             return F.linear(self.quantized_input(input), self.quantized_weight(), bias)
         self.observe(input)
@@ -158,7 +158,7 @@ class QuantConv1d(QuantLayer, nn.Conv1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Shape (batch, in, time) to (batch, out, time')."""
-        bias = self.bias_at(self.mode.bit_width)
+        bias = self.bias_at(self.mode.run.bit_width)
         return self._conv_forward(self.quantized_input(input), self.quantized_weight(), bias)
 
 
@@ -167,7 +167,7 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Shape (batch, in, height, width) to (batch, out, height', width')."""
-        bias = self.bias_at(self.mode.bit_width)
+        bias = self.bias_at(self.mode.run.bit_width)
         return self._conv_forward(self.quantized_input(input), self.quantized_weight(), bias)
 
 

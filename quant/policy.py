@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from quant.bits import FLOAT_BITS, BitWidth, check_bits
+from quant.checks import check_choice
 from quant.grid.weights import GRANULARITIES, WEIGHT_RANGES, Granularity, WeightRange
 
 _OVERRIDE = re.compile(r"(?P<bits>fp|(?:w(?P<weight>\d+))?(?:a(?P<activation>\d+))?)(?:/(?P<granularity>\w+))?")
@@ -46,7 +47,7 @@ def parse_rule(text: str, default: LayerRule = LayerRule()) -> LayerRule:
     if not text or not match:
         raise ValueError(f"unknown layer bit-width {text!r}: write fp, or like w8a8, w8a32, w8, a8, w4/per_group_32")
     if match["granularity"]:
-        _check_choice("granularity", match["granularity"], GRANULARITIES)
+        check_choice("granularity", match["granularity"], GRANULARITIES)
         default = replace(default, granularity=match["granularity"])  # type: ignore[arg-type]
     if match["bits"] == "fp":
         return replace(default, weight=FLOAT_BITS, activation=FLOAT_BITS)
@@ -91,8 +92,8 @@ class Policy:
     shift: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice("granularity", self.granularity, GRANULARITIES)
-        _check_choice("weight_range", self.weight_range, WEIGHT_RANGES)
+        check_choice("granularity", self.granularity, GRANULARITIES)
+        check_choice("weight_range", self.weight_range, WEIGHT_RANGES)
         parse_rule(self.first_layer)
         for pattern, text in self.layers.items():
             try:
@@ -121,8 +122,3 @@ class Policy:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file; `Policy(**values)` reads them back."""
         return asdict(self) | {"layers": dict(self.layers)}
-
-
-def _check_choice(what: str, word: str, choices: Sequence[str]) -> None:
-    if word not in choices:
-        raise ValueError(f"unknown {what} {word!r}: write one of {', '.join(choices)}")

@@ -35,7 +35,7 @@ def quantize(
         bit_widths: those that it is to run at: `w8a8`, `w4a8`, ...
         policy: bits and grid of each layer; the default when None.
         forward: runs the model on one batch; the model itself by default.
-        observer: how a range is found: `min_max`, `moving_average`, `percentile`, `mse`.
+        observer: how a range is found: `min_max`, `moving_average`, `mse`.
         bias_correction: keep the mean of each layer's outputs at these bit-widths.
 
     Returns:

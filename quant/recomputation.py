@@ -33,7 +33,7 @@ class Moment:
         self.ranges: Ranges = [
             (activation, {name: buffer.clone() for name, buffer in _ranges(activation).items()})
             for activation in activations.values()
-            if activation.mode.observation is not None and activation.mode.bit_width != FULL_PRECISION
+            if activation.mode.run.observation is not None and activation.mode.run.bit_width != FULL_PRECISION
         ]
 
     @contextmanager

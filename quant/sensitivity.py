@@ -113,22 +113,19 @@ def model_bytes(model: nn.Module, bit_width: str | BitWidth) -> float:
     return 4 * rest + sum(weight_bytes(layer, bits) for layer, bits in packed)
 
 
-def policy_within(
-    model: nn.Module, rows: Iterable[Sensitivity], average_bits: float | None = None, size: float | None = None
-) -> Policy:
+def policy_within(model: nn.Module, rows: Iterable[Sensitivity], average_bits: float) -> Policy:
     """The model's policy with weight bits for each layer: the least sum of the layers' errors within a budget.
 
     Args:
         model: prepared; its policy is what the result starts from.
         rows: from `sensitivities`.
         average_bits: budget in bits of a weight, scales left out, averaged over the weights of the layers in `rows`.
-        size: budget in bytes, scales included, of the layers in `rows`.
 
     Returns:
         a policy to prepare the model with anew (`unprepare` first).
 
     Raises:
-        ValueError: not exactly one budget, or one that the fewest bits exceed.
+        ValueError: a budget that the fewest bits exceed.
 
     Example:
         >>> import quant, torch
@@ -140,21 +137,15 @@ def policy_within(
     options: dict[str, list[Sensitivity]] = {}
     for row in rows:
         options.setdefault(row.layer, []).append(row)
-    if average_bits is not None and size is None:
-        weights = sum(layers[name].weight.numel() for name in options)
-        costs = [[row.bits * layers[name].weight.numel() for row in group] for name, group in options.items()]
-        budget, unit, per = average_bits * weights, "bits on average", weights
-    elif size is not None and average_bits is None:
-        costs = [[math.ceil(row.size) for row in group] for group in options.values()]
-        budget, unit, per = size, "bytes", 1
-    else:
-        raise ValueError("give one budget: average_bits or size")
-    least = sum(min(group) for group in costs)
-    if least > budget:
+    weights = sum(layers[name].weight.numel() for name in options)
+    costs = [[row.bits * layers[name].weight.numel() for row in group] for name, group in options.items()]
+    least = sum(min(group) for group in costs) / weights
+    if least > average_bits:
         raise ValueError(
-            f"the fewest bits that were tried take {least / per:g} {unit}, over the budget of {budget / per:g}"
+            f"the fewest bits that were tried take {least:g} bits on average, over the budget of {average_bits:g}"
         )
-    picks = least_error([[row.error for row in group] for group in options.values()], costs, int(budget))
+    errors = [[row.error for row in group] for group in options.values()]
+    picks = least_error(errors, costs, int(average_bits * weights))
     policy = next(iter(layers.values())).mode.policy
     chosen = {
         name: _override(layers[name], group[pick].bits, policy)

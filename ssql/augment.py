@@ -16,6 +16,10 @@ from encoders.base import Encoder
 from encoders.speech.log_mel import WINDOW
 from quant.checks import check_at_least, check_share
 
+# Lowest and highest signal-to-noise ratio in dB of added white noise, and of another clip of the batch behind a clip.
+NOISE_SNR, MIX_SNR = (5.0, 30.0), (5.0, 20.0)
+NOISE_PROBABILITY = 0.5  # share of the clips that get noise; another clip has the same share
+
 
 class SpeechAugmentation(nn.Module):
     """Waveform crop, gain, mixing and noise, then mel random resized crop and masking.
@@ -23,9 +27,6 @@ class SpeechAugmentation(nn.Module):
     Args:
         min_crop: smallest part of a clip that a view keeps, 0 to 1.
         gain_db: lowest and highest gain in dB.
-        noise_snr_db: lowest and highest signal-to-noise ratio of added white noise, in dB.
-        mix_snr_db: the same for another clip of the batch mixed in behind.
-        noise_probability: share of clips that get noise; mixing has the same share.
         mel_scale: smallest part of the mel axis and of the time axis that the resized crop keeps.
         frequency_mask: widest band that is masked, in mels (SpecAugment); 0 masks none.
         time_mask: longest stretch that is masked, as a part of the clip; 0 masks none.
@@ -35,21 +36,16 @@ class SpeechAugmentation(nn.Module):
         self,
         min_crop: float = 0.6,
         gain_db: Sequence[float] = (-12.0, 6.0),
-        noise_snr_db: Sequence[float] = (5.0, 30.0),
-        mix_snr_db: Sequence[float] = (5.0, 20.0),
-        noise_probability: float = 0.5,
         mel_scale: float = 0.7,
         frequency_mask: int = 12,
         time_mask: float = 0.2,
     ) -> None:
         super().__init__()
-        check_share(min_crop=min_crop, noise_probability=noise_probability, mel_scale=mel_scale, time_mask=time_mask)
+        check_share(min_crop=min_crop, mel_scale=mel_scale, time_mask=time_mask)
         check_at_least(0, frequency_mask=frequency_mask)
-        for name, bounds in (("gain_db", gain_db), ("noise_snr_db", noise_snr_db), ("mix_snr_db", mix_snr_db)):
-            if len(bounds) != 2 or not -math.inf < bounds[0] <= bounds[1] < math.inf:
-                raise ValueError(f"{name} must be two numbers of dB, lowest first; got {list(bounds)}")
+        if len(gain_db) != 2 or not -math.inf < gain_db[0] <= gain_db[1] < math.inf:
+            raise ValueError(f"gain_db must be two numbers of dB, lowest first; got {list(gain_db)}")
         self.min_crop, self.gain_db = min_crop, gain_db
-        self.noise_snr_db, self.mix_snr_db, self.noise_probability = noise_snr_db, mix_snr_db, noise_probability
         self.mel_scale, self.frequency_mask, self.time_mask = mel_scale, frequency_mask, time_mask
 
     def forward(self, inputs: Tensor, lengths: Tensor, encoder: Encoder) -> tuple[Tensor, Tensor]:
@@ -65,8 +61,8 @@ class SpeechAugmentation(nn.Module):
         """
         waveform, lengths = random_crop(inputs, lengths, self.min_crop)
         waveform = waveform * decibels(uniform(len(waveform), self.gain_db, waveform))
-        waveform = self._add(waveform, waveform.roll(1, dims=0), self.mix_snr_db)
-        waveform = self._add(waveform, torch.randn_like(waveform), self.noise_snr_db)
+        waveform = self._add(waveform, waveform.roll(1, dims=0), MIX_SNR)
+        waveform = self._add(waveform, torch.randn_like(waveform), NOISE_SNR)
         waveform = waveform * (torch.arange(waveform.shape[1], device=lengths.device) < lengths[:, None])
         log_mel, frames = encoder.front_end(waveform, lengths)
         if log_mel.dim() == 2:
@@ -75,7 +71,7 @@ class SpeechAugmentation(nn.Module):
         return self._mask(log_mel, frames), frames
 
     def _add(self, signal: Tensor, other: Tensor, snr_db: Sequence[float]) -> Tensor:
-        chosen = torch.rand(len(signal), 1, device=signal.device) < self.noise_probability
+        chosen = torch.rand(len(signal), 1, device=signal.device) < NOISE_PROBABILITY
         ratio = rms(signal) / rms(other) / decibels(uniform(len(signal), snr_db, signal))
         return signal + other * ratio * chosen
 

@@ -10,7 +10,6 @@ from encoders.base import register_encoder
 from encoders.models.attention import MaskedAttention, separated
 from encoders.speech.frames import BlockEncoder, checked_log_mel, frame_mask
 from encoders.speech.log_mel import HOP, SAMPLE_RATE, LogMel
-from quant import valid_frames
 from quant.checks import check_at_least
 
 
@@ -40,7 +39,6 @@ class Conformer(BlockEncoder):
         check_at_least(1, width=width, depth=depth, heads=heads, kernel=kernel)
         if width % heads or kernel % 2 == 0:
             raise ValueError(f"width {width} must be divisible by heads {heads}, and kernel {kernel} must be odd")
-        self.arguments = {"n_mels": n_mels, "width": width, "depth": depth, "heads": heads, "kernel": kernel}
         self.feature_dim = self.block_width = width
         self.front_end = LogMel(n_mels)
         self.conv1 = nn.Conv1d(n_mels, width, 3, stride=2, padding=1)
@@ -62,31 +60,23 @@ class Conformer(BlockEncoder):
         Raises:
             ValueError: another number of mel bands.
         """
-        x, lengths = self._run(log_mel, lengths)
-        return x * frame_mask(lengths, x.shape[1]).unsqueeze(2), lengths
+        x, lengths = self._stem(log_mel, lengths)
+        return self.through_blocks(x, lengths) * frame_mask(lengths, x.shape[1]).unsqueeze(2), lengths
 
     def block_outputs(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """What each block gives: see `BlockEncoder`."""
+        x, lengths = self._stem(log_mel, lengths)
         outputs: list[Tensor] = []
-        _, lengths = self._run(log_mel, lengths, outputs)
+        self.through_blocks(x, lengths, outputs)
         return outputs, lengths
 
-    def _run(
-        self, log_mel: Tensor, lengths: Tensor | None, outputs: list[Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Frames after the last block; what each block gives is kept where a list is given for it."""
+    def _stem(self, log_mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Frames at 25 Hz, (batch, frames / 4, width), and how many each clip has."""
         x, lengths = checked_log_mel(log_mel, lengths, self.arguments["n_mels"])
         for conv in (self.conv1, self.conv2):
             x = F.silu(conv(x * frame_mask(lengths, x.shape[2]).unsqueeze(1)))
             lengths = (lengths + 1) // 2
-        x = x.transpose(1, 2)  # (batch, frames / 4, width)
-        mask = frame_mask(lengths, x.shape[1])
-        with valid_frames(mask):
-            for block in self.blocks:
-                x = block(x, mask)
-                if outputs is not None:
-                    outputs.append(x)
-        return x, lengths
+        return x.transpose(1, 2), lengths
 
 
 class Block(nn.Module):

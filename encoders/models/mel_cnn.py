@@ -43,15 +43,9 @@ class MelCNN(FrameEncoder):
         model_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        described = described_arguments(model_name, model_arguments or {})
+        self.arguments["model_arguments"] = described_arguments(model_name, model_arguments or {})
         if time_stride not in (1, 2, 4, 8, 16, 32):
             raise ValueError(f"time_stride must be 1, 2, 4, 8, 16 or 32, got {time_stride}")
-        self.arguments = {
-            "model_name": model_name,
-            "n_mels": n_mels,
-            "time_stride": time_stride,
-            "model_arguments": described,
-        }
         self.time_stride = time_stride
         self.frame_rate = SAMPLE_RATE / HOP / time_stride
         self.front_end = LogMel(n_mels)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 
 import torch
 from timm.models._efficientnet_blocks import SqueezeExcite
@@ -42,17 +43,12 @@ def mask_time(model: nn.Module, picture: Tensor, time_stride: int) -> int:
     strides: dict[str, int] = {}
     watched = {name: m for name, m in model.named_modules() if isinstance(m, (*_STRIDED, SqueezeExcite))}
 
-    def watch(name: str) -> None:
-        def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            strides[name] = picture.shape[-1] // inputs[0].shape[-1]
-            if strides[name] >= time_stride:
-                _keep_time(module)
+    def before(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        strides[name] = picture.shape[-1] // inputs[0].shape[-1]
+        if strides[name] >= time_stride:
+            _keep_time(module)
 
-        hooks.append(watched[name].register_forward_pre_hook(before))
-
-    hooks: list[torch.utils.hooks.RemovableHandle] = []
-    for name in watched:
-        watch(name)
+    hooks = [module.register_forward_pre_hook(partial(before, name)) for name, module in watched.items()]
     training = model.training
     with torch.no_grad():
         output = model.eval()(picture)

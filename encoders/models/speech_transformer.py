@@ -11,9 +11,10 @@ from encoders.base import register_encoder
 from encoders.speech.frames import BlockEncoder, checked_log_mel, frame_mask
 from encoders.speech.log_mel import HOP, SAMPLE_RATE, LogMel, WhisperLogMel
 from quant import AttentionProducts, valid_frames
-from quant.checks import check_at_least
+from quant.checks import check_at_least, check_choice
 
 MEL_RATE = SAMPLE_RATE / HOP  # 100 Hz
+HIDDEN = 2048  # between the adaptor's linear layers
 FRONT_ENDS: dict[str, type[LogMel]] = {"causal": LogMel, "whisper": WhisperLogMel}
 
 
@@ -57,26 +58,12 @@ class SpeechTransformer(BlockEncoder):
         log_mel: Literal["causal", "whisper"] = "causal",
     ) -> None:
         super().__init__()
-        if log_mel not in FRONT_ENDS:
-            raise ValueError(f"log_mel must be one of {', '.join(FRONT_ENDS)}, got {log_mel!r}")
-        check_at_least(1, depth=depth, heads=heads, adaptor_dim=adaptor_dim, positions=positions)
+        check_choice("log_mel", log_mel, FRONT_ENDS)
+        check_at_least(1, depth=depth, heads=heads, positions=positions)
         check_at_least(4, width=width)  # sinusoidal positions have two rates or more
         if width % heads or width % 2:
             raise ValueError(f"width {width} must be even and divisible by heads {heads}")
-        if pooling not in (1, 2):
-            raise ValueError(f"pooling must be 1 (50 Hz) or 2 (25 Hz), got {pooling}")
-        if adaptor_dim is not None and pooling != 2:
-            raise ValueError("adaptor_dim needs pooling 2: the adaptor goes from 25 to 12.5 Hz")
-        self.arguments = {
-            "n_mels": n_mels,
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "pooling": pooling,
-            "adaptor_dim": adaptor_dim,
-            "positions": positions,
-            "log_mel": log_mel,
-        }
+        check_rates(pooling, adaptor_dim)
         self.pooling = pooling
         self.feature_dim, self.block_width = adaptor_dim or width, width
         self.frame_rate = MEL_RATE / 2 / pooling / (2 if adaptor_dim else 1)
@@ -109,7 +96,7 @@ class SpeechTransformer(BlockEncoder):
                 are positions for.
         """
         x, lengths, seen = self._stem(log_mel, lengths)
-        x = self._run(x, lengths)
+        x = self.through_blocks(x, lengths)
         if self.pooling == 2:
             x = F.avg_pool1d(x.transpose(1, 2), 2).transpose(1, 2)
             lengths, seen = lengths // 2, seen // 2
@@ -123,18 +110,8 @@ class SpeechTransformer(BlockEncoder):
         """Residual stream after each block: see `BlockEncoder`."""
         x, lengths, _ = self._stem(log_mel, lengths)
         outputs: list[Tensor] = []
-        self._run(x, lengths, outputs)
+        self.through_blocks(x, lengths, outputs)
         return outputs, lengths
-
-    def _run(self, x: Tensor, lengths: Tensor, outputs: list[Tensor] | None = None) -> Tensor:
-        """x through the blocks; what each gives is kept where a list is given for it."""
-        mask = frame_mask(lengths, x.shape[1])
-        with valid_frames(mask):
-            for block in self.blocks:
-                x = block(x, mask)
-                if outputs is not None:
-                    outputs.append(x)
-        return x
 
     def _stem(self, log_mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Frames at 50 Hz, how many of them are a clip's own, and how many with those of the lookahead."""
@@ -207,22 +184,38 @@ class Attention(nn.Module):
 
 
 class Adaptor(nn.Module):
-    """25 Hz features to 12.5 Hz at a language model's width, in the layout of Step-Audio 2's adaptor."""
+    """25 Hz features to 12.5 Hz at a language model's width, in the layout of Step-Audio 2's adaptor.
 
-    def __init__(self, width: int, dim: int, hidden: int = 2048) -> None:
+    Args:
+        width: of the features.
+        dim: the language model's width.
+        causal: the convolution is given the frame before the features, and looks at no frame after its own pair.
+    """
+
+    def __init__(self, width: int, dim: int, causal: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(width, width, 3, stride=2, padding=1)
-        self.linear1 = nn.Linear(width, hidden)
-        self.linear2 = nn.Linear(hidden, dim)
+        self.conv = nn.Conv1d(width, width, 3, stride=2, padding=0 if causal else 1)
+        self.linear1 = nn.Linear(width, HIDDEN)
+        self.linear2 = nn.Linear(HIDDEN, dim)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """x: shape (batch, time, width), zero beyond each clip's length; returns (batch, time / 2, dim)."""
-        x = F.gelu(self.conv(x.transpose(1, 2))).transpose(1, 2)
+    def forward(self, x: Tensor, lengths: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x: (batch, time, width), zero beyond each length; before: (batch, width, 1); to (batch, time / 2, dim)."""
+        x = x.transpose(1, 2)
+        x = F.gelu(self.conv(x if before is None else torch.cat([before, x], dim=2))).transpose(1, 2)
         lengths = (lengths + 1) // 2
         mask = frame_mask(lengths, x.shape[1])
         with valid_frames(mask):
             x = self.linear2(F.relu(self.linear1(x)))
         return x * mask.unsqueeze(-1), lengths
+
+
+def check_rates(pooling: int, adaptor_dim: int | None) -> None:
+    """Raise ValueError where no encoder has such a pooling and adaptor."""
+    check_at_least(1, adaptor_dim=adaptor_dim)
+    if pooling not in (1, 2):
+        raise ValueError(f"pooling must be 1 (50 Hz) or 2 (25 Hz), got {pooling}")
+    if adaptor_dim is not None and pooling != 2:
+        raise ValueError("adaptor_dim needs pooling 2: the adaptor goes from 25 to 12.5 Hz")
 
 
 def sinusoids(frames: int, width: int, like: Tensor) -> Tensor:

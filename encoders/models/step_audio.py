@@ -1,8 +1,9 @@
 """The encoder of Step-Audio 2 in its sizes, from tiny to the released one."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from encoders.models.speech_transformer import SpeechTransformer
+from quant.checks import check_choice
 
 Size = Literal["tiny", "small", "base", "mini", "r1"]
 # `base` is the published configuration class's default, `mini` and `r1` are what was released.
@@ -33,6 +34,5 @@ def step_audio_2(size: Size = "tiny", log_mel: Literal["causal", "whisper"] = "w
         >>> encoders.step_audio_2("tiny").frame_rate
         25.0
     """
-    if size not in SIZES:
-        raise ValueError(f"unknown size {size!r}: write one of {', '.join(get_args(Size))}")
+    check_choice("size", size, SIZES)
     return SpeechTransformer(n_mels=128, pooling=2, positions=1500, log_mel=log_mel, **SIZES[size])

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders.base import register_encoder
-from encoders.models.speech_transformer import MEL_RATE, Attention, Block
+from encoders.models.speech_transformer import MEL_RATE, Adaptor, Attention, Block, check_rates
 from encoders.speech.frames import BlockEncoder, checked_log_mel, frame_mask
 from encoders.speech.log_mel import LogMel
 from quant import valid_frames
@@ -72,27 +72,13 @@ class StreamingTransformer(BlockEncoder):
         left_chunks: int = 8,
     ) -> None:
         super().__init__()
-        check_at_least(1, width=width, depth=depth, heads=heads, adaptor_dim=adaptor_dim)
-        check_at_least(1, chunk=chunk, left_chunks=left_chunks)
+        check_at_least(1, width=width, depth=depth, heads=heads, chunk=chunk, left_chunks=left_chunks)
         if width % (2 * heads):
             raise ValueError(f"width {width} must be divisible by twice the heads {heads}: rotations take pairs")
-        if pooling not in (1, 2):
-            raise ValueError(f"pooling must be 1 (50 Hz) or 2 (25 Hz), got {pooling}")
-        if adaptor_dim is not None and pooling != 2:
-            raise ValueError("adaptor_dim needs pooling 2: the adaptor goes from 25 to 12.5 Hz")
+        check_rates(pooling, adaptor_dim)
         stride = pooling * (2 if adaptor_dim else 1)
         if chunk % stride:
             raise ValueError(f"chunk {chunk} must be a multiple of {stride}")
-        self.arguments = {
-            "n_mels": n_mels,
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "pooling": pooling,
-            "adaptor_dim": adaptor_dim,
-            "chunk": chunk,
-            "left_chunks": left_chunks,
-        }
         self.pooling, self.chunk, self.left_chunks = pooling, chunk, left_chunks
         self.feature_dim, self.block_width = adaptor_dim or width, width
         self.frame_rate = MEL_RATE / 2 / stride
@@ -101,7 +87,7 @@ class StreamingTransformer(BlockEncoder):
         self.conv2 = nn.Conv1d(width, width, 3, stride=2)
         self.blocks = nn.ModuleList(ChunkedBlock(width, heads, left_chunks) for _ in range(depth))
         self.after_norm = nn.LayerNorm(width)
-        self.adaptor = CausalAdaptor(width, adaptor_dim) if adaptor_dim else None
+        self.adaptor = Adaptor(width, adaptor_dim, causal=True) if adaptor_dim else None
 
     @property
     def chunk_mels(self) -> int:
@@ -265,25 +251,6 @@ class ChunkedAttention(Attention):
         found = self.products(query, key, value, mask).transpose(1, 2).flatten(2)
         out: Tensor = self.out(found.unflatten(0, (x.shape[0], -1)).flatten(1, 2))
         return out, keys[:, -past:], values[:, -past:]
-
-
-class CausalAdaptor(nn.Module):
-    """25 Hz features to 12.5 Hz at a language model's width, with the frame before them as state."""
-
-    def __init__(self, width: int, dim: int, hidden: int = 2048) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(width, width, 3, stride=2)
-        self.linear1 = nn.Linear(width, hidden)
-        self.linear2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor, lengths: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        """x: (batch, time, width), zero beyond each length; before: (batch, width, 1); to (batch, time / 2, dim)."""
-        x = F.gelu(self.conv(torch.cat([before, x.transpose(1, 2)], dim=2))).transpose(1, 2)
-        lengths = (lengths + 1) // 2
-        mask = frame_mask(lengths, x.shape[1])
-        with valid_frames(mask):
-            x = self.linear2(F.relu(self.linear1(x)))
-        return x * mask.unsqueeze(2), lengths
 
 
 def windows(x: Tensor, chunk: int, left_chunks: int) -> Tensor:

@@ -52,18 +52,10 @@ class VisionEncoder(Encoder):
         model_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        described = described_arguments(model_name, model_arguments or {})
+        self.arguments["model_arguments"] = described_arguments(model_name, model_arguments or {})
         check_at_least(1, in_channels=in_channels)
         check_at_least(-math.inf, mean=mean)
         check_above(0, std=std)
-        self.arguments = {
-            "model_name": model_name,
-            "in_channels": in_channels,
-            "small_images": small_images,
-            "mean": mean,
-            "std": std,
-            "model_arguments": described,
-        }
         self.model = timm.create_model(model_name, num_classes=0, in_chans=in_channels, **(model_arguments or {}))
         if small_images:
             _shrink_stem(self.model, model_name, in_channels)

@@ -62,14 +62,6 @@ class Wav2Vec2(FrameEncoder):
         check_at_least(1, position_kernel=position_kernel, position_groups=position_groups)
         if width % heads or width % position_groups:
             raise ValueError(f"width {width} must be divisible by heads {heads} and position_groups {position_groups}")
-        self.arguments = {
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "extractor_width": extractor_width,
-            "position_kernel": position_kernel,
-            "position_groups": position_groups,
-        }
         self.feature_dim = width
         self.front_end = NormalizedWaveform()
         strides = [(10, 5), *[(3, 2)] * 4, *[(2, 2)] * 2]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.base import Encoder
+from quant import valid_frames
 
 
 class FrameEncoder(Encoder):
@@ -46,6 +47,16 @@ class BlockEncoder(FrameEncoder):
         Frames beyond a clip's length hold numbers without a meaning; arguments as in `forward`.
         """
         raise NotImplementedError
+
+    def through_blocks(self, x: Tensor, lengths: Tensor, outputs: list[Tensor] | None = None) -> Tensor:
+        """Frames x (batch, frames, block_width) through all blocks; what each gives is kept in `outputs`, if given."""
+        mask = frame_mask(lengths, x.shape[1])
+        with valid_frames(mask):
+            for block in self.blocks:
+                x = block(x, mask)
+                if outputs is not None:
+                    outputs.append(x)
+        return x
 
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:

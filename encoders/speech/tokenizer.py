@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from encoders.base import Encoder
+from encoders.base import Encoder, recorded
 from encoders.speech.frame_rates import Resampling
 from encoders.speech.frames import frame_mask
 from encoders.speech.interleaving import interleave
@@ -20,8 +20,6 @@ from encoders.storage.folder import TOKENIZER_CONFIG, TOKENIZER_WEIGHTS, load_be
 LINGUISTIC_RATE, SEMANTIC_RATE = 50 / 3, 25.0  # Hz
 PADDING = -1
 FORMAT_VERSION = 2
-# Version 1 had no checksum of the weights.
-READABLE_VERSIONS = (1, FORMAT_VERSION)
 
 
 class Tokens(NamedTuple):
@@ -91,6 +89,7 @@ class Tokenizer(nn.Module):
         code_dim: width of the semantic projection; linguistic codes are as wide as the features.
 
     Attributes:
+        arguments: the constructor's, plain values: enough to build the tokenizer again.
         mean: of the training frames, shape (feature_dim,); taken off the features first, so that distances keep their
             digits where means are much larger than deviations.
 
@@ -98,8 +97,10 @@ class Tokenizer(nn.Module):
         ValueError: a codebook of fewer than two codes, or a width that is not above 0.
     """
 
+    arguments: dict[str, Any]
     mean: Tensor
 
+    @recorded
     def __init__(
         self,
         feature_dim: int,
@@ -153,16 +154,6 @@ class Tokenizer(nn.Module):
                 f"encoder gives {encoder.feature_dim}" + ("" if rate is None else f" at {rate:g} Hz")
             )
 
-    def to_dict(self) -> dict[str, Any]:
-        """The constructor's arguments, plain values."""
-        return {
-            "feature_dim": self.feature_dim,
-            "frame_rate": self.frame_rate,
-            "linguistic_codes": len(self.linguistic.codebook),
-            "semantic_codes": len(self.semantic.codebook),
-            "code_dim": self.code_dim,
-        }
-
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
     """Write `tokenizer.json` and `tokenizer.safetensors` into the folder of the encoder that the tokenizer goes with.
@@ -174,7 +165,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
         FileNotFoundError: no such folder.
         ValueError: a weight is NaN or infinite.
     """
-    description = {"format_version": FORMAT_VERSION, **tokenizer.to_dict()}
+    description = {"format_version": FORMAT_VERSION, **tokenizer.arguments}
     save_beside(tokenizer, description, Path(folder), TOKENIZER_CONFIG, TOKENIZER_WEIGHTS)
 
 
@@ -194,5 +185,4 @@ def load_tokenizer(folder: str | Path) -> Tokenizer | None:
         >>> encoders.save_encoder(encoder, "small", overwrite=True, tokenizer=tokenizer)
         >>> tokenizer = encoders.load_tokenizer("small")
     """
-    keys = {"feature_dim", "frame_rate", "linguistic_codes", "semantic_codes", "code_dim"}
-    return load_beside(Tokenizer, folder, TOKENIZER_CONFIG, TOKENIZER_WEIGHTS, keys, READABLE_VERSIONS)
+    return load_beside(Tokenizer, folder, TOKENIZER_CONFIG, TOKENIZER_WEIGHTS, FORMAT_VERSION)

@@ -1,7 +1,7 @@
 """A stranger's description of a module, compared with the file of its weights before anything is allocated."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,23 +58,34 @@ def check_architecture(build: Callable[[], nn.Module], path: Path) -> None:
         if "meta" not in str(error):
             raise
         return  # a registered encoder that needs numbers while it is built
-    problems = []
-    for key, value in module.state_dict().items():
-        shape, dtype = found.get(key, (None, ""))
-        if shape is None:
-            problems.append(f"missing {key}")
-        elif shape != tuple(value.shape):
-            problems.append(f"{key} has shape {shape}, not {tuple(value.shape)}")
-        elif value.is_floating_point() and not dtype.startswith(("F", "BF")):
-            problems.append(f"{key} is {dtype}, not floating point")
+    problems = misfits(module, {key: shape for key, (shape, _) in found.items()})
+    problems += [
+        f"{key} is {found[key][1]}, not floating point"
+        for key, value in module.state_dict().items()
+        if value.is_floating_point() and key in found and not found[key][1].startswith(("F", "BF"))
+    ]
     check_same_architecture(problems, path)
+
+
+def misfits(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What a module's state needs that is missing among these shapes, or has another shape."""
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    return [f"missing {key}" for key in expected.keys() - shapes.keys()] + [
+        f"{key} has shape {shapes[key]}, not {shape}"
+        for key, shape in expected.items()
+        if shapes.get(key, shape) != shape
+    ]
 
 
 def check_same_architecture(problems: list[str], path: Path) -> None:
     """Raise ArtifactError where there are problems with the weights in a file, and list the first of them."""
     if problems:
-        listed = "; ".join(sorted(problems)[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise ArtifactError(f"{path} holds weights of another architecture: {listed}")
+        raise ArtifactError(f"{path} holds weights of another architecture: {listed(problems, 5)}")
+
+
+def listed(problems: Collection[str], most: int = 8) -> str:
+    """The first of them in their order as words, and how many there are beside."""
+    return "; ".join(sorted(problems)[:most]) + (f"; and {len(problems) - most} more" if len(problems) > most else "")
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The files of a saved encoder, head or tokenizer: found, read with errors that name them, written whole or not."""
 
 import hashlib
+import inspect
 import json
-import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -14,14 +14,12 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from encoders.storage.arguments import check_arguments
-from encoders.storage.description import ArtifactError, check_architecture, check_same_architecture, described
+from encoders.storage.description import ArtifactError, check_architecture, check_same_architecture, described, misfits
 from encoders.storage.files import OLD, beside, staged_file
 from encoders.storage.hub import PREFIX, downloaded
 from encoders.storage.ownership import check_folder
 from encoders.storage.paths import nearest_folder, shown
 from encoders.storage.strict_json import read_strict_json
-
-log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HEAD_CONFIG, HEAD_WEIGHTS = "head.json", "head.safetensors"
@@ -78,12 +76,11 @@ def check_folder_target(folder: str | Path, overwrite: bool) -> None:
     check_folder(Path(folder), overwrite, FILES, CONFIG)
 
 
-def read_json(path: Path, keys: set[str], versions: tuple[int, ...]) -> dict[str, Any]:
-    """A JSON object with these keys, of a readable `format_version`.
+def read_json(path: Path, keys: set[str], version: int) -> dict[str, Any]:
+    """A JSON object with these keys, of a `format_version`, with the checksum of the weights beside it.
 
     Raises:
-        ArtifactError: missing, damaged, without a key, or of another version. Only the last of the versions needs a
-            checksum of the weights.
+        ArtifactError: missing, damaged, without a key, or of another version.
     """
     try:
         config = read_strict_json(path)
@@ -100,11 +97,10 @@ def read_json(path: Path, keys: set[str], versions: tuple[int, ...]) -> dict[str
     keys = keys | {"format_version"}
     if not isinstance(config, dict) or not keys <= config.keys():
         raise ArtifactError(f"{path} must be an object with the keys {', '.join(sorted(keys))}")
-    version = config["format_version"]
-    if type(version) is not int or version not in versions:
-        readable = " and ".join(map(str, versions))
-        raise ArtifactError(f"{path} has format_version {version!r:.40}; this version reads {readable}")
-    if CHECKSUM not in config and config["format_version"] == versions[-1]:
+    found = config["format_version"]
+    if type(found) is not int or found != version:
+        raise ArtifactError(f"{path} has format_version {found!r:.40}; this version reads {version}")
+    if CHECKSUM not in config:
         raise ArtifactError(f"{path} must have the key {CHECKSUM}")
     return config
 
@@ -125,36 +121,27 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_weights(module: nn.Module, path: Path, sha256: str | None) -> None:
+def load_weights(module: nn.Module, path: Path, sha256: str) -> None:
     """Load a safetensors file into a module, every byte and key accounted for.
 
     Args:
         module: gets the weights.
         path: the file.
-        sha256: of the file, as the JSON file beside it has it; None where that was written before there were checksums.
+        sha256: of the file, as the JSON file beside it has it.
 
     Raises:
         ArtifactError: missing or damaged file, or weights of another architecture.
     """
     try:
-        if sha256 is None:
-            log.warning("%s has no checksum: damage would not be noticed; save the encoder again to add one", path)
-        elif file_sha256(path) != sha256:
+        if file_sha256(path) != sha256:
             raise ArtifactError(f"{path} is damaged: its content is not that of which its JSON file has the checksum")
         state: dict[str, Tensor] = safetensors.torch.load_file(path)
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing: its JSON file is there, its weights are not") from None
     except (safetensors.SafetensorError, OSError) as error:
         raise ArtifactError(f"{path} is damaged: {error}") from error
-    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    problems = [f"missing {key}" for key in expected.keys() - found.keys()]
-    problems += [f"unexpected {key}" for key in found.keys() - expected.keys()]
-    problems += [
-        f"{key} has shape {found[key]}, not {shape}"
-        for key, shape in expected.items()
-        if found.get(key, shape) != shape
-    ]
+    problems = misfits(module, {key: tuple(value.shape) for key, value in state.items()})
+    problems += [f"unexpected {key}" for key in state.keys() - module.state_dict().keys()]
     check_same_architecture(problems, path)
     module.load_state_dict(state)
 
@@ -171,10 +158,8 @@ def save_weights(module: nn.Module, path: Path, may_be_infinite: tuple[str, ...]
         ValueError: another weight is NaN or infinite.
         OSError: the disk is full.
     """
+    check_finite_weights(module, may_be_infinite)
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    for key, value in state.items():
-        if not key.endswith(may_be_infinite) and not value.isfinite().all():
-            raise ValueError(f"weight {key!r} is NaN or infinite: not worth keeping")
     path.touch()
     mode = path.stat().st_mode
     try:
@@ -183,6 +168,13 @@ def save_weights(module: nn.Module, path: Path, may_be_infinite: tuple[str, ...]
         code = re.search(r"os error (\d+)", str(error))
         raise OSError(int(code[1]) if code else None, str(error)) from error
     path.chmod(mode)  # safetensors leaves a file that nobody else may read
+
+
+def check_finite_weights(module: nn.Module, may_be_infinite: tuple[str, ...] = (), prefix: str = "") -> None:
+    """Raise ValueError where a weight is NaN or infinite, unless its key ends so; `prefix` stands before its name."""
+    for key, value in module.state_dict().items():
+        if not key.endswith(may_be_infinite) and not value.isfinite().all():
+            raise ValueError(f"weight {prefix + key!r} is NaN or infinite: not worth keeping")
 
 
 def save_beside(module: nn.Module, description: Mapping[str, Any], folder: Path, config: str, weights: str) -> None:
@@ -206,18 +198,15 @@ def save_beside(module: nn.Module, description: Mapping[str, Any], folder: Path,
         staged_config.write_bytes(description_bytes(description, staged_weights))
 
 
-def load_beside(
-    form: Callable[..., Part], folder: str | Path, config: str, weights: str, keys: set[str], versions: tuple[int, ...]
-) -> Part | None:
+def load_beside(form: Callable[..., Part], folder: str | Path, config: str, weights: str, version: int) -> Part | None:
     """What goes with an encoder, in evaluation mode; None when its JSON file is not there.
 
     Args:
-        form: takes the values of the JSON file.
+        form: takes the values of the JSON file, all of them by name.
         folder: a local folder, or `hf-hub:owner/name` for a model on the Hugging Face hub.
         config: name of the JSON file.
         weights: name of the safetensors file.
-        keys: of the JSON file.
-        versions: that can be read.
+        version: of the JSON file.
 
     Raises:
         ArtifactError: no such folder, a damaged file, or weights of another form.
@@ -225,9 +214,9 @@ def load_beside(
     path = local_folder(folder) / config
     if not os.path.lexists(path):  # a link to nothing is a damaged file
         return None
-    values = read_json(path, keys, versions)
+    values = read_json(path, set(inspect.signature(form).parameters), version)
     del values["format_version"]
-    sha256 = values.pop(CHECKSUM, None)
+    sha256 = values.pop(CHECKSUM)
     with described(path, path.stem):
         check_arguments(form, values, "")
         check_architecture(lambda: form(**values), path.with_name(weights))

@@ -1,10 +1,10 @@
 """Whether a file or folder is one that the toolkit wrote, and as what: nothing else is ever replaced."""
 
 import json
+import mmap
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from encoders.storage.files import LOCK, OLD, STAGING, beside, check_writable, plain, refuse_other_than_file
 
@@ -32,6 +32,10 @@ BY_ENDING = {
     ".onnx": ONNX,
 }
 HEAD = 4096  # bytes in which a picture or page says who wrote it
+# How it says so.
+MARKS = {PLOT: f"tEXtSoftware\0{SOFTWARE}", PAGE: f'<meta name="generator" content="{SOFTWARE}">'}
+# A key of ONNX's metadata as protobuf writes it: field 1 of an entry, of 20 bytes; then comes field 2, its value.
+ONNX_MARK = b"\x0a\x14ssql_toolkit_version\x12"
 
 
 def mark(kind: str) -> str:
@@ -39,28 +43,31 @@ def mark(kind: str) -> str:
     return f"<!-- {kind} by {SOFTWARE} -->\n"
 
 
-def refuse_foreign(path: Path, kind: str) -> None:
+def refuse_foreign(path: Path, kind: str, overwrite: bool = True) -> None:
     """Check, before the work, that a file may be written: nothing is there, or what the toolkit wrote of the same kind.
 
-    An empty file is nobody's: there is nothing to lose.
+    An empty file is nobody's: there is nothing to lose, unless nothing at all may be replaced.
 
     Args:
         path: to be written.
         kind: what it will be, one of this module's kinds.
+        overwrite: whether a file that the toolkit wrote may be replaced.
 
     Raises:
-        FileExistsError: something else stands there.
+        FileExistsError: a file stands there that may not be replaced.
         OSError: nothing can be written there.
     """
     path = plain(path)
     check_writable(path)
     refuse_other_than_file(path)
-    if not path.exists() or not path.stat().st_size:
+    if not path.exists():
         return
-    found = _kind(path, kind)
+    found = _kind(path) if path.stat().st_size else kind
     if found != kind:
         what = f"holds {found}" if found else "was not written by ssql"
         raise FileExistsError(f"{path} {what} and would be replaced by {kind}: choose another output")
+    if not overwrite:
+        raise FileExistsError(f"{path} exists already: choose another output, or overwrite it (--overwrite true)")
 
 
 def check_folder(folder: Path, overwrite: bool, names: list[str], description: str) -> None:
@@ -93,26 +100,18 @@ def check_folder(folder: Path, overwrite: bool, names: list[str], description: s
     if foreign:
         shown = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
         raise FileExistsError(f"{folder} holds what is not of an encoder ({shown}): choose another folder")
-    if found and _kind(folder / description, ENCODER) != ENCODER:
+    if found and _kind(folder / description) != ENCODER:
         raise FileExistsError(f"{folder} has no {description} of an encoder that ssql saved: choose another folder")
     if found and not overwrite:
         raise FileExistsError(f"{folder} exists already: choose another folder, or overwrite it (--overwrite true)")
 
 
-def _kind(path: Path, wanted: str) -> str | None:
-    """What the toolkit wrote here, read as a file of the wanted kind; None for a file of anybody else."""
+def _kind(path: Path) -> str | None:
+    """What the toolkit wrote here, by the ending of the name; None for a file of anybody else."""
     try:
-        return READERS.get(wanted, _json)(path)
+        return READERS.get(path.suffix, _json)(path)
     except (ValueError, OSError, RecursionError, AttributeError):
         return None
-
-
-def _results(path: Path) -> str | None:
-    return _csv(path) if path.suffix == ".csv" else _json(path)
-
-
-def _card(path: Path) -> str | None:
-    return _markdown(path) if path.suffix == ".md" else _json(path)
 
 
 def _json(path: Path) -> str | None:
@@ -133,14 +132,10 @@ def _markdown(path: Path) -> str | None:
     return next((kind for kind in (TABLE, CARD) if text.endswith(mark(kind).encode())), None)
 
 
-def _picture(path: Path) -> str | None:
+def _marked(path: Path) -> str | None:
     with path.open("rb") as file:
-        return PLOT if f"tEXtSoftware\0{SOFTWARE}".encode() in file.read(HEAD) else None
-
-
-def _page(path: Path) -> str | None:
-    with path.open("rb") as file:
-        return PAGE if f'<meta name="generator" content="{SOFTWARE}">'.encode() in file.read(HEAD) else None
+        head = file.read(HEAD)
+    return next((kind for kind, text in MARKS.items() if text.encode() in head), None)
 
 
 def _safetensors(path: Path) -> str | None:
@@ -152,46 +147,16 @@ def _safetensors(path: Path) -> str | None:
 
 
 def _onnx(path: Path) -> str | None:
-    with path.open("rb") as file:
-        found = any(b"ssql_toolkit_version" in value for value in _metadata_of_model(file, path.stat().st_size))
-    return ONNX if found else None
-
-
-def _metadata_of_model(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """The entries of `metadata_props`, field 14 of ONNX's ModelProto, without a look at the graph and its weights."""
-    while file.tell() < size:
-        field, form = divmod(_varint(file), 8)
-        if form == 0:
-            _varint(file)
-        elif form == 2:
-            length = _varint(file)
-            if field == 14:
-                yield file.read(length)
-            else:
-                file.seek(length, os.SEEK_CUR)
-        else:
-            raise ValueError("not a field that a ModelProto has")
-
-
-def _varint(file: BinaryIO) -> int:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = file.read(1)
-        if not byte:
-            break
-        value |= (byte[0] & 127) << shift
-        if byte[0] < 128:
-            return value
-    raise ValueError("not a number of protobuf's")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return ONNX if content.rfind(ONNX_MARK) >= 0 else None  # metadata stands behind the graph and its weights
 
 
 # All others are JSON.
 READERS = {
-    RESULTS: _results,
-    CARD: _card,
-    TABLE: _markdown,
-    PLOT: _picture,
-    PAGE: _page,
-    FEATURES: _safetensors,
-    ONNX: _onnx,
+    ".csv": _csv,
+    ".md": _markdown,
+    ".png": _marked,
+    ".html": _marked,
+    ".safetensors": _safetensors,
+    ".onnx": _onnx,
 }

@@ -64,8 +64,7 @@ def agreement(clips: Sequence[Features], limit: float, frame_rate: float | None)
     expected = torch.cat([clip.expected for clip in clips]).double()
     if not len(expected):
         raise ValueError("no clip is long enough for one frame of features: give longer ones")
-    difference = torch.cat([clip.found for clip in clips]).double() - expected
-    errors = error_over_variance(difference.square().mean(dim=1), expected)
+    errors = frame_errors(torch.cat([clip.found for clip in clips]), expected)
     place = int(errors.argmax())  # the first NaN, if there is one
     for clip in clips:
         if place < len(clip.expected):
@@ -75,9 +74,18 @@ def agreement(clips: Sequence[Features], limit: float, frame_rate: float | None)
     return Agreement(float(errors.mean()), worst, len(errors), int((~(errors <= limit)).sum()))
 
 
-def error_over_variance(errors: Tensor, expected: Tensor) -> Tensor:
-    """Squared errors over the variance of `expected`, shape (values, dimensions), each dimension's mean taken off."""
+def frame_errors(found: Tensor, expected: Tensor) -> Tensor:
+    """Mean squared error of each frame over the variance of `expected`, each dimension's mean taken off.
+
+    Args:
+        found: shape (frames, dimensions).
+        expected: shape (frames, dimensions).
+
+    Returns:
+        shape (frames,).
+    """
     expected = expected.double()
+    errors = (found.double() - expected).square().mean(dim=1)
     variance = (expected - expected.mean(dim=0)).square().mean()
     scale = torch.maximum(variance, SMALLEST_VARIANCE * expected.square().mean())
-    return torch.where(errors == 0, 0.0, errors.double() / scale)  # features that are all zero have no scale
+    return torch.where(errors == 0, 0.0, errors / scale)  # features that are all zero have no scale

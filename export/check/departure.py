@@ -7,7 +7,7 @@ from functools import partial
 import onnx
 from torch import Tensor
 
-from export.check.agreement import error_over_variance
+from export.check.agreement import frame_errors
 from export.check.following import Followed, follow, probe
 from export.graph.pipeline import Pipeline, run_in_torch
 from quant import BitWidth
@@ -83,6 +83,4 @@ def first_departure(followed: Followed, front_end: bool) -> Departure | None:
 def _features_agree(found: Tensor, expected: Tensor, limit: float) -> bool:
     if found.shape != expected.shape:
         return False
-    rows = expected.flatten(0, -2)
-    errors = (found.double() - expected.double()).square().flatten(0, -2).mean(dim=1)
-    return bool((error_over_variance(errors, rows) <= limit).all())
+    return bool((frame_errors(found.flatten(0, -2), expected.flatten(0, -2)) <= limit).all())

@@ -17,7 +17,7 @@ import onnx
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from export.check.agreement import error_over_variance
+from export.check.agreement import frame_errors
 from export.runtime.session import Session, open_session, run_session
 from quant import BitWidth, QuantActivation
 from quant.bits import FLOAT_BITS
@@ -176,9 +176,7 @@ def _compare(
 
 
 def _agree(found: Tensor, values: Tensor, limit: float) -> bool:
-    expected = values.double().flatten().unsqueeze(1)
-    errors = (found.double().flatten().unsqueeze(1) - expected).square().mean()
-    return bool(error_over_variance(errors, expected) <= limit)
+    return bool(frame_errors(found.reshape(-1, 1), values.reshape(-1, 1)).mean() <= limit)
 
 
 def _places(graph: onnx.GraphProto, encoder: nn.Module, run: BitWidth, floats: bool) -> dict[str, Place]:

@@ -64,19 +64,12 @@ def verification_inputs(
     """
     names = [f"given clip {place}" for place in range(len(given or ()))]
     if form == "images":
-        if given:
-            pairs = list(zip(names, given, strict=True))
-            groups = [pairs[:1], *(pairs[start : start + TOGETHER] for start in range(1, len(pairs), TOGETHER))]
-            batches = [(dict(group), torch.stack([image for _, image in group])) for group in groups]
-        else:
-            images = clouds(IMAGES + 1, image_shape)
-            named = {f"image {place}": image for place, image in enumerate(images)}
-            rest = dict(list(named.items())[1:])
-            batches = [({"image 0": images[0]}, images[:1]), (rest, images[1:])]
-        source = GIVEN if given else GENERATED
-        return Inputs(
-            source, [Batch(list(clips), file_inputs(encoder, form, pixels, None)) for clips, pixels in batches]
-        )
+        if not given:
+            names = [f"image {place}" for place in range(IMAGES + 1)]
+        images = torch.stack(list(given)) if given else clouds(IMAGES + 1, image_shape)
+        groups = [slice(1), *(slice(start, start + TOGETHER) for start in range(1, len(images), TOGETHER))]
+        batches = [Batch(names[group], file_inputs(encoder, form, images[group], None)) for group in groups]
+        return Inputs(GIVEN if given else GENERATED, batches)
     clips = dict(zip(names, given, strict=True)) if given else shipped_clips(encoder)
     return Inputs(GIVEN if given else SHIPPED, speech_batches(encoder, form, clips))
 

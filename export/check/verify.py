@@ -26,7 +26,8 @@ from export.graph.pipeline import Pipeline, run_in_torch
 from export.graph.signature import frozen_copy
 from export.graph.tokenizer import are_nearest, equal_tokens, stored_tokenizer, tokenizer_difference
 from export.metadata import check_metadata, load_file
-from export.runtime.session import open_session, quiet_options, run_session
+from export.runtime.fresh_process import session_options
+from export.runtime.session import open_session, run_session
 from quant import FULL_PRECISION, BitWidth, parse_bit_width, quant_activations
 from quant.bits import FLOAT_BITS
 
@@ -226,7 +227,7 @@ def _by_default(
     frame_rate: float | None,
 ) -> float | None:  # fmt: skip
     """Error over variance of the file as the runtime runs it by default here; None where that is exact."""
-    session = open_session(path, quiet_options())
+    session = open_session(path, session_options(0))
     features: list[Features] = []
     equal = True
     for batch, comparison in zip(batches, comparisons, strict=True):

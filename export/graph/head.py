@@ -1,9 +1,9 @@
 """A task head inside a file: one product and one sum, written by name so that it can be read back."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -15,6 +15,7 @@ from encoders import Head
 from export.metadata import VerificationError
 
 WEIGHT, BIAS = "head.weight", "head.bias"
+Part = TypeVar("Part", bound=nn.Module)
 
 
 class ExportedHead(nn.Module):
@@ -56,26 +57,49 @@ def stored_head(proto: onnx.ModelProto, path: str | Path = "the file") -> Head |
     Raises:
         VerificationError: a head that the file describes and does not hold.
     """
-    description = next((prop.value for prop in proto.metadata_props if prop.key == "head"), "null")
-    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+
+    def fill(head: Head, stored: Mapping[str, Tensor]) -> None:
+        head.linear.weight.copy_(stored[WEIGHT].T)
+        head.linear.bias.copy_(stored[BIAS])
+
+    return stored_part(proto, path, "head", Head, fill)
+
+
+def stored_part(
+    proto: onnx.ModelProto, path: str | Path, what: str, form: Callable[..., Part],
+    fill: Callable[[Part, Mapping[str, Tensor]], None],
+) -> Part | None:  # fmt: skip
+    """A module that a file describes by its arguments, filled with the file's numbers; None where it has none.
+
+    Args:
+        proto: the file.
+        path: its name, for errors.
+        what: key of its description, and beginning of its numbers' names.
+        form: takes the arguments.
+        fill: copies numbers by name into it.
+
+    Raises:
+        VerificationError: the file describes one that it does not hold.
+    """
+    description = next((prop.value for prop in proto.metadata_props if prop.key == what), "null")
+    tensors = [tensor for tensor in proto.graph.initializer if tensor.name.startswith(f"{what}.")]
     try:
         arguments = json.loads(description)
         if arguments is None:
             return None
-        head = Head(**arguments)
-        weight, bias = (torch.from_numpy(numpy_helper.to_array(stored[name]).copy()) for name in (WEIGHT, BIAS))
+        part = form(**arguments)
         with torch.no_grad():
-            head.linear.weight.copy_(weight.T)
-            head.linear.bias.copy_(bias)
+            fill(part, {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in tensors})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise VerificationError(f"{path} describes a head that it does not hold: export it again ({error})") from error
-    return head.eval().requires_grad_(False)
+        again = f"describes a {what} that it does not hold: export it again"
+        raise VerificationError(f"{path} {again} ({error})") from error
+    return part.eval().requires_grad_(False)
 
 
 def head_difference(head: Head, other: Head) -> str | None:
     """What two heads differ in: names, units, label, or the numbers that a file stores; None when in nothing."""
     numbers = [ExportedHead(frozen).state_dict() for frozen in (head, other)]
-    return difference("head", head.to_dict(), other.to_dict(), *numbers)
+    return difference("head", head.arguments, other.arguments, *numbers)
 
 
 def difference(

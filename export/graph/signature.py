@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from encoders import Encoder, Head, LogMel, Tokenizer
 from export.graph.head import output_name
 from export.graph.tokenizer import OUTPUTS
+from quant.checks import check_choice
 
 SpeechInput = Literal["log_mel", "waveform"]
 Module = TypeVar("Module", bound=nn.Module)
@@ -34,8 +35,8 @@ def input_form(encoder: Encoder, asked: SpeechInput | None) -> str:
     Raises:
         ValueError: unknown, or an input that the encoder cannot have.
     """
-    if asked not in (None, *get_args(SpeechInput)):
-        raise ValueError(f"unknown input {asked!r}: write one of {', '.join(get_args(SpeechInput))}")
+    if asked is not None:
+        check_choice("input", asked, get_args(SpeechInput))
     if encoder.modality != "audio":
         possible = ["images"]
     elif isinstance(encoder.front_end, LogMel):

@@ -1,18 +1,16 @@
 """A tokenizer inside a file: of each stream a product with the codes and an ArgMin, written by name to be read back."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from encoders import Tokenizer, Tokens
 from encoders.speech.frames import frame_mask
 from encoders.speech.tokenizer import PADDING, TokenStream
-from export.graph.head import difference
-from export.metadata import VerificationError
+from export.graph.head import difference, stored_part
 
 OUTPUTS = ("linguistic_tokens", "linguistic_lengths", "semantic_tokens", "semantic_lengths")
 TOLERANCE = 1e-4  # of the largest distance
@@ -82,36 +80,21 @@ def stored_tokenizer(proto: onnx.ModelProto, path: str | Path = "the file") -> T
     Raises:
         VerificationError: a tokenizer that the file describes and does not hold.
     """
-    description = next((prop.value for prop in proto.metadata_props if prop.key == "tokenizer"), "null")
-    try:
-        arguments = json.loads(description)
-        return None if arguments is None else _tokenizer(proto, Tokenizer(**arguments))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise VerificationError(
-            f"{path} describes a tokenizer that it does not hold: export it again ({error})"
-        ) from error
 
-
-def _tokenizer(proto: onnx.ModelProto, tokenizer: Tokenizer) -> Tokenizer:
-    """With the numbers of a file."""
-    stored = {
-        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())
-        for tensor in proto.graph.initializer
-        if tensor.name.startswith("tokenizer.")
-    }
-    with torch.no_grad():
+    def fill(tokenizer: Tokenizer, stored: Mapping[str, Tensor]) -> None:
         # The exporter leaves a mean of zeros out.
         tokenizer.mean.copy_(stored.get("tokenizer.mean", torch.zeros_like(tokenizer.mean)))
         for name, stream in tokenizer.streams.items():
             stream.codebook.copy_(stored[f"tokenizer.{name}.codes"].T / -2)
             if stream.projection is not None:
                 stream.projection.weight.copy_(stored[f"tokenizer.{name}.projection"].T)
-    return tokenizer.eval().requires_grad_(False)
+
+    return stored_part(proto, path, "tokenizer", Tokenizer, fill)
 
 
 def tokenizer_difference(tokenizer: Tokenizer, other: Tokenizer) -> str | None:
     """What two tokenizers differ in, a size or numbers; None when in nothing."""
-    return difference("tokenizer", tokenizer.to_dict(), other.to_dict(), tokenizer.state_dict(), other.state_dict())
+    return difference("tokenizer", tokenizer.arguments, other.arguments, tokenizer.state_dict(), other.state_dict())
 
 
 def are_nearest(tokenizer: Tokenizer, features: Tensor, lengths: Tensor, tokens: Tokens) -> bool:

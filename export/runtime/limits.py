@@ -8,6 +8,7 @@ import onnxruntime
 
 from encoders.speech.log_mel import HOP, SAMPLE_RATE
 from export.metadata import longest_input
+from export.runtime.fresh_process import session_options
 from export.runtime.session import open_session
 
 LONGEST_TRIED = SAMPLE_RATE  # samples; every encoder takes a second
@@ -18,9 +19,7 @@ def limits_of(path: Path) -> dict[str, Any]:
 
     Of images: channels, height, width. `shortest` is the fewest that give a feature.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # inputs that are too short are tried on purpose
-    session = open_session(path, options)
+    session = open_session(path, session_options(0))
     about: dict[str, str] = session.get_modelmeta().custom_metadata_map
     first = session.get_inputs()[0]
     if first.name == "images":

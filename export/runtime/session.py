@@ -15,6 +15,7 @@ from torch import Tensor
 
 from encoders.speech.log_mel import HOP, SAMPLE_RATE
 from export.metadata import VerificationError, longest_input
+from export.runtime.fresh_process import session_options
 
 # Of ONNX Runtime's names for the inputs that files of ours have.
 DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
@@ -99,7 +100,7 @@ def open_session(path: str | Path, options: onnxruntime.SessionOptions | None = 
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist")
     if options is None:
-        options = quiet_options()
+        options = session_options(0)
         make_exact(options)
     try:
         return Session(path, options)
@@ -114,13 +115,6 @@ def make_exact(options: onnxruntime.SessionOptions) -> None:
     """Let a session compute what the file says, on every processor, at the cost of speed."""
     for name, value in EXACT.items():
         options.add_session_config_entry(name, value)
-
-
-def quiet_options() -> onnxruntime.SessionOptions:
-    """The runtime's defaults, but it prints no errors: they are raised."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return options
 
 
 def run_session(session: onnxruntime.InferenceSession, inputs: tuple[Tensor, ...]) -> list[Tensor]:
@@ -145,7 +139,7 @@ def integer_operators(path: str | Path) -> dict[str, int]:
         VerificationError: ONNX Runtime cannot read or run the file.
     """
     with tempfile.TemporaryDirectory() as folder:
-        options = quiet_options()
+        options = session_options(0)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         open_session(path, options)
         graph = onnx.load(options.optimized_model_filepath).graph

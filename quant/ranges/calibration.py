@@ -26,7 +26,7 @@ def observe(
 
     Args:
         model: prepared, or a parent of prepared models.
-        observer: `min_max` (published), `moving_average`, `percentile`, `mse`, or one with its own arguments.
+        observer: `min_max` (published), `moving_average`, `mse`, or one with its own arguments.
         bit_width: the only run that the ranges are for, when it is known: `mse` then searches for no other.
 
     Raises:
@@ -50,14 +50,14 @@ def calibrate(
 ) -> None:
     """Set the activation ranges of a prepared model from data, in evaluation mode, without gradients.
 
-    One calibration serves every bit-width. `percentile` and `mse` keep up to 64 and 16 kB of each layer and batch
+    One calibration serves every bit-width. `mse` keeps up to 16 kB of each layer and batch
     until the end. Bias corrections belong to the ranges before and are dropped.
 
     Args:
         model: prepared.
         batches: what `forward` takes, one at a time.
         forward: runs the model on one batch; the model itself by default.
-        observer: `min_max`, `moving_average` (over batches), `percentile`, `mse`, or one with its own arguments.
+        observer: `min_max`, `moving_average` (over batches), `mse`, or one with its own arguments.
 
     Raises:
         ValueError: no batch at all, an unknown observer, a model with learned steps, or inputs of a layer that are NaN

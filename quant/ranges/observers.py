@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from quant.bits import row_of
+from quant.checks import check_choice
 from quant.grid.clipping import clipped_range
 
 
@@ -94,34 +95,6 @@ class MovingAverage:
 
 
 @dataclass(frozen=True)
-class Percentile:
-    """The range between a low and a high percentile of the values.
-
-    Args:
-        percentile: of the high end, above 50 to 100; the low end is 100 less it.
-        samples: values kept of each pass; their number bounds how fine a percentile can be.
-
-    Raises:
-        ValueError: a percentile out of range, or less than one sample.
-    """
-
-    percentile: float = 99.99
-    samples: int = 16_384
-    by_bits: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if not 50 < self.percentile <= 100:
-            raise ValueError(f"percentile must be above 50, up to 100, got {self.percentile}")
-        _check_samples(self.samples)
-
-    def ranges(self, seen: Seen) -> tuple[Tensor, Tensor]:
-        """Shape (tensors, 1) each."""
-        ends = torch.tensor([1 - self.percentile / 100, self.percentile / 100], device=seen.samples.device)
-        low, high = torch.nanquantile(seen.samples, ends, dim=1, keepdim=True)
-        return low, high
-
-
-@dataclass(frozen=True)
 class MeanSquaredError:
     """At each bit-width, the clipped range with the least squared error: see `clipping.clipped_range`.
 
@@ -136,7 +109,8 @@ class MeanSquaredError:
     by_bits: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_samples(self.samples)
+        if self.samples < 1:
+            raise ValueError(f"an observer needs at least one sample of each pass, got {self.samples}")
 
     def ranges(self, seen: Seen) -> tuple[Tensor, Tensor]:
         """Shape (tensors, 7) each; no range where a bit-width is not wanted."""
@@ -152,10 +126,9 @@ class MeanSquaredError:
         return low, high
 
 
-OBSERVERS: dict[str, type[MinMax | MovingAverage | Percentile | MeanSquaredError]] = {
+OBSERVERS: dict[str, type[MinMax | MovingAverage | MeanSquaredError]] = {
     "min_max": MinMax,
     "moving_average": MovingAverage,
-    "percentile": Percentile,
     "mse": MeanSquaredError,
 }
 
@@ -168,11 +141,5 @@ def parse_observer(observer: str | Observer) -> Observer:
     """
     if not isinstance(observer, str):
         return observer
-    if observer not in OBSERVERS:
-        raise ValueError(f"unknown observer {observer!r}: write one of {', '.join(OBSERVERS)}")
+    check_choice("observer", observer, OBSERVERS)
     return OBSERVERS[observer]()
-
-
-def _check_samples(samples: int) -> None:
-    if samples < 1:
-        raise ValueError(f"an observer needs at least one sample of each pass, got {samples}")

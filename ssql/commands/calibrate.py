@@ -1,13 +1,7 @@
 """`ssql calibrate`: other grids, bits and ranges for an encoder, without training."""
 
 import quant
-from encoders import (
-    check_folder_target,
-    load_encoder,
-    load_head,
-    load_tokenizer,
-    save_encoder,
-)
+from encoders import check_folder_target, load_encoder, load_head, load_tokenizer, save_encoder
 from quant.checks import check_at_least
 from quant.ranges.observers import parse_observer
 from ssql.data import DataModule
@@ -38,7 +32,7 @@ def calibrate(
         encoder: encoder folder.
         data: data module whose training split is looked at; labels are not needed.
         output: folder of the new encoder.
-        observer: how activation ranges are found: min_max, moving_average, percentile, mse.
+        observer: how activation ranges are found: min_max, moving_average, mse.
         policy: per-layer bit-widths and grids; the encoder's own when null.
         average_bits: gives each layer its own weight bits, by its sensitivity, within this average.
         batches: training batches looked at.

@@ -7,7 +7,6 @@ import mimetypes
 import socket
 import threading
 import time
-import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -272,21 +271,13 @@ def _clips(paths: Sequence[str | Path] | None) -> dict[str, Resource]:
 
 def _spoken() -> list[tuple[str, Resource]]:
     """Words of the default data, by voices of its test clips."""
+    import soundfile
+
     from ssql.data.espeak import SAMPLE_RATE, Utterance, synthesize  # imports torch
 
-    waveforms = synthesize(Utterance(text, voice) for text, voice in SPOKEN)
-    return [
-        (text, Resource(CONTENT_TYPES[".wav"], _wav((32767 * waveform).short().numpy().tobytes(), SAMPLE_RATE)))
-        for (text, _), waveform in zip(SPOKEN, waveforms, strict=True)
-    ]
-
-
-def _wav(samples: bytes, rate: int) -> bytes:
-    """A mono wav file of int16 samples."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(samples)
-    return buffer.getvalue()
+    clips = []
+    for text, waveform in zip(SPOKEN, synthesize(Utterance(*spoken) for spoken in SPOKEN), strict=True):
+        file = io.BytesIO()
+        soundfile.write(file, (32767 * waveform).short().numpy(), SAMPLE_RATE, format="WAV")
+        clips.append((text[0], Resource(CONTENT_TYPES[".wav"], file.getvalue())))
+    return clips

@@ -20,7 +20,7 @@ def evaluate(
     output: str,
     bit_widths: list[str] = list(BIT_WIDTHS),  # noqa: B006
     tasks: list[str] | None = None,
-    calibration_batches: int | list[int] = 8,
+    calibration_batches: int = 8,
     quantizers: dict[str, Quantizer] = {AS_SAVED: Quantizer()},  # noqa: B006, B008
     overwrite: bool = False,
 ) -> None:
@@ -41,9 +41,8 @@ def evaluate(
         output: folder for the results.
         bit_widths: fp, w8a8, w4a8, ...
         tasks: label names; all of the data's by default.
-        calibration_batches: training batches that set the ranges of quantizers that find new ones; of several, each is
-            tried.
-        quantizers: name to observer (as_saved, min_max, moving_average, percentile, mse) and policy, side by side:
+        calibration_batches: training batches that set the ranges of quantizers that find new ones.
+        quantizers: name to observer (as_saved, min_max, moving_average, mse) and policy, side by side:
             {as_saved: {observer: as_saved}, mse: {observer: mse, policy: {shift: true}}}. As saved by default.
         overwrite: replace earlier results.
     """

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from encoders import (
-    load_tokenizer,
-)
+from encoders import load_tokenizer
 from quant.checks import check_at_least
 from ssql.commands.results import load_encoders, result_files, save_results
 from ssql.data import DataModule
@@ -22,7 +20,7 @@ def evaluate_tokenizer(
     data: DataModule,
     output: str,
     bit_widths: list[str] = list(BIT_WIDTHS),  # noqa: B006
-    calibration_batches: int | list[int] = 8,
+    calibration_batches: int = 8,
     quantizers: dict[str, Quantizer] = {AS_SAVED: Quantizer()},  # noqa: B006, B008
     overwrite: bool = False,
 ) -> None:
@@ -39,8 +37,7 @@ def evaluate_tokenizer(
         data: data module; labels are not needed.
         output: folder for the results.
         bit_widths: fp, w8a8, w4a8, ...
-        calibration_batches: training batches that set the ranges of quantizers that find new ones; of several, each is
-            tried.
+        calibration_batches: training batches that set the ranges of quantizers that find new ones.
         quantizers: name to observer, policy and bias_correction, side by side, as in `ssql evaluate`.
         overwrite: replace earlier results.
     """

@@ -5,13 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import export as onnx_export
-from encoders import (
-    load_encoder,
-    load_head,
-    load_tokenizer,
-    state_sha256,
-    weights_sha256,
-)
+from encoders import load_encoder, load_head, load_tokenizer, state_sha256, weights_sha256
 from encoders.storage.ownership import LATENCIES, REPORT, refuse_foreign
 from ssql.commands.file_names import file_paths
 from ssql.commands.verification_data import labelled_of_head, verification_clips
@@ -34,6 +28,7 @@ def export(
     accuracy: str | None = None,
     trained_on: str = "unspecified",
     licence: str = "unspecified",
+    float16: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write an encoder as ONNX at one or more bit-widths, verify each file against torch, measure them, describe them.
@@ -51,8 +46,8 @@ def export(
         encoder: encoder folder.
         output: folder for encoder-fp32.onnx (fp), encoder-int8.onnx (w8a8), encoder-int4.onnx (w4a8),
             encoder-<bit-width>.onnx for others.
-        bit_width: one, or a list: fp, fp16 (float32 stored in 16 bits), w8a8, w4a8, w2a8, ...; w7a8 where a
-            processor without VNNI would saturate the sums of w8a8; w4a32 where there are no integer kernels.
+        bit_width: one, or a list: fp, w8a8, w4a8, w2a8, ...; w7a8 where a processor without VNNI would saturate the
+            sums of w8a8; w4a32 where there are no integer kernels.
         input: waveform puts the front end into the files; log_mel by default, where the encoder takes that.
         data: clips or images to verify the files with; labelled, for what the encoder's own head says of its test
             split, or with task for a head.
@@ -61,13 +56,14 @@ def export(
             card; results of other weights, ranges or heads are refused.
         trained_on: the encoder's training data, for the model card.
         licence: of the weights, for the model card.
+        float16: store weights that stay in float in 16 bits; fp becomes encoder-fp16.onnx.
         overwrite: replace existing files.
     """
     if data is None and task is not None:
         raise ValueError("a task needs data to learn it from: --data SpokenWords --task word")
     bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
     not_empty(bit_width=bit_widths)
-    paths = file_paths(output, "encoder", bit_widths)
+    paths = file_paths(output, "encoder", bit_widths, float16)
     refuse_existing(paths.values(), overwrite)
     latency_file = Path(output) / "latency.json"
     refuse_foreign(latency_file, LATENCIES)
@@ -79,14 +75,14 @@ def export(
     known = results_of(Path(accuracy), weights_sha256(loaded), head_sha256, encoder) if accuracy else {}
     heads = {b: own_head for b in bit_widths}
     if data is not None and task is not None and (own_head is None or own_head.label != task):
-        heads = {b: probe_head(loaded, data, task, "fp" if b == "fp16" else b) for b in bit_widths}
+        heads = {b: probe_head(loaded, data, task, b) for b in bit_widths}
     clips = verification_clips(data, loaded)
     with reserved(Path(output) / "export", paths.values(), overwrite):
         kept = onnx_export.entries_to_keep(Path(output), loaded, input, heads[bit_widths[0]], overwrite, tokenizer)
         for b, path in paths.items():
             labelled = labelled_of_head(data, heads[b], task)
             onnx_export.to_onnx(
-                loaded, path, bit_width=b, input=input, head=heads[b], tokenizer=tokenizer,
+                loaded, path, bit_width=b, float16=float16, input=input, head=heads[b], tokenizer=tokenizer,
                 clips=clips, labelled=labelled, overwrite=overwrite,
             )  # fmt: skip
         latencies = onnx_export.measure_files(list(paths.values()))
@@ -94,7 +90,7 @@ def export(
         say(*latency_tables(latencies))
         card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
         for entry in card["files"]:
-            if entry["file"] != paths.get("fp16", Path()).name:  # its weights are others than those of full precision
+            if not float16:  # the weights are others than those in torch
                 entry["accuracy_in_torch"] = known.get(entry["bit_width"], {})
             entry["latency_ms"] = {
                 f"{row['seconds']:g}": row["latency_ms"] for row in latencies if row["file"] == entry["file"]

@@ -3,11 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import quant
-from encoders import (
-    FrameEncoder,
-    load_encoder,
-    window_encoder,
-)
+from encoders import FrameEncoder, load_encoder, window_encoder
 from encoders.storage.paths import shown
 from quant import parse_bit_width
 from quant.checks import check_at_least

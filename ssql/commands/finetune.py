@@ -21,7 +21,6 @@ from ssql.terminal.console import say
 from ssql.training.checkpoint_files import is_whole
 from ssql.training.checkpoints import BestCheckpoint, LastCheckpoint
 from ssql.training.launch import RunCLI, Words, add_words, kept_if_it_fails
-from ssql.training.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +100,6 @@ def finetune(args: ArgsType = None) -> Path:
     Args:
         args: command-line words; those of the process when None.
     """
-    keep_freed_memory()
     defaults = {"num_sanity_val_steps": 0, "max_epochs": 20}
     with ExitStack() as until:
         cli = FinetuneCLI(Finetuning, "ssql finetune", args, until, trainer_defaults=defaults)

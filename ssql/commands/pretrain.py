@@ -15,7 +15,6 @@ from ssql.evaluation.calibration import calibrate_on, correct_bias_on
 from ssql.methods import Method
 from ssql.training.checkpoints import HealthyCheckpoint
 from ssql.training.launch import RunCLI, kept_if_it_fails
-from ssql.training.memory import keep_freed_memory
 from ssql.training.sharding import gathered_encoder
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ class PretrainCLI(RunCLI):
         parser.description = HELP
         parser.add_argument("--calibration_batches", type=int, default=8, help="batches that set the saved ranges")
         parser.add_argument(
-            "--calibration_observer", type=Literal["min_max", "moving_average", "percentile", "mse"], default="mse",
+            "--calibration_observer", type=Literal["min_max", "moving_average", "mse"], default="mse",
             help="how the saved activation ranges are found",
         )  # fmt: skip
         parser.add_argument(
@@ -77,7 +76,6 @@ def pretrain(args: ArgsType = None) -> Path:
     Args:
         args: command-line words; those of the process when None.
     """
-    keep_freed_memory()
     with ExitStack() as until:
         cli = PretrainCLI(Method, "ssql pretrain", args, until, any_model=True)
         cli.model.check_run(cli.trainer, cli.datamodule)

@@ -3,14 +3,10 @@
 from pathlib import Path
 
 import export as onnx_export
-from encoders import (
-    StreamingTransformer,
-    load_encoder,
-)
+from encoders import StreamingTransformer, load_encoder
 from ssql.commands.file_names import file_paths
 from ssql.reports.result_files import refuse_existing, reserved
 from ssql.terminal.checks import not_empty
-from ssql.terminal.console import say
 
 
 def stream(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overwrite: bool = False) -> None:
@@ -35,4 +31,4 @@ def stream(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overw
         raise ValueError(f"{encoder} holds a {loaded.name} encoder: only a StreamingTransformer runs step by step")
     with reserved(Path(output) / "stream", paths.values(), overwrite):
         for b, path in paths.items():
-            say(f"{path}: {onnx_export.stream_to_onnx(loaded, path, bit_width=b, overwrite=overwrite)}")
+            onnx_export.stream_to_onnx(loaded, path, bit_width=b, overwrite=overwrite)

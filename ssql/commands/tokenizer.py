@@ -13,7 +13,6 @@ from ssql.terminal.console import say
 from ssql.tokenizing.training import TokenizerTraining
 from ssql.training.checkpoints import LastCheckpoint
 from ssql.training.launch import RunCLI, Words, add_words, kept_if_it_fails
-from ssql.training.memory import keep_freed_memory
 
 HELP = """Train a tokenizer on a speech encoder: linguistic tokens at 16.7 Hz, semantic tokens at 25 Hz.
 
@@ -75,7 +74,6 @@ def tokenizer(args: ArgsType = None) -> Path:
     Args:
         args: command-line words; those of the process when None.
     """
-    keep_freed_memory()
     defaults = {"num_sanity_val_steps": 0, "max_epochs": 10, "devices": 1}
     with ExitStack() as until:
         cli = TokenizerCLI(TokenizerTraining, "ssql tokenizer", args, until, trainer_defaults=defaults)

@@ -3,10 +3,7 @@
 from torch import Tensor
 
 import export as onnx_export
-from encoders import (
-    Encoder,
-    Head,
-)
+from encoders import Encoder, Head
 from ssql.data import DataModule
 from ssql.evaluation.probe_head import labelled_test
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,11 +63,9 @@ class AudioFolder(DataModule):
         test_pattern: regular expression that marks the relative paths of the test split; without it (and
             without a split column) every tenth file is a test file. Pretraining needs none.
         max_seconds: longer files are cut into consecutive segments of this many seconds.
-        batch_size: clips a batch, on each process.
-        num_workers: processes that load data; 0 loads in the training process.
-        seed: of the training order.
         texts: what is said, for speech recognition: a file of lines `path<TAB>text`, paths relative to root, or the
             task whose classes say it; null when it is not known. Files longer than max_seconds are then left out.
+        common: see `DataModule`.
     """
 
     modality = "audio"
@@ -77,12 +76,10 @@ class AudioFolder(DataModule):
         labels: str | None = "folder",
         test_pattern: str | None = None,
         max_seconds: float = 10.0,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
         texts: str | Path | Spelling | None = None,  # a Path: jsonargparse would else read the file
+        **common: Any,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed)
+        super().__init__(**common)
         self.root, self.labels, self.max_seconds = Path(root), labels, max_seconds
         self.texts = texts
         self.test_pattern = _compiled(test_pattern, "test_pattern") if test_pattern else None

@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -25,13 +26,7 @@ _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 class Digits(DataModule):
-    """scikit-learn's 1,797 handwritten digits, 8x8 grey, shipped inside its wheel.
-
-    Args:
-        batch_size: images a batch, on each process.
-        num_workers: processes that load data; 0 loads in the training process.
-        seed: of the split and of the training order.
-    """
+    """scikit-learn's 1,797 handwritten digits, 8x8 grey, shipped inside its wheel; the split is drawn by the seed."""
 
     modality = "image"
 
@@ -58,9 +53,7 @@ class ImageFolder(DataModule):
         grey: one channel instead of three.
         train_limit: only this many training images, the same number of each class.
         test_limit: the same for the test split.
-        batch_size: images a batch, on each process.
-        num_workers: processes that load data; 0 loads in the training process.
-        seed: of the training order.
+        common: see `DataModule`.
     """
 
     modality = "image"
@@ -72,11 +65,9 @@ class ImageFolder(DataModule):
         grey: bool = False,
         train_limit: int | None = None,
         test_limit: int | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
+        **common: Any,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed)
+        super().__init__(**common)
         check_at_least(1, image_size=image_size, train_limit=train_limit, test_limit=test_limit)
         self.root, self.image_size, self.grey = Path(root), image_size, grey
         self.limits = {"train": train_limit, "test": test_limit}
@@ -143,15 +134,13 @@ class FashionMNIST(DataModule):
 
     Args:
         root: the folder, 28x28 grey images.
-        batch_size: images a batch, on each process.
-        num_workers: processes that load data; 0 loads in the training process.
-        seed: of the training order.
+        common: see `DataModule`.
     """
 
     modality = "image"
 
-    def __init__(self, root: str, batch_size: int = 64, num_workers: int = 0, seed: int = 0) -> None:
-        super().__init__(batch_size, num_workers, seed)
+    def __init__(self, root: str, **common: Any) -> None:
+        super().__init__(**common)
         self.root = Path(root)
 
     def load(self) -> dict[str, Dataset[Batch]]:

@@ -17,12 +17,12 @@ TALKERS = 4
 
 
 class Noisy(DataModule):
-    """Another data module, and its test clips once more at each signal-to-noise ratio (splits like `white 10 dB`).
+    """Another data module, and its test clips behind white noise, and behind babble of four training clips, at each
+    signal-to-noise ratio (splits like `white 10 dB`).
 
     Args:
         data: clean clips; must be given.
         snr_db: signal-to-noise ratios in dB, of the whole clip's power.
-        noises: `white`, or `babble`: four training clips at once.
         noisy_tasks: labels that the noisy clips keep; all of them when None.
         seed: of the noise.
     """
@@ -33,7 +33,6 @@ class Noisy(DataModule):
         self,
         data: DataModule | None = None,
         snr_db: Sequence[float] = (20, 10, 5, 0),
-        noises: Sequence[Noise] = get_args(Noise),
         noisy_tasks: Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
@@ -43,11 +42,8 @@ class Noisy(DataModule):
         self.probed_parts = data.probed_parts
         if data.modality != "audio":
             raise ValueError(f"noise is for audio, the data is {data.modality}")
-        unknown = sorted(set(noises) - set(get_args(Noise)))
-        if unknown:
-            raise ValueError(f"unknown noises {unknown}: write {' or '.join(get_args(Noise))}")
         check_at_least(-math.inf, snr_db=snr_db)
-        self.data, self.snr_db, self.noises = data, list(snr_db), noises
+        self.data, self.snr_db = data, list(snr_db)
         self.noisy_tasks, self.noise_seed = noisy_tasks, seed
 
     def load(self) -> dict[str, Dataset[Batch]]:
@@ -63,7 +59,7 @@ class Noisy(DataModule):
             "test": test,
             **{
                 f"{noise} {snr:g} dB": Mixture(test, train, noise, snr, tasks, self.noise_seed)
-                for noise in self.noises
+                for noise in get_args(Noise)
                 for snr in self.snr_db
             },
         }

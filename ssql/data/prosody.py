@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,9 +49,7 @@ class SpokenProsody(DataModule):
         languages: of en-us, de, fr, es.
         train_size: training clips.
         test_size: test clips.
-        batch_size: clips a batch, on each process.
-        num_workers: processes that load data; 0 loads in the training process.
-        seed: of the clips and of the training order.
+        common: see `DataModule`; the seed is that of the clips as well.
     """
 
     modality = "audio"
@@ -60,11 +59,9 @@ class SpokenProsody(DataModule):
         languages: Sequence[str] = ("en-us", "de", "fr", "es"),
         train_size: int = 1500,
         test_size: int = 500,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
+        **common: Any,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed)
+        super().__init__(**common)
         unknown = sorted(set(languages) - {"en-us", "de", "fr", "es"})
         if unknown or not languages:
             raise ValueError(f"languages {unknown}: F0 is known for en-us, de, fr, es only")

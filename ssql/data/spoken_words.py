@@ -4,6 +4,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from torch.utils.data import Dataset
 
@@ -37,9 +38,7 @@ class SpokenWords(DataModule):
         languages: of en-us, de, fr, es, it, pt, nl, pl.
         train_size: training clips.
         test_size: test clips.
-        batch_size: clips a batch, on each process.
-        num_workers: processes that load data; 0 loads in the training process.
-        seed: of the clips and of the training order.
+        common: see `DataModule`; the seed is that of the clips as well.
     """
 
     modality = "audio"
@@ -49,11 +48,9 @@ class SpokenWords(DataModule):
         languages: Sequence[str] = ("en-us", "de", "fr", "es"),
         train_size: int = 2000,
         test_size: int = 600,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
+        **common: Any,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed)
+        super().__init__(**common)
         unknown = sorted(set(languages) - NUMERALS.keys())
         if unknown or not languages:
             raise ValueError(f"languages {unknown} have no numerals here; known are: {', '.join(NUMERALS)}")

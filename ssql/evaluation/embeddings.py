@@ -15,6 +15,9 @@ from ssql.evaluation.calibration import inputs_of
 from ssql.evaluation.finite import check_finite
 from ssql.terminal.progress import track
 
+# Waveforms or pixels, and lengths in samples, to embeddings.
+Embed = Callable[[Tensor, Tensor | None], Tensor]
+
 
 class ExportedFile(Protocol):
     """An exported file, as the command line hands one in (`export.FileEncoder`): it runs at one bit-width, as it is.
@@ -57,21 +60,22 @@ def embed_splits(encoder: Encoder, data: DataModule, bit_width: str) -> dict[str
 
 def embed_splits_by_file(file: ExportedFile, data: DataModule) -> dict[str, Features]:
     """The same by an exported file."""
-
-    def embed(inputs: Tensor, lengths: Tensor | None) -> Tensor:
-        return _file_embedding(file, data, inputs, lengths)
-
+    embed = _embedding(data, file.embed_raw, file)
     cpu = torch.device("cpu")
     splits = ["train", *data.test_splits]
     return {split: Features(*collected(embed, data, split, file.bit_width, cpu)) for split in splits}
 
 
-def _file_embedding(file: ExportedFile, data: DataModule, inputs: Tensor, lengths: Tensor | None) -> Tensor:
+def _embedding(data: DataModule, whole: Embed, frames: Callable[[Tensor, Tensor | None], Any]) -> Embed:
+    """One embedding of each clip, or of as many parts of it as the data ask for, side by side."""
     if data.probed_parts == 1:
-        return file.embed_raw(inputs, lengths)
-    features, frames = file(inputs, lengths)
-    assert frames is not None
-    return part_means(features, frames, data.probed_parts)
+        return whole
+
+    def of_parts(inputs: Tensor, lengths: Tensor | None) -> Tensor:
+        features, counts = frames(inputs, lengths)
+        return part_means(features, counts, data.probed_parts)
+
+    return of_parts
 
 
 @torch.no_grad()
@@ -86,19 +90,13 @@ def embed_split(
         ValueError: embeddings that are NaN or infinite.
     """
     encoder.eval()
-
-    def embed(inputs: Tensor, lengths: Tensor | None) -> Tensor:
-        if data.probed_parts == 1:
-            return encoder.embed_raw(inputs, lengths)
-        features, frames = encoder(*encoder.front_end(inputs, lengths))
-        return part_means(features, frames, data.probed_parts)
-
+    embed = _embedding(data, encoder.embed_raw, lambda *inputs: encoder(*encoder.front_end(*inputs)))
     with quant.at(encoder, bit_width, reuse_weights=True):
         return collected(embed, data, split, bit_width, next(encoder.parameters()).device)
 
 
 def collected(
-    embed: Callable[[Tensor, Tensor | None], Tensor], data: DataModule, split: str, bit_width: str, device: torch.device
+    embed: Embed, data: DataModule, split: str, bit_width: str, device: torch.device
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """What `embed` gives of a whole split, and its labels."""
     embeddings: list[Tensor] = []

@@ -30,7 +30,7 @@ def evaluate(
     data: DataModule,
     bit_widths: Sequence[str] = BIT_WIDTHS,
     tasks: Sequence[str] | None = None,
-    calibration_batches: int | Sequence[int] = 8,
+    calibration_batches: int = 8,
     quantizers: Mapping[str, Quantizer] | None = None,
 ) -> list[Row]:
     """Probe frozen encoders at full precision and at each bit-width.
@@ -47,17 +47,15 @@ def evaluate(
         data: labelled train and test splits.
         bit_widths: `fp`, `w8a8`, ...
         tasks: label names; all of the data's when None.
-        calibration_batches: training batches that set the ranges of quantizers that calibrate; several are tried one
-            by one.
+        calibration_batches: training batches that set the ranges of quantizers that calibrate.
         quantizers: name to how the encoders are quantized; as saved when None.
 
     Returns:
         rows with the keys method, task, bit_width, metric, value, low, high, unit, retained, retained_low,
         retained_high, clips, quantizer, calibration_clips (None: as saved), weights_sha256 (of what was measured),
         size_bytes (weights packed at the bit-width, all else float32; of a file, its own), file_sha256 (of files), and
-        chance for accuracies. With several
-        quantizers or sizes each is a method of its own: `SSQL, mse`, `SSQL, 64 clips`. The task of a split beside
-        `test` is named like `digit, white 10 dB`.
+        chance for accuracies. With several quantizers each is a method of its own: `SSQL, mse`. The task of a split
+        beside `test` is named like `digit, white 10 dB`.
 
     Raises:
         ValueError: unknown bit-width or task, unlabelled data, an encoder for another modality.

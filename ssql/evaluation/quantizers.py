@@ -9,6 +9,7 @@ from typing import Any
 import quant
 from encoders import weights_sha256
 from encoders.base import Encoder
+from quant.checks import check_choice
 from quant.ranges.observers import OBSERVERS
 from ssql.data import DataModule
 from ssql.evaluation.calibration import calibrate_on, correct_bias_on, is_prepared
@@ -25,7 +26,7 @@ class Quantizer:
 
     Args:
         observer: `as_saved`, the encoder as it is: its own policy, ranges, learned steps and bias corrections, which
-            is what is exported. Or how new activation ranges are found: min_max, moving_average, percentile, mse.
+            is what is exported. Or how new activation ranges are found: min_max, moving_average, mse.
         policy: of new ranges: per-layer bit-widths and grids; the encoder's own when None.
         bias_correction: of new ranges: keep each layer's mean output that of full precision (`quant.correct_bias`),
             which a head trained at full precision asks for.
@@ -39,12 +40,11 @@ class Quantizer:
     bias_correction: bool = False
 
     def __post_init__(self) -> None:
-        if not self.as_saved and self.observer not in OBSERVERS:
-            raise ValueError(f"unknown observer {self.observer!r}: write one of {AS_SAVED}, {', '.join(OBSERVERS)}")
+        check_choice("observer", self.observer, (AS_SAVED, *OBSERVERS))
         if self.as_saved and (self.policy or self.bias_correction):
             raise ValueError(
                 "a quantizer with a policy or bias correction needs an observer that finds ranges anew (min_max, "
-                "moving_average, percentile, mse): as_saved changes nothing"
+                "moving_average, mse): as_saved changes nothing"
             )
 
     @property
@@ -58,7 +58,7 @@ def quantized(
     encoder: Encoder,
     data: DataModule,
     bit_widths: Sequence[str],
-    calibration_batches: int | Sequence[int] = 8,
+    calibration_batches: int = 8,
     quantizers: Mapping[str, Quantizer] | None = None,
 ) -> Iterator[tuple[Encoder, Row]]:
     """An encoder in each way and at each bit-width in turn; it is left as it is.
@@ -70,24 +70,21 @@ def quantized(
         bit_width, quantizer, calibration_clips, weights_sha256, size_bytes.
     """
     quantizers = quantizers or {AS_SAVED: Quantizer()}
-    sizes = [calibration_batches] if isinstance(calibration_batches, int) else list(calibration_batches)
     own_sha256 = weights_sha256(encoder)
     for name, quantizer in quantizers.items():
-        for size in [None] if quantizer.as_saved else sizes:
-            if size is None:
-                variant, clips = in_full_precision(encoder), None
-            else:
-                variant = _recalibrated(encoder, data, size, quantizer)
-                clips = min(size * data.batch_size, len(data.dataset("train")))  # type: ignore[arg-type]
-            label = method + f", {name}" * (len(quantizers) > 1)
-            label += f", {clips} clips" * (size is not None and len(sizes) > 1)
-            for bit_width in sorted(bit_widths, key=lambda bits: bits != "fp"):  # fp first
-                if size is not None and quantizer.bias_correction and bit_width != "fp":
-                    correct_bias_on(variant, data, size, bit_width)
-                common = {"method": label, "bit_width": bit_width, "quantizer": name, "calibration_clips": clips}
-                common["weights_sha256"] = own_sha256 if size is None else weights_sha256(variant)
-                yield variant, common | {"size_bytes": round(quant.model_bytes(variant, bit_width))}
-                log.info("%s at %s done", label, bit_width)
+        if quantizer.as_saved:
+            variant, clips = in_full_precision(encoder), None
+        else:
+            variant = _recalibrated(encoder, data, calibration_batches, quantizer)
+            clips = min(calibration_batches * data.batch_size, len(data.dataset("train")))  # type: ignore[arg-type]
+        label = method + f", {name}" * (len(quantizers) > 1)
+        for bit_width in sorted(bit_widths, key=lambda bits: bits != "fp"):  # fp first
+            if quantizer.bias_correction and bit_width != "fp":
+                correct_bias_on(variant, data, calibration_batches, bit_width)
+            common = {"method": label, "bit_width": bit_width, "quantizer": name, "calibration_clips": clips}
+            common["weights_sha256"] = own_sha256 if quantizer.as_saved else weights_sha256(variant)
+            yield variant, common | {"size_bytes": round(quant.model_bytes(variant, bit_width))}
+            log.info("%s at %s done", label, bit_width)
 
 
 def in_full_precision(encoder: Encoder) -> Encoder:

@@ -23,7 +23,7 @@ def token_agreement(
     tokenizers: Mapping[str, tuple[Encoder, Tokenizer]],
     data: DataModule,
     bit_widths: Sequence[str] = BIT_WIDTHS,
-    calibration_batches: int | Sequence[int] = 8,
+    calibration_batches: int = 8,
     quantizers: Mapping[str, Quantizer] | None = None,
 ) -> list[Row]:
     """Tokens of every split but `train`, against those of the same encoder at full precision.
@@ -32,8 +32,7 @@ def token_agreement(
         tokenizers: method name to encoder and tokenizer; they are left as they are.
         data: audio; labels are not needed.
         bit_widths: `fp`, `w8a8`, ...
-        calibration_batches: training batches that set the ranges of quantizers that calibrate; several are tried one
-            by one.
+        calibration_batches: training batches that set the ranges of quantizers that calibrate.
         quantizers: name to how the encoders are quantized; as saved when None.
 
     Returns:

@@ -1,6 +1,5 @@
 """Features of recordings of any length, from windows of an encoder into files."""
 
-import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.progress import Progress
 
 from encoders import WindowEncoder, encode_windows, read_blocks
 from encoders.speech.audio_file import AudioFileError, opened
 from encoders.speech.log_mel import SAMPLE_RATE
-from encoders.speech.windows import plan
+from encoders.speech.windows import Windows, plan
 from encoders.storage.paths import shown
 from ssql.feature_files.writer import feature_file
-from ssql.terminal.progress import SECONDS, on_terminal
-
-log = logging.getLogger(__name__)
+from ssql.terminal.progress import track
 
 SUFFIX = ".safetensors"
 
@@ -81,7 +77,7 @@ def write_features(
     overlap: float,
     batch_size: int,
 ) -> Written:
-    """Features of one recording in a file, whole or not at all, with a progress bar.
+    """Features of one recording in a file, whole or not at all, saying how far it is.
 
     Args:
         encoder: windows go through it.
@@ -104,22 +100,13 @@ def write_features(
         "overlap_s": f"{(windows.length - windows.hop) / SAMPLE_RATE:g}",
     }
     seams: list[float] = []
-    with (
-        feature_file(path, encoder.feature_dim, encoder.frame_rate, metadata) as file,
-        Progress(transient=True, disable=not on_terminal()) as progress,
-    ):
-        counter, total, said = _Counter(read_blocks(recording)), _seconds(recording), time.monotonic()
-        task = progress.add_task(shown(recording.name), total=total)
-        for piece in encode_windows(encoder, counter, window, overlap, batch_size):
+    with feature_file(path, encoder.feature_dim, encoder.frame_rate, metadata) as file:
+        counter = _Counter(read_blocks(recording))
+        pieces = encode_windows(encoder, counter, window, overlap, batch_size)
+        for piece in track(pieces, f"{shown(recording.name)}: windows", _expected(recording, windows)):
             check_features(piece.features, recording, file.frames / encoder.frame_rate, encoder.frame_rate)
             file.append(piece.features)
             seams += [] if piece.seam is None else [piece.seam]
-            progress.update(task, completed=file.frames / encoder.frame_rate)
-            if not on_terminal() and time.monotonic() - said >= SECONDS:
-                said = time.monotonic()
-                log.info(
-                    "%s: %.0f s of %.0f s", shown(recording.name), file.frames / encoder.frame_rate, total or math.nan
-                )
         if not file.frames:
             raise ValueError(f"{shown(recording)} of {1000 * counter.seconds:.0f} ms is too short for one feature")
         if seams:
@@ -156,10 +143,11 @@ class _Counter:
             yield block
 
 
-def _seconds(recording: Path) -> float | None:
-    """As the file's header has it, for the progress bar alone."""
+def _expected(recording: Path, windows: Windows) -> int | None:
+    """How many windows there will be as the file's header has it, for the progress alone."""
     try:
         with opened(recording) as file:
-            return float(file.frames / file.samplerate)
+            samples = file.frames / file.samplerate * SAMPLE_RATE
+            return 1 + max(0, math.ceil((samples - windows.length) / windows.hop))
     except (AudioFileError, OSError):
         return None

@@ -16,7 +16,6 @@ from torchmetrics import MetricCollection
 
 import quant
 from encoders import Encoder, Head, load_encoder, load_head
-from quant.checks import check_at_least
 from ssql.data import DataModule
 from ssql.data.batch import Batch
 from ssql.evaluation.calibration import calibrate_on, inputs_of, prepare_anew
@@ -31,6 +30,9 @@ from ssql.training.schedule import built, scheduled, total_steps
 
 # Ranges follow the inputs of the training steps; one batch alone would make them jump.
 OBSERVER = quant.MovingAverage(0.9)
+# Learning rate of learned steps, in units of the encoder's: an optimizer such as Adam moves every number by about the
+# learning rate, and steps are much smaller than weights.
+STEP_LR = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,25 +42,19 @@ class Learning:
     Args:
         freeze: only the head learns; the encoder keeps its weights and ranges.
         adapters: low-rank adapters learn on a frozen 4-bit or 8-bit base, and are merged at the end.
-        head_lr: learning rate of the head, in units of the encoder's.
-        step_lr: learning rate of learned steps, in units of the encoder's: an optimizer such as Adam moves every
-            number by about the learning rate, and steps are much smaller than weights.
         warmup: share of the run in which the learning rate rises.
 
     Raises:
-        ValueError: both frozen and with adapters, a negative learning rate, or a warm-up that is no share.
+        ValueError: both frozen and with adapters, or a warm-up that is no share.
     """
 
     freeze: bool = False
     adapters: Adapters | None = None
-    head_lr: float = 1.0
-    step_lr: float = 0.1
     warmup: float = 0.1
 
     def __post_init__(self) -> None:
         if self.freeze and self.adapters:
             raise ValueError("freeze trains the head alone, adapters change the encoder: choose one of them")
-        check_at_least(0, head_lr=self.head_lr, step_lr=self.step_lr)
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is a share of the run, from 0 to below 1; got {self.warmup}")
 
@@ -209,13 +205,12 @@ class Finetuning(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One group each for encoder, learned steps and head, with a linear warm-up and a cosine to zero."""
-        factors = {"encoder": 1.0, "steps": self.learning.step_lr, "head": self.learning.head_lr}
-        named = {group: list(self._learning_parameters(group)) for group in factors}
+        named = {group: list(self._learning_parameters(group)) for group in ("encoder", "steps", "head")}
         groups: list[dict[str, Any]] = [{"params": found, "name": name} for name, found in named.items() if found]
         optimizer = built(self.optimizer, groups)
         for group in optimizer.param_groups:
-            group["lr"] *= factors[group["name"]]
             if group["name"] == "steps":
+                group["lr"] *= STEP_LR
                 group["weight_decay"] = 0.0
         total = total_steps(self.trainer)
         return scheduled(optimizer, round(self.learning.warmup * total), total)

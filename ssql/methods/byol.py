@@ -9,9 +9,8 @@ from encoders.base import Encoder
 from quant.checks import check_at_least
 from ssql.methods.method import SSQLOptions, View
 from ssql.methods.momentum import MomentumMethod
-from ssql.methods.objectives import symmetric_negative_cosine
 from ssql.methods.projectors import predictor, projector
-from ssql.methods.simsiam import Siamese
+from ssql.methods.simsiam import Siamese, SimSiam
 
 
 class BYOL(MomentumMethod):
@@ -43,18 +42,8 @@ class BYOL(MomentumMethod):
         super().__init__(encoder, augmentation, ssql, head, momentum, **common)
         self.predictor = predictor(dim)
 
-    def branch(self, views: list[View]) -> Siamese:
-        """Both views through encoder, projector and predictor."""
-        return Siamese(*self.through(views, self.projector, self.predictor))
+    branch, loss = SimSiam.branch, SimSiam.loss
 
     def targets(self, views: list[View], branch: Siamese) -> list[Tensor]:
         """The teacher's projections of both views."""
         return self.teach(views)
-
-    def loss(self, branch: Siamese, targets: list[Tensor]) -> Tensor:
-        """Each view's prediction against the other view's target."""
-        return symmetric_negative_cosine(branch.predictions, targets)
-
-    def embeddings(self, branch: Siamese) -> Tensor:
-        """Projections of the first view."""
-        return branch.projections[0]

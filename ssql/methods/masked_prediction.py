@@ -127,13 +127,11 @@ class MaskedPrediction(MomentumMethod):
         """Mean square error of the masked frames."""
         return masked_mean_square(branch.predictions, targets[0], branch.mask)
 
-    def embeddings(self, branch: Frames) -> Tensor:
-        """Features of the masked frames."""
+    def features(self, branch: Frames) -> Tensor:
+        """Features of the masked frames, which also show a collapse: the others include padding."""
         return branch.features[branch.mask]
 
-    def features(self, branch: Frames) -> Tensor:
-        """Features of the masked frames: the others include padding."""
-        return branch.features[branch.mask]
+    embeddings = features
 
 
 class Hidden(nn.Module):

@@ -64,7 +64,7 @@ class SSQLOptions:
     targets: Literal["full_precision", "quantized"] = "full_precision"
     batch_norm_statistics: Literal["full_precision", "all"] = "full_precision"
     sequential: bool = True
-    observer: Literal["min_max", "moving_average", "percentile", "mse"] = "min_max"
+    observer: Literal["min_max", "moving_average", "mse"] = "min_max"
     consistency: float = 0.0
 
     def __post_init__(self) -> None:
@@ -138,8 +138,9 @@ class Method(lightning.LightningModule):
         raise NotImplementedError
 
     def embeddings(self, branch: Any) -> Tensor:
-        """Embeddings (count, dim) of a branch that show a collapse."""
-        raise NotImplementedError
+        """Embeddings (count, dim) of a branch that show a collapse: projections of the first view."""
+        first: Tensor = branch.projections[0]
+        return first
 
     def features(self, branch: Any) -> Tensor:
         """Features (count, feature_dim) of the encoder in a branch, in an order of their own."""

@@ -84,10 +84,6 @@ class MoCo(MomentumMethod):
         # A copy: the queue moves on before the gradient is taken.
         return info_nce(branch.projections[0], targets[0], self.queue.clone(), self.temperature)
 
-    def embeddings(self, branch: Projected) -> Tensor:
-        """The queries."""
-        return branch.projections[0]
-
     @torch.no_grad()
     def after_step(self, targets: list[Tensor]) -> None:
         """The keys of all processes join the queue, the oldest leave it."""

@@ -67,7 +67,3 @@ class SimCLR(Method):
         """Each projection's other view among the targets of all processes."""
         candidates = [gathered(target) for target in targets]
         return nt_xent(branch.projections, candidates, self.temperature, first=rank() * len(targets[0]))
-
-    def embeddings(self, branch: Projected) -> Tensor:
-        """Projections of the first view."""
-        return branch.projections[0]

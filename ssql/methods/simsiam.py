@@ -58,7 +58,3 @@ class SimSiam(Method):
     def loss(self, branch: Siamese, targets: list[Tensor]) -> Tensor:
         """Each view's prediction against the other view's target."""
         return symmetric_negative_cosine(branch.predictions, targets)
-
-    def embeddings(self, branch: Siamese) -> Tensor:
-        """Projections of the first view."""
-        return branch.projections[0]

@@ -31,9 +31,7 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool, rows: str = RESULTS)
     for path in paths:
         if path.suffix not in BY_ENDING:
             raise ValueError(f"{path} should end in one of {', '.join(BY_ENDING)}")
-        refuse_foreign(path, rows if path.suffix == ".json" else BY_ENDING[path.suffix])
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} exists already: use --overwrite true, or another --output")
+        refuse_foreign(path, rows if path.suffix == ".json" else BY_ENDING[path.suffix], overwrite)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import docstring_parser.google
+
 HOME = Path(__file__).resolve().parents[2]
 WIDTH = 110
 
@@ -206,14 +208,13 @@ def _shown(tree: ast.Module, default: ast.expr | None) -> str:
         try:
             return _shown(tree, _assigned(tree, default.id))
         except LookupError:
-            place = next(
-                (node for node in tree.body if isinstance(node, ast.ImportFrom)
-                 if any(alias.name == default.id for alias in node.names)), None,
-            )  # fmt: skip
-            return _shown(_tree(str(place.module)), default) if place else default.id
-    text = ast.unparse(default).replace("'", "").replace("(", "[", 1).replace(")", "]") if isinstance(
-        default, ast.Tuple
-    ) else ast.unparse(default).replace("'", "")  # fmt: skip
+            places = (node.module for node in tree.body if isinstance(node, ast.ImportFrom)
+                      if any(alias.name == default.id for alias in node.names))  # fmt: skip
+            place = next(places, None)
+            return _shown(_tree(place), default) if place else default.id
+    text = ast.unparse(default).replace("'", "")
+    if isinstance(default, ast.Tuple):
+        text = f"[{text[1:-1]}]"
     if text.startswith("lambda"):
         text = text.partition(": ")[2]
     return {"None": "null", "True": "true", "False": "false", "": "''"}.get(text, text)
@@ -221,33 +222,13 @@ def _shown(tree: ast.Module, default: ast.expr | None) -> str:
 
 def _with_examples(docstring: str) -> str:
     """A docstring before its arguments; its examples stand together, on the lines that they have there."""
-    lines = re.split(r"\n\n?(?:Args|Raises|Returns):\n", inspect.cleandoc(docstring))[0].splitlines()
-    about: list[str] = []
-    examples: list[list[str]] = []
-    inside = False
-    for line in lines:
-        if line.startswith("Example: "):
-            examples.append([line.removeprefix("Example: ")])
-        elif inside and line.strip():
-            examples[-1].append(line)
-        else:
-            about.append(line)
-        inside = line.startswith("Example: ") or (inside and bool(line.strip()))
-    shown = "\n".join("  " + " \\\n      ".join(example) for example in examples)
-    text = "\n".join(about).strip()
-    return f"{text}\n\nexamples:\n{shown}" if examples else text
+    about = re.split(r"\n\n?(?:Args|Raises|Returns):\n", inspect.cleandoc(docstring))[0]
+    example = re.compile(r"^Example: ((?:.+\n?)(?:(?!Example: ).+\n?)*)", re.MULTILINE)
+    shown = ["  " + " \\\n      ".join(text.splitlines()) for text in example.findall(about)]
+    return "\n".join([example.sub("", about).strip(), *(["\nexamples:"] if shown else []), *shown])
 
 
 def _arguments(docstring: str) -> dict[str, str]:
     """What a docstring says of each argument."""
-    section = re.search(r"^Args:\n((?:    .*\n|\n)*)", inspect.cleandoc(docstring) + "\n", re.MULTILINE)
-    texts: dict[str, str] = {}
-    name = ""
-    for line in (section[1] if section else "").splitlines():
-        match = re.match(r"    (\w+): (.*)", line)
-        if match:
-            name = match[1]
-            texts[name] = match[2]
-        elif line.strip():
-            texts[name] += " " + line.strip()
-    return texts
+    found = docstring_parser.google.parse(docstring).params
+    return {it.arg_name: " ".join((it.description or "").split()) for it in found if it.args[0] == "param"}

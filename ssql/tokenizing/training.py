@@ -44,31 +44,28 @@ from ssql.training.schedule import built, scheduled, total_steps
 # Distances that k-means holds at once, as many as fill 128 MB.
 MOST_DISTANCES = 2**25
 HIDDEN = 256  # width of the decoder
+DECAY = 0.95  # of the codes' moving average, from step to step
+REVIVE_BELOW = 0.1  # a code that is given less often than this share of the average becomes a random frame
+COMMITMENT = 0.25  # weight of the vectors' squared distance to their codes
 
 
 @dataclass(frozen=True)
 class Codebooks:
-    """Sizes of the codebooks, and how they follow the frames.
+    """Sizes of the codebooks.
 
     Args:
         linguistic: codes of the linguistic stream; Step-Audio has 1,024.
         semantic: codes of the semantic stream; Step-Audio has 4,096. A codebook wants at least 20 training frames a
             code: 20 minutes of audio fill about 1,000 linguistic codes at the very most.
         code_dim: width of the semantic projection and its codes.
-        decay: of the moving average, from step to step.
-        revive_below: a code that is given less often than this share of the average becomes a random frame.
-        commitment: weight of the vectors' squared distance to their codes.
 
     Raises:
-        ValueError: a size that is too small, or a decay or share that is not from 0 to below 1.
+        ValueError: a size that is too small.
     """
 
     linguistic: int = 1024
     semantic: int = 4096
     code_dim: int = 32
-    decay: float = 0.95
-    revive_below: float = 0.1
-    commitment: float = 0.25
 
     def __post_init__(self) -> None:
         if min(self.linguistic, self.semantic) < 2:
@@ -76,10 +73,6 @@ class Codebooks:
                 f"codebooks need two codes or more; got {self.linguistic} linguistic and {self.semantic} semantic codes"
             )
         check_at_least(1, code_dim=self.code_dim)
-        check_at_least(0, commitment=self.commitment)
-        for name in ("decay", "revive_below"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
 
 
 class Pass(NamedTuple):
@@ -94,7 +87,7 @@ class TokenizerTraining(lightning.LightningModule):
 
     Args:
         encoder: folder of a speech encoder, or a fresh one.
-        codebooks: sizes, and how they follow the frames.
+        codebooks: sizes.
         freeze: the encoder keeps its weights and ranges; otherwise it learns with the projection.
         ssql: each step also a quantized pass at drawn bits, whose vectors learn to lie near the codes of the
             full-precision pass (weights 2 to 8 bits, activations 4 to 8). It moves what learns: the semantic
@@ -312,10 +305,10 @@ class TokenizerTraining(lightning.LightningModule):
         quantizer = VectorQuantize(
             vectors.shape[1],
             codes,
-            decay=self.codebooks.decay,
+            decay=DECAY,
             kmeans_init=True,
-            threshold_ema_dead_code=self.codebooks.revive_below * len(vectors) / batches / codes,
-            commitment_weight=self.codebooks.commitment,
+            threshold_ema_dead_code=REVIVE_BELOW * len(vectors) / batches / codes,
+            commitment_weight=COMMITMENT,
         ).to(vectors.device)
         chosen = torch.randperm(len(vectors), device=vectors.device)[: max(MOST_DISTANCES // codes, 2 * codes)]
         quantizer(vectors[chosen].unsqueeze(0))

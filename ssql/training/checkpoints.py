@@ -100,11 +100,6 @@ class HealthyCheckpoint(LastCheckpoint):
 class BestCheckpoint(ModelCheckpoint):
     """ModelCheckpoint that finds its files again in a run's folder that was moved or is named otherwise."""
 
-    @property
-    def state_key(self) -> str:
-        """That of its parent, under which checkpoints of earlier versions have it."""
-        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Files are looked for in the present folder."""
         paths = {key: self._here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}

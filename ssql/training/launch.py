@@ -23,6 +23,7 @@ from ssql.terminal.progress import LogProgress, on_terminal
 from ssql.training.activation_checkpointing import checkpoint_activations
 from ssql.training.batch_norm import SyncBatchNorms
 from ssql.training.checkpoint_files import WholeCheckpoints, newest_whole
+from ssql.training.memory import keep_freed_memory
 from ssql.training.run_folder import OPTIONS, RunFolder, claimed
 from ssql.training.run_options import check_same_items, check_same_run, input_hashes, save_options
 from ssql.training.schedule import check_ends
@@ -72,6 +73,7 @@ class RunCLI(LightningCLI):
         trainer_defaults: dict[str, Any] | None = None,
     ) -> None:
         self.command, self.until = command, until
+        keep_freed_memory()
         quiet_lightning()
         super().__init__(
             model_class,

@@ -60,8 +60,6 @@ def save_options(folder: RunFolder, options: str, inputs: Mapping[str, Any]) -> 
 def check_same_run(folder: RunFolder, options: str, inputs: Mapping[str, Any], harmless: tuple[str, ...] = ()) -> None:
     """Refuse to go on from checkpoints of a run with other options or other inputs.
 
-    A run of an earlier version has its options in its first log folder, or nowhere: it is then not compared.
-
     Args:
         folder: of the run.
         options: YAML of the run that wants to go on.
@@ -74,10 +72,7 @@ def check_same_run(folder: RunFolder, options: str, inputs: Mapping[str, Any], h
     saved = _read(folder.checkpoints / INPUTS)
     if saved.get("command", inputs["command"]) != inputs["command"]:
         raise ValueError(f"{folder.path} is a run of {saved['command']}, not of {inputs['command']}")
-    kept = folder.checkpoints / OPTIONS
-    if not kept.is_file():
-        kept = folder.path / "logs" / "version_0" / "config.yaml"
-    before = flattened(_read(kept))
+    before = flattened(_read(folder.checkpoints / OPTIONS))
     now = flattened(yaml.safe_load(options))
     compared = [key for key in dict.fromkeys([*now, *before]) if key not in harmless and not _HARMLESS.fullmatch(key)]
     different = [key for key in compared if before and _differ(before.get(key), now.get(key))]

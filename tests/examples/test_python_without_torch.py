@@ -32,7 +32,7 @@ def model(tmp_path_factory) -> Path:
     encoder = SpeechTransformer(width=32, depth=1, heads=2).eval()
     path = tmp_path_factory.mktemp("files") / "encoder-fp32.onnx"
     to_file(encoder, path, input="waveform", head=head, check=False)
-    path.with_name("config.json").write_text(json.dumps({"frame_rate_hz": 50.0, "head": head.to_dict()}))
+    path.with_name("config.json").write_text(json.dumps({"frame_rate_hz": 50.0, "head": head.arguments}))
     return path
 
 

@@ -184,7 +184,7 @@ def test_metadata_says_what_the_file_is(speech, files):
 
 def test_encoder_is_left_as_it_was(speech, files):
     assert len(quant.quant_layers(speech)) == 14
-    assert speech.conv1.mode.bit_width == quant.FULL_PRECISION
+    assert speech.conv1.mode.run.bit_width == quant.FULL_PRECISION
 
 
 def test_bad_input_is_named_and_nothing_is_written(speech, files, tmp_path):

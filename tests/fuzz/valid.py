@@ -95,12 +95,12 @@ ENCODER = ("models/speech", "artifact")
 FINETUNE_MORE = OVERWRITE | MORE_TRAINER | MORE_DATA | {
     "validation": "share", "train_limit": "count_or_null", "patience": "count_or_null", "name": "text",
     "model.seed": "integer", "model.new_head": "bool", "model.learning.warmup": "share",
-    "model.learning.head_lr": "rate", "model.learning.step_lr": "rate", "model.optimizer.lr": "rate",
+    "model.optimizer.lr": "rate",
     "model.precision.test_at": "bits_list", "freeze": "bool", "quantizer": "choice", "bit_width": "bits",
 }  # fmt: skip
 TOKENIZER_MORE = OVERWRITE | MORE_TRAINER | MORE_DATA | {
     "validation": "share", "model.seed": "integer", "model.warmup": "share", "model.optimizer.lr": "rate",
-    "model.codebooks.decay": "share", "model.codebooks.code_dim": "count", "ssql": "bool", "freeze": "bool",
+    "model.codebooks.code_dim": "count", "ssql": "bool", "freeze": "bool",
 }  # fmt: skip
 PRETRAIN_MORE = OVERWRITE | MORE_TRAINER | MORE_DATA | {
     "calibration_batches": "count", "calibration_observer": "choice", "bias_correction": "bits_list",

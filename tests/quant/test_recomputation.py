@@ -25,7 +25,7 @@ def test_again_is_at_the_same_bit_width_and_leaves_the_mode_as_it_was(model):
     with moment.again():
         assert torch.equal(model(INPUTS), expected)
     assert not torch.equal(model(INPUTS), expected)
-    assert model[0].mode.bit_width == quant.FULL_PRECISION
+    assert model[0].mode.run.bit_width == quant.FULL_PRECISION
 
 
 def test_again_has_the_ranges_that_an_observation_of_the_pass_moves(model):
@@ -48,7 +48,7 @@ def test_again_is_not_observed(model):
             model(INPUTS)
             if twice:
                 with moment.again():
-                    assert model[0].mode.observation is not None  # attention computes otherwise without one
+                    assert model[0].mode.run.observation is not None  # attention computes otherwise without one
                     model(9 * INPUTS)
         ranges.append(model[1].activation_max[0].item())
         quant.calibrate(model, [INPUTS])

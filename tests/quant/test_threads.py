@@ -51,7 +51,7 @@ def test_threads_at_different_bit_widths_each_get_their_own(model, reuse):
         list(pool.map(run, (3, 4, 5, 8)))
         assert wrong == []
         assert torch.equal(model(INPUTS), full)
-    assert model[0].mode.bit_width == quant.FULL_PRECISION
+    assert model[0].mode.run.bit_width == quant.FULL_PRECISION
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def test_a_run_that_ends_in_another_thread_changes_nothing_there(model):
         waiting.close()
         gc.collect()
     assert torch.equal(model(INPUTS), copy.deepcopy(model)(INPUTS))
-    assert model[0].mode.bit_width == quant.FULL_PRECISION
+    assert model[0].mode.run.bit_width == quant.FULL_PRECISION
 
 
 @torch.no_grad()

@@ -139,7 +139,7 @@ def test_a_head_beside_the_encoder_goes_into_the_file(saved, ssql, tmp_path):
     head = Head("ctc", 32, ["a", "b"], label="text")
     save_encoder(load_encoder(saved), tmp_path / "model", head=head)
     ssql("export", "--encoder", tmp_path / "model", "--output", tmp_path / "files", "--bit_width", "w8a8")
-    assert json.loads((tmp_path / "files" / "config.json").read_text())["head"] == head.to_dict()
+    assert json.loads((tmp_path / "files" / "config.json").read_text())["head"] == head.arguments
 
 
 def test_words_that_do_not_go_together_are_refused(saved, ssql, tmp_path):
@@ -163,7 +163,8 @@ def test_bench_takes_files_and_leaves_rows_and_a_plot(exported, ssql, tmp_path, 
 
 
 def test_float16_files_are_exported_beside_the_others(saved, ssql, tmp_path):
-    ssql("export", "--encoder", saved, "--output", tmp_path, "--bit_width", "[fp, fp16]")
+    for words in ((), ("--float16", "true")):
+        ssql("export", "--encoder", saved, "--output", tmp_path, "--bit_width", "fp", *words)
     full, half = ((tmp_path / f"encoder-{name}.onnx").stat().st_size for name in ("fp32", "fp16"))
     assert half < full
     config = json.loads((tmp_path / "config.json").read_text())

@@ -13,7 +13,7 @@ from ssql.augment import ImageAugmentation, SpeechAugmentation
 from ssql.cli import main
 from ssql.data import AudioFolder, ImageFolder, Noisy, SpokenProsody, SpokenWords, Subset
 from ssql.finetuning.adapters import Adapters
-from ssql.finetuning.training import Finetuning, Learning
+from ssql.finetuning.training import Finetuning
 from ssql.methods import Method, MoCo, SimSiam
 from ssql.tokenizing.training import Codebooks, TokenizerTraining
 
@@ -120,7 +120,7 @@ def test_refused_before_the_data_is_made(said, monkeypatch, command, words, sent
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("evaluate", ["--calibration_batches", "0"]), ("evaluate_tokenizer", ["--calibration_batches", "[2, -1]"])],
+    [("evaluate", ["--calibration_batches", "0"]), ("evaluate_tokenizer", ["--calibration_batches", "-1"])],
 )
 def test_measurements_are_refused_before_the_data_is_made(said, monkeypatch, pretrained, tokenized, command, words):
     monkeypatch.setattr(SpokenWords, "load", lambda self: pytest.fail("the data was made"))
@@ -167,10 +167,7 @@ SIZES = [
     (lambda: SimSiam(SpeechTransformer(**ENCODER), nn.Identity(), warmup_steps=-1), "warmup_steps must be 0 or more"),
     (lambda: MoCo(SpeechTransformer(**ENCODER), nn.Identity(), queue_size=0), "queue_size must be 1 or more, got 0"),
     (lambda: MoCo(SpeechTransformer(**ENCODER), nn.Identity(), temperature=math.nan), "temperature must be above 0"),
-    (lambda: Learning(head_lr=-1), "head_lr must be 0 or more, got -1"),
-    (lambda: Learning(step_lr=math.nan), "step_lr must be 0 or more, got nan"),
     (lambda: Codebooks(code_dim=0), "code_dim must be 1 or more, got 0"),
-    (lambda: Codebooks(commitment=-1), "commitment must be 0 or more, got -1"),
     (lambda: Adapters(alpha=0), "alpha must be above 0, got 0"),
 ]
 

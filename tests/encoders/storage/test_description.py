@@ -237,7 +237,8 @@ def sealed(monkeypatch):
 def test_a_timm_description_has_nothing_read_or_run(vision, tmp_path, sealed, name, key, value):
     description = {"model_name": "resnet10t", "model_arguments": {key: value}}
     (tmp_path / "config.json").write_text(
-        json.dumps({"format_version": 2, "encoder": name, "arguments": description}), encoding="utf-8"
+        json.dumps({"format_version": 3, "encoder": name, "arguments": description, "weights_file_sha256": ""}),
+        encoding="utf-8",
     )
     (tmp_path / "model.safetensors").symlink_to(vision / "model.safetensors")
     with pytest.raises(

@@ -218,18 +218,18 @@ def test_full_precision_files_fail_as_well(damage, plain, encoder, tmp_path):
 # Products of two 8-bit activations are left out: without VNNI the runtime has no exact form of them.
 @pytest.mark.parametrize(
     ("policy", "bit_width"),
-    [("attention", "fp16"), ("attention", "w4a4"), ("attention", "w4a32"), ("shift", "w4a4"), ("shift", "w2a8")],
+    [("attention", "fp"), ("attention", "w4a4"), ("attention", "w4a32"), ("shift", "w4a4"), ("shift", "w2a8")],
 )
 def test_honest_files_pass(bit_width, policy, tmp_path):
     torch.manual_seed(3)
     encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2), quant.Policy(**{policy: True})).eval()
     quant.calibrate(encoder, [encoder.front_end(0.1 * torch.randn(2, 16_000))], lambda batch: encoder(*batch))
     form = "waveform" if policy == "attention" else "log_mel"
-    path = to_file(encoder, tmp_path / "encoder.onnx", bit_width, form, check=False)
+    path = to_file(encoder, tmp_path / "encoder.onnx", bit_width, input=form, float16=bit_width == "fp", check=False)
     result = export.verify(path, encoder, clips=CLIPS)
     assert result.passed, result
     assert (result.inputs, result.clips) == ("given data", 5)
-    assert (result.roundings is None) == (bit_width in ("fp16", "w4a32"))
+    assert (result.roundings is None) == (bit_width in ("fp", "w4a32"))
 
 
 def test_names_and_units_of_heads_are_compared():

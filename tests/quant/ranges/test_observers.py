@@ -86,13 +86,6 @@ def test_mse_for_one_run_finds_the_same_range_and_no_other():
         pass
 
 
-def test_percentile_equals_numpys():
-    model, batches = one_layer(), [long_tailed(50, 6), long_tailed(30, 6, seed=1)]
-    quant.calibrate(model, batches, observer=quant.Percentile(99))
-    expected = np.percentile(torch.cat(batches).numpy(), [1, 99])
-    assert np.allclose([model[0].activation_min[0], model[0].activation_max[0]], expected, rtol=1e-5)
-
-
 def test_moving_average_goes_on_from_step_to_step_and_starts_afresh_for_a_calibration():
     model, observer = one_layer(), quant.MovingAverage(0.75)
     for top in (4.0, 8.0, 0.0):
@@ -114,7 +107,7 @@ def test_moving_average_keeps_the_range_of_a_layer_without_a_pass():
     assert model[0].activation_max[0] == pytest.approx(0.9)
 
 
-@pytest.mark.parametrize("observer", ["min_max", "moving_average", "percentile", "mse"])
+@pytest.mark.parametrize("observer", ["min_max", "moving_average", "mse"])
 def test_padding_changes_nothing(observer):
     frames, mask = long_tailed(2, 5, 6), torch.ones(2, 5, dtype=torch.bool)
     mask[1, 3:] = False
@@ -147,23 +140,18 @@ def test_bfloat16_and_float_passes_mix():
         assert model[2].activation_max.isfinite().all()
 
 
-def test_a_clipped_model_comes_back_from_its_state_and_one_range_spreads_over_the_bit_widths():
+def test_a_clipped_model_comes_back_from_its_state():
     model, again = one_layer(), one_layer()
     quant.calibrate(model, [long_tailed(64, 6)], observer="mse")
     again.load_state_dict(model.state_dict())
     inputs = torch.randn(5, 6)
     with quant.at(model, "w4a4"), quant.at(again, "w4a4"):
         assert torch.equal(model(inputs), again(inputs))
-    old = model.state_dict() | {"0.activation_min": torch.tensor(-1.0), "0.activation_max": torch.tensor(2.0)}
-    again.load_state_dict(old)
-    assert again[0].activation_max.tolist() == [2.0] * 7
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: quant.Percentile(40), "percentile must be above 50, up to 100, got 40"),
-        (lambda: quant.Percentile(100.1), "percentile must be above 50, up to 100, got 100.1"),
         (lambda: quant.MovingAverage(1.0), "momentum of a moving average must be"),
         (lambda: quant.MeanSquaredError(samples=0), "at least one sample of each pass, got 0"),
         (lambda: quant.observe(one_layer(), "maximum").__enter__(), "'maximum': write one of min_max, moving_average"),

@@ -38,7 +38,5 @@ def test_noise_gain_of_a_tone_in_a_tone():
 def test_what_cannot_be_mixed_is_an_error():
     with pytest.raises(ValueError, match="noise is for audio, the data is image"):
         Noisy(Digits())
-    with pytest.raises(ValueError, match=r"unknown noises \['pink'\]: write white or babble"):
-        Noisy(SpokenWords(), noises=["pink"])
     with pytest.raises(ValueError, match=r"noisy_tasks \['tone'\] are not among the data's: word, language, voice"):
         Noisy(SpokenWords(train_size=40, test_size=8), noisy_tasks=["tone"]).setup()

@@ -95,9 +95,8 @@ def test_ranges_are_of_the_step_or_follow_with_momentum(build, step):
     assert torch.allclose(followed, torch.lerp(second, start, 0.9**2), rtol=0.15)
 
 
-@pytest.mark.parametrize("observer", ["percentile", "mse"])
-def test_other_observers_set_the_ranges_of_the_drawn_bits(build, step, observer):
-    loss, _ = step(build(SimSiam, ssql=SSQLOptions(observer=observer)))
+def test_another_observer_sets_the_ranges_of_the_drawn_bits(build, step):
+    loss, _ = step(build(SimSiam, ssql=SSQLOptions(observer="mse")))
     assert torch.isfinite(loss)
 
 

@@ -29,7 +29,7 @@ def test_results_are_not_replaced_unasked(tmp_path):
     refuse_existing([file], overwrite=False)
     save({file: ROWS})
     refuse_existing([file], overwrite=True)
-    with pytest.raises(FileExistsError, match="rows.json exists already: use --overwrite true, or another --output"):
+    with pytest.raises(FileExistsError, match="rows.json exists already: choose another output, or overwrite it"):
         refuse_existing([file], overwrite=False)
 
 
