@@ -17,6 +17,7 @@ Row = dict[str, Any]
 
 # Keys of a row that hold a number, or null where there is none.
 WORDS = frozenset(("method", "task", "bit_width", "metric", "unit", "quantizer"))
+HASHES = frozenset(("weights_sha256", "head_sha256", "file_sha256"))
 NUMBERS = frozenset(
     ("value", "low", "high", "retained", "retained_low", "retained_high", "chance", "clips", "size_bytes", "tokens")
 )
@@ -156,8 +157,8 @@ def load_rows(path: Path) -> list[Row]:
 
 def _check_row(row: Row, place: str) -> None:
     """Raise ValueError where a row's words are no words, or its numbers no numbers."""
-    for key in WORDS & row.keys():
-        if not isinstance(row[key], str):
+    for key in (WORDS | HASHES) & row.keys():
+        if not isinstance(row[key], str) and not (key in HASHES and row[key] is None):
             raise ValueError(f"{place}: {key} must be text, not {row[key]!r:.40}")
     for key in NUMBERS & row.keys():
         if row[key] is not None and (isinstance(row[key], bool) or not isinstance(row[key], int | float)):

@@ -9,8 +9,8 @@ import re
 # Modules by the group of pyproject.toml that installs them; of two groups the first is the one to install.
 GROUPS = {
     "train": (
-        "lightning", "jsonargparse", "docstring_parser", "kornia", "vector_quantize_pytorch", "torchmetrics", "tensorboard", "sklearn",
-        "scipy", "espeakng_loader", "PIL", "yaml", "rich",
+        "lightning", "jsonargparse", "docstring_parser", "kornia", "vector_quantize_pytorch", "torchmetrics",
+        "tensorboard", "sklearn", "scipy", "espeakng_loader", "PIL", "yaml", "rich",
     ),
     "export": ("onnx", "onnxscript", "onnx_ir", "onnxruntime", "scipy"),
     "adapters": ("bitsandbytes", "peft"),
