@@ -22,7 +22,8 @@ OF_PAGE = {
     "quantize.md": "ssql calibrate --encoder runs/x --data AudioFolder --data.root recordings --output runs/y",
     "export.md": "ssql calibrate --encoder runs/x --data SpokenWords --output runs/y",
 }
-OTHERS = {"export.md": {"--input waveform": "ssql export --encoder runs/x --output runs/y"}}
+EXPORT = "ssql export --encoder runs/x --output runs/y"
+OTHERS = {"export.md": {"--input waveform": EXPORT, "--float16 true": EXPORT}}
 LINES = [(page.name, line) for page in PAGES for line in command_lines(page.name)]
 SPANS = [(page.name, span) for page in PAGES for span in spans(page)]
 

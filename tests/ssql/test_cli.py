@@ -64,7 +64,7 @@ def test_help_is_short_has_examples_and_every_option_of_the_parser(name, ssql, m
     assert example
     monkeypatch.setattr(sys, "argv", ["ssql"])
     parser = capture_parser(lambda: cli._command(name)([]))
-    mentioned = set(re.findall(r"^ *--([a-z_]+)", text.partition("\noptions:\n")[2], re.MULTILINE))
+    mentioned = set(re.findall(r"^ *--([a-z_0-9]+)", text.partition("\noptions:\n")[2], re.MULTILINE))
     flags = [option for option in parser._option_string_actions if option.startswith("--")]
     real = {option.removeprefix("--").partition(".")[0].rstrip("+") for option in flags}
     internal = {"print_config", "print_completion", "print_shtab", "help"}
