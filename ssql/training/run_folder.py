@@ -10,6 +10,7 @@ from pathlib import Path
 from encoders.storage.files import remove, take_lock
 from encoders.storage.folder import check_folder_target
 from encoders.storage.ownership import RESULTS, refuse_foreign
+from ssql.terminal.interruption import Interrupted
 
 CHECKPOINTS, LOGS = "checkpoints", "logs"
 # In `checkpoints/`, from the first step on: what a resumed run must agree with.
@@ -130,8 +131,8 @@ class RunFolder:
 def claimed(folder: RunFolder, resume: bool, overwrite: bool) -> Iterator[None]:
     """Hold the folder for a run, by one process.
 
-    A run that fails before its first checkpoint leaves the folder as it was; one that finishes discards what it
-    replaced.
+    A run that is interrupted before its first step, or fails before its first checkpoint, leaves the folder as it was;
+    one that finishes discards what it replaced.
 
     Args:
         folder: of the run.
@@ -160,8 +161,9 @@ def claimed(folder: RunFolder, resume: bool, overwrite: bool) -> Iterator[None]:
             before = folder.found()
             try:
                 yield
-            except BaseException:
-                if not resume and not folder.resumable:
+            except BaseException as error:
+                failed = isinstance(error, Exception) and not isinstance(error, Interrupted)
+                if not resume and not (folder.resumable if failed else folder.begun):
                     for name in (LOGS, CHECKPOINTS):
                         if name not in before:
                             remove(path / name)
