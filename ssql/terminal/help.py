@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import docstring_parser.google
-
 HOME = Path(__file__).resolve().parents[2]
 WIDTH = 110
 
@@ -230,5 +228,7 @@ def _with_examples(docstring: str) -> str:
 
 def _arguments(docstring: str) -> dict[str, str]:
     """What a docstring says of each argument."""
+    import docstring_parser.google  # a command that finds its group missing gets this far without it
+
     found = docstring_parser.google.parse(docstring).params
     return {it.arg_name: " ".join((it.description or "").split()) for it in found if it.args[0] == "param"}

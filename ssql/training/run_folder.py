@@ -10,7 +10,6 @@ from pathlib import Path
 from encoders.storage.files import remove, take_lock
 from encoders.storage.folder import check_folder_target
 from encoders.storage.ownership import RESULTS, refuse_foreign
-from ssql.terminal.interruption import Interrupted
 
 CHECKPOINTS, LOGS = "checkpoints", "logs"
 # In `checkpoints/`, from the first step on: what a resumed run must agree with.
@@ -162,7 +161,7 @@ def claimed(folder: RunFolder, resume: bool, overwrite: bool) -> Iterator[None]:
             try:
                 yield
             except BaseException as error:
-                failed = isinstance(error, Exception) and not isinstance(error, Interrupted)
+                failed = isinstance(error, Exception)  # a signal is none
                 if not resume and not (folder.resumable if failed else folder.begun):
                     for name in (LOGS, CHECKPOINTS):
                         if name not in before:
