@@ -38,7 +38,7 @@ def test_a_fresh_process_tells_its_start_and_its_memory(file):
 
 @pytest.mark.parametrize(("input", "frames"), [("log_mel", 200), ("waveform", 32_000)])
 def test_inputs_follow_what_the_file_says(input, frames, tmp_path):
-    path = to_file(SpeechTransformer(width=32, depth=1, heads=2), tmp_path / "x.onnx", "fp", input, check=False)
+    path = to_file(SpeechTransformer(width=32, depth=1, heads=2), tmp_path / "x.onnx", input=input, check=False)
     inputs = feed(open_session(path), 2.0)
     assert (inputs[input].shape[-1], inputs["lengths"].tolist()) == (frames, [frames])
 
