@@ -116,7 +116,6 @@ def test_it_is_saved_and_takes_an_ssql_step(name, tmp_path):
     ("name", "bit_width"),
     [
         *((name, "w4a8") for name in sorted(FAMILIES.keys() - {"hubert"})),  # wav2vec 2.0's network
-        ("mel_cnn", "w8a8"),
         ("conformer", "w8a8"),
     ],
 )

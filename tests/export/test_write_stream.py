@@ -22,7 +22,7 @@ def encoder():
     return encoder
 
 
-@pytest.fixture(scope="module", params=["fp", "w8a8", "w4a8"])
+@pytest.fixture(scope="module", params=["fp", "w4a8"])
 def file(encoder, request, tmp_path_factory):
     path = to_stream_file(encoder, tmp_path_factory.mktemp("stream") / "stream.onnx", request.param)
     return path, request.param
