@@ -112,14 +112,9 @@ def test_it_is_saved_and_takes_an_ssql_step(name, tmp_path):
     assert all(weight.grad.isfinite().all() for weight in method.encoder.parameters())
 
 
-@pytest.mark.parametrize(
-    ("name", "bit_width"),
-    [
-        *((name, "w4a8") for name in sorted(FAMILIES.keys() - {"hubert"})),  # wav2vec 2.0's network
-        ("conformer", "w8a8"),
-    ],
-)
-def test_its_files_agree_with_torch(name, bit_width, tmp_path):
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"hubert"}))  # wav2vec 2.0's network
+def test_its_files_agree_with_torch(name, tmp_path):
+    bit_width = "w4a8"
     encoder = calibrated(build(name))
     path = to_file(encoder, tmp_path / "encoder.onnx", bit_width, check=False)
     result = export.verify(path, encoder, bit_width, clips=clips())
