@@ -114,17 +114,26 @@ def _nulls(value: Any, name: str) -> Iterator[str]:
     arguments = value.get("init_args")
     if isinstance(value.get("class_path"), str) and isinstance(arguments, dict):
         module, _, owner = value["class_path"].rpartition(".")
-        function = getattr(importlib.import_module(module), owner)
-        try:
-            hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
-        except (NameError, TypeError):  # types that only a type checker sees
-            hints = {}
-        for key, parameter in inspect.signature(function).parameters.items():
-            if key in arguments and _is_wrong_null(arguments[key], hints.get(key), parameter.default):
+        for key, option in _parameters(getattr(importlib.import_module(module), owner)).items():
+            if key in arguments and _is_wrong_null(arguments[key], *option):
                 yield f"{name}.{key}"
         value = arguments
     for key, inner in value.items():
         yield from _nulls(inner, f"{name}.{key}")
+
+
+def _parameters(owner: Any) -> dict[str, tuple[Any, Any]]:
+    """Type and default of each argument of a function or class, and of the classes that it hands arguments on to."""
+    bases = reversed(inspect.getmro(owner)) if inspect.isclass(owner) else ()
+    found: dict[str, tuple[Any, Any]] = {}
+    for function in [vars(base)["__init__"] for base in bases if "__init__" in vars(base)] or [owner]:
+        try:
+            hints = typing.get_type_hints(function)
+            parameters = inspect.signature(function).parameters
+        except (NameError, TypeError, ValueError):  # types that only a type checker sees, or code that is not Python's
+            continue
+        found |= {key: (hints.get(key), parameter.default) for key, parameter in parameters.items()}
+    return found
 
 
 def _classes() -> list[str]:

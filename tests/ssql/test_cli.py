@@ -363,6 +363,7 @@ def test_doctor_and_help_without_torch(tmp_path):
     [
         (["--data.train_size", "null"], "data.train_size"),
         (["--data.test_size", "null"], "data.test_size"),
+        (["--data.batch_size", "null"], "data.batch_size"),
     ],
 )
 def test_null_is_no_number(words, option, saved, tmp_path, monkeypatch, capsys):
