@@ -22,7 +22,7 @@ from encoders.storage.folder import (
     read_json,
     save_weights,
 )
-from quant import BitWidth, Policy, QuantLayer, corrected_bit_widths, parse_bit_width, prepare, unprepare
+from quant import BitWidth, Policy, QuantLayer, corrected_bit_widths, is_prepared, parse_bit_width, prepare, unprepare
 from quant.activation import RANGE_BUFFERS
 from quant.bias_correction import add_corrections
 from quant.learned_steps import add_steps
@@ -148,6 +148,6 @@ def init_from(folder: str) -> Encoder:
         True
     """
     encoder = load_encoder(folder)
-    if any(isinstance(module, QuantLayer) for module in encoder.modules()):
+    if is_prepared(encoder):
         unprepare(encoder)
     return encoder.train()

@@ -11,7 +11,16 @@ from quant.grid.weights import best_clip_ratio, fake_quantize_weight, quantize_w
 from quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 from quant.learned_steps import learn_steps, learned_bit_width
 from quant.policy import Policy
-from quant.prepare import NotCalibratedError, at, policy_of, prepare, quant_activations, quant_layers, unprepare
+from quant.prepare import (
+    NotCalibratedError,
+    at,
+    is_prepared,
+    policy_of,
+    prepare,
+    quant_activations,
+    quant_layers,
+    unprepare,
+)
 from quant.quantize import quantize
 from quant.ranges.calibration import calibrate, observe
 from quant.ranges.observers import MeanSquaredError, MinMax, MovingAverage, Observer

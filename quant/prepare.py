@@ -28,6 +28,11 @@ class NotCalibratedError(RuntimeError):
     """A run with quantized activations of a model whose ranges were never observed."""
 
 
+def is_prepared(model: nn.Module) -> bool:
+    """Whether a model has quantized layers."""
+    return any(isinstance(module, QuantLayer) for module in model.modules())
+
+
 def prepare(model: Model, policy: Policy | None = None) -> Model:
     """Turn every Conv1d, Conv2d and Linear of a model, in place, into its quantized form.
 
@@ -51,7 +56,7 @@ def prepare(model: Model, policy: Policy | None = None) -> Model:
         torch.Size([2, 8])
     """
     policy = policy or Policy()
-    if any(isinstance(module, QuantLayer) for module in model.modules()):
+    if is_prepared(model):
         raise ValueError(f"{type(model).__name__} is prepared already; prepare a model once")
     layers = {name: module for name, module in model.named_modules() if isinstance(module, _OTHER_MATRIX_LAYERS)}
     if not layers:

@@ -5,7 +5,7 @@ from typing import Any
 
 from export.check.accuracy import Accuracy
 from export.check.agreement import Agreement, WorstFrame
-from export.runtime.session import EXACT
+from export.runtime.fresh_process import EXACT
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Verification:
         clips: clips or images compared.
         roundings: of a file with quantized activations.
         by_default: error over variance of the file as ONNX Runtime runs it by default on this processor, against the
-            exact computation that everything else here is about (`export.runtime.session.make_exact`): without VNNI it
+            exact computation that everything else here is about (`export.runtime.fresh_process.EXACT`): without VNNI it
             loses sums of w8a8, and it rounds the float inputs of w4a32 to 8 bits; None where both are the same.
         departure: where features depart; None when they do not.
         head_equal: the head gives torch's outputs on the file's features; None without a head.

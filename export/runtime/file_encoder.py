@@ -12,11 +12,11 @@ from encoders.speech.log_mel import SAMPLE_RATE
 from encoders.storage.folder import file_sha256
 from export.metadata import WHISPER_LOG_MEL, VerificationError, longest_input
 from export.runtime.fresh_process import session_options
-from export.runtime.session import make_exact, open_session
+from export.runtime.session import open_session
 
 
 class FileEncoder:
-    """Features of a file in ONNX Runtime, computed exactly on every processor: see `export.runtime.session.make_exact`.
+    """Features of a file in ONNX Runtime, computed exactly on every processor: see `fresh_process.EXACT`.
 
     Front ends that the file does not hold are those of torch.
 
@@ -39,9 +39,7 @@ class FileEncoder:
 
     def __init__(self, path: str | Path, threads: int = 0) -> None:
         self.path = Path(path)
-        options = session_options(threads)
-        make_exact(options)
-        self.session = open_session(path, options)
+        self.session = open_session(path, session_options(threads, exact=True))
         self.about: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         self.form = self.about.get("input")
         if self.form not in ("waveform", "log_mel", "images"):

@@ -9,10 +9,9 @@ import numpy as np
 import onnxruntime
 
 from export.group import named_group
+from export.runtime.fresh_process import session_options
 
 SAMPLE_RATE = 16_000
-# As in `export.runtime.session`: what ONNX Runtime computes less exactly, on some processors, unless told otherwise.
-EXACT = {"session.x64quantprecision": "1", "session.qdq_matmulnbits_accuracy_level": "1"}
 
 
 class OnnxEncoder:
@@ -49,11 +48,7 @@ class OnnxEncoder:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{path} does not exist")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # errors are raised
-        for name, value in EXACT.items() if exact else ():
-            options.add_session_config_entry(name, value)
+        options = session_options(threads, exact)
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:

@@ -19,9 +19,6 @@ from export.runtime.fresh_process import session_options
 
 # Of ONNX Runtime's names for the inputs that files of ours have.
 DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
-# What ONNX Runtime computes less exactly unless it is told otherwise, each faster so. Without VNNI it adds pairs of
-# uint8 times int8 in 16 bits, and the sums of 8-bit weights saturate. Float inputs of MatMulNBits it rounds to 8 bits.
-EXACT = {"session.x64quantprecision": "1", "session.qdq_matmulnbits_accuracy_level": "1"}
 
 
 class Session(onnxruntime.InferenceSession):
@@ -91,7 +88,7 @@ def open_session(path: str | Path, options: onnxruntime.SessionOptions | None = 
 
     Args:
         path: of the file.
-        options: of the session; those of `make_exact` when None.
+        options: of the session; exact ones when None.
 
     Raises:
         FileNotFoundError: no such file.
@@ -99,22 +96,13 @@ def open_session(path: str | Path, options: onnxruntime.SessionOptions | None = 
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist")
-    if options is None:
-        options = session_options(0)
-        make_exact(options)
     try:
-        return Session(path, options)
+        return Session(path, options or session_options(0, exact=True))
     except Exception as error:
         raise VerificationError(
             f"{path} does not start in ONNX Runtime {onnxruntime.__version__}, which takes an .onnx file that ssql "
             f"export wrote: {_reason(error)}"
         ) from error
-
-
-def make_exact(options: onnxruntime.SessionOptions) -> None:
-    """Let a session compute what the file says, on every processor, at the cost of speed."""
-    for name, value in EXACT.items():
-        options.add_session_config_entry(name, value)
 
 
 def run_session(session: onnxruntime.InferenceSession, inputs: tuple[Tensor, ...]) -> list[Tensor]:

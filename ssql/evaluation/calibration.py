@@ -15,7 +15,7 @@ from ssql.terminal.progress import track
 
 def prepare_anew(encoder: Encoder, policy: quant.Policy | None) -> None:
     """Prepare an encoder under a policy, whatever its own was; None keeps its own, or takes the default."""
-    prepared = is_prepared(encoder)
+    prepared = quant.is_prepared(encoder)
     if prepared and policy is not None:
         quant.unprepare(encoder)
     if not prepared or policy is not None:
@@ -42,11 +42,6 @@ def sensitivities_on(encoder: Encoder, data: DataModule, batches: int) -> list[q
 def _embedding_of(encoder: Encoder) -> Callable[[Batch], Tensor]:
     device = next(encoder.parameters()).device
     return lambda batch: encoder.embed_raw(*inputs_of(batch, device))
-
-
-def is_prepared(encoder: Encoder) -> bool:
-    """Whether an encoder has quantized layers."""
-    return any(isinstance(module, quant.QuantLayer) for module in encoder.modules())
 
 
 def inputs_of(batch: dict[str, Any], device: torch.device) -> tuple[Tensor, Tensor | None]:

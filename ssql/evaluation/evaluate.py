@@ -8,7 +8,6 @@ from encoders import weights_sha256
 from encoders.base import Encoder
 from ssql.data import DataModule
 from ssql.data.labels import check_labels
-from ssql.evaluation.calibration import is_prepared
 from ssql.evaluation.embeddings import ExportedFile, Features, embed_splits, embed_splits_by_file
 from ssql.evaluation.probes import (
     Heads,
@@ -124,7 +123,7 @@ def check_measurable(
     for run in runs:
         if run == quant.FULL_PRECISION:
             continue
-        if not is_prepared(encoder):
+        if not quant.is_prepared(encoder):
             reason = "it was never calibrated"
         else:
             try:

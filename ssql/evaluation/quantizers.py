@@ -12,7 +12,7 @@ from encoders.base import Encoder
 from quant.checks import check_choice
 from quant.ranges.observers import OBSERVERS
 from ssql.data import DataModule
-from ssql.evaluation.calibration import calibrate_on, correct_bias_on, is_prepared
+from ssql.evaluation.calibration import calibrate_on, correct_bias_on
 
 AS_SAVED = "as_saved"
 log = logging.getLogger(__name__)
@@ -89,14 +89,14 @@ def quantized(
 
 def in_full_precision(encoder: Encoder) -> Encoder:
     """The encoder itself where it is prepared; else a copy that is, sharing its weights: it runs at `fp`."""
-    return encoder if is_prepared(encoder) else quant.prepare(_sharing_weights(encoder))
+    return encoder if quant.is_prepared(encoder) else quant.prepare(_sharing_weights(encoder))
 
 
 def _recalibrated(encoder: Encoder, data: DataModule, batches: int, quantizer: Quantizer) -> Encoder:
     """A copy that shares the weights, with new ranges; learned steps and bias corrections are left behind."""
     variant = _sharing_weights(encoder)
     policy = quantizer.policy
-    if is_prepared(variant):
+    if quant.is_prepared(variant):
         policy = policy or quant.policy_of(variant)
         quant.unprepare(variant)
     calibrate_on(quant.prepare(variant, policy), data, batches, quantizer.observer)

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -23,15 +22,6 @@ def listing(folder):
 
 def anything(folder):
     """No check of what is to be replaced."""
-
-
-@pytest.fixture
-def small_disk():
-    """A file that would have more than 10,000 bytes cannot be written, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_file_takes_its_name_when_it_is_finished_and_not_before(tmp_path):

@@ -1,7 +1,6 @@
 """Checkpoints that are whole or not there: full disks, damaged files, which one a run goes on from."""
 
 import os
-import resource
 
 import pytest
 import torch
@@ -17,16 +16,7 @@ def step_of(path):
     return WholeCheckpoints().load_checkpoint(path)["global_step"]
 
 
-@pytest.fixture
-def small_files():
-    """No file can grow beyond 10,000 bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_full_disk_keeps_the_last_checkpoint_and_leaves_no_part_of_a_new_one(tmp_path, small_files):
+def test_a_full_disk_keeps_the_last_checkpoint_and_leaves_no_part_of_a_new_one(tmp_path, small_disk):
     whole = {"global_step": 1}
     WholeCheckpoints().save_checkpoint(whole, tmp_path / LAST)
     with pytest.raises(OSError, match=r"last\.ckpt could not be written \(File too large\); earlier .* are whole"):
