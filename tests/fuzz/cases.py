@@ -125,7 +125,7 @@ def _wrong_option(command: Valid, values: dict[str, str], draw: random.Random) -
     values[name] = value
     if name in ("trainer.log_every_n_steps", "data.labels", "seed_everything", "model.seed") and must_fail:
         must_fail = None if value in ("0", "-1", "-3") else must_fail
-    if (command.name, value) in options.RIGHT_ELSEWHERE or (command.name == "report" and name == "batches"):
+    if (command.name, name, value) in options.RIGHT_ELSEWHERE or (command.name == "report" and name == "batches"):
         must_fail = None
     return f"--{name} {value!r}", must_fail
 

@@ -90,8 +90,8 @@ VALUES: dict[str, list[Value]] = {
     "output": [("", None), ("/proc/nowhere/new", True), ("notes.txt/new", True), ("x" * 300, True), ("dangling", None),
                ("/dev/null", True), ("{}", None), ("\udcff", None), ("[/b]", None), ("out/" + "deep/" * 40, None)],
 }  # fmt: skip
-# Two values of "artifact" that are right for `features` only: its encoder may be a file.
-RIGHT_ELSEWHERE = {("features", "files/encoder-int4.onnx")}
+# Values of a kind that one command's option takes: the encoder of `features` may be a file, `export` needs no tables.
+RIGHT_ELSEWHERE = {("features", "encoder", "files/encoder-int4.onnx"), ("export", "accuracy", "null")}
 
 
 def wrong_value(kind: str, random: random.Random) -> Value:
