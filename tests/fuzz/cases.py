@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,7 +147,8 @@ def _wrong_words(
     if way == "near":
         slip = options.near(name, draw)
         values[slip] = values.pop(name)
-        return f"--{slip} for --{name}", True
+        free = re.match(r"(encoders|tokenizers)\.", name)  # the names behind it are the user's own
+        return f"--{slip} for --{name}", None if free and slip.startswith(free[0]) else True
     if way == "twice":
         extra += [f"--{name}", values[name]]
         return f"--{name} twice", None
