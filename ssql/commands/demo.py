@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def demo(files: str, port: int = 8000, clips: list[str] | None = None) -> None:
     """
     if not 0 <= port < 2**16:
         raise ValueError(f"--port is from 0 to 65535, not {port}")
+    not_empty(clips=clips)
     with open_server(files, port, clips) as server:
         say(f"http://127.0.0.1:{server.server_port}  (Ctrl-C ends)")
         try:

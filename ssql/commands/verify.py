@@ -32,10 +32,11 @@ def verify(
         task: the label to predict; the head's own by default. Names a head in the file that ssql export trained, which
             the folder does not have.
     """
-    path, report = Path(file), Path(file).with_suffix(".verification.json")
+    path = Path(file)
+    proto, found = onnx_export.load_file(path)
+    report = path.with_suffix(".verification.json")
     refuse_foreign(report, REPORT)
     loaded = load_encoder(encoder)
-    proto, found = onnx_export.load_file(path)
     own, head = onnx_export.stored_head(proto, path), load_head(encoder)
     if task is not None and own is not None and own.label != task:
         raise ValueError(f"{file} has a head for the task {own.label}, not {task}")

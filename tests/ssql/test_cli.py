@@ -141,6 +141,8 @@ BAD_INPUT = {
     "bench x.onnx --seconds []": "--seconds is empty",
     "bench x.onnx --threads [-1]": "threads must be 0 or more, got -1",
     "demo --files x --port 99999": "--port is from 0 to 65535, not 99999",
+    "demo --files x --clips []": "--clips is empty",
+    "verify --encoder x --file .": ". does not exist",
     "export --encoder x --output y --bit_width []": "--bit_width is empty",
     "stream --encoder x --output y --bit_width []": "--bit_width is empty",
     "evaluate --encoders.a x --data Digits --output y --bit_widths []": "--bit_widths is empty",
