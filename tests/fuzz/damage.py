@@ -185,6 +185,7 @@ def weights_edited(path: Path, random: random.Random) -> tuple[str, bool | None]
         state = {key: file.get_tensor(key).copy() for key in file.keys()}  # noqa: SIM118
     published = "published" in path.parts
     key = random.choice(sorted(state))
+    before = path.read_bytes()
     way = random.choice(["scaled", "one", "nan", "removed", "renamed", "added", "reshaped", "half"])
     if way == "scaled":
         state[key] = (state[key] * 0.01 + 0.001).astype(state[key].dtype)
@@ -207,7 +208,8 @@ def weights_edited(path: Path, random: random.Random) -> tuple[str, bool | None]
         return f"{key} {way}", True if way in ("nan", "removed", "reshaped") and key.startswith(
             "model.encoder"
         ) else None
-    return f"{key} {way}", True
+    # A range that was never observed is infinite, and stays so.
+    return f"{key} {way}", None if path.read_bytes() == before else True
 
 
 def onnx_edited(path: Path, random: random.Random) -> tuple[str, bool | None]:
