@@ -37,18 +37,18 @@ def bench(
         output: <output>.json gets the rows, <output>.png the plot.
         overwrite: replace earlier latencies.
     """
-    not_empty(files=files, seconds=seconds, threads=threads)
+    not_empty(files=files, seconds=seconds, threads=threads, output=output)
     check_at_least(1, repeats=repeats)
     check_at_least(0, threads=threads)
     if max(threads) > MOST_THREADS:
         raise ValueError(f"threads must be {MOST_THREADS} at most, got {max(threads)}")
     check_at_least(SHORTEST_CLIP, seconds=seconds)
-    targets = [Path(f"{output}.json"), Path(f"{output}.png")] if output else []
-    if output:
+    targets = [Path(f"{output}.json"), Path(f"{output}.png")] if output is not None else []
+    if output is not None:
         check_installed("matplotlib")
     refuse_existing(targets, overwrite, LATENCIES)
-    with reserved(Path(output), targets, overwrite, LATENCIES) if output else nullcontext():
+    with reserved(Path(output), targets, overwrite, LATENCIES) if output is not None else nullcontext():
         rows = onnx_export.measure_files([Path(file) for file in files], seconds, threads, repeats)
-        if output:
+        if output is not None:
             save({targets[0]: rows, targets[1]: latency_figure(rows)})
     say(*latency_tables(rows))

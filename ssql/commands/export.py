@@ -62,7 +62,7 @@ def export(
     if data is None and task is not None:
         raise ValueError("a task needs data to learn it from: --data SpokenWords --task word")
     bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
-    not_empty(bit_width=bit_widths)
+    not_empty(bit_width=bit_widths, accuracy=accuracy)
     paths = file_paths(output, "encoder", bit_widths, float16)
     refuse_existing(paths.values(), overwrite)
     latency_file = Path(output) / "latency.json"
@@ -72,7 +72,7 @@ def export(
     onnx_export.refuse_foreign_card(Path(output))
     loaded, own_head, tokenizer = load_encoder(encoder), load_head(encoder), load_tokenizer(encoder)
     head_sha256 = state_sha256(own_head) if own_head else None
-    known = results_of(Path(accuracy), weights_sha256(loaded), head_sha256, encoder) if accuracy else {}
+    known = results_of(Path(accuracy), weights_sha256(loaded), head_sha256, encoder) if accuracy is not None else {}
     heads = {b: own_head for b in bit_widths}
     if data is not None and task is not None and (own_head is None or own_head.label != task):
         heads = {b: probe_head(loaded, data, task, b) for b in bit_widths}

@@ -1,10 +1,10 @@
-"""Lists that a type allows and a command does not: empty ones."""
+"""Lists and names that a type allows and a command does not: empty ones."""
 
 from collections.abc import Sized
 
 
 def not_empty(**values: Sized | None) -> None:
-    """Refuse an option that lists nothing.
+    """Refuse an option that lists or names nothing.
 
     Args:
         values: what was given, by the name of its option; None is not looked at.

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 import warnings
@@ -143,7 +144,9 @@ BAD_INPUT = {
     "demo --files x --port 99999": "--port is from 0 to 65535, not 99999",
     "demo --files x --clips []": "--clips is empty",
     "verify --encoder x --file .": ". does not exist",
+    "bench x.onnx --output ''": "--output is empty",
     "export --encoder x --output y --bit_width []": "--bit_width is empty",
+    "export --encoder x --output y --accuracy ''": "--accuracy is empty",
     "stream --encoder x --output y --bit_width []": "--bit_width is empty",
     "evaluate --encoders.a x --data Digits --output y --bit_widths []": "--bit_widths is empty",
     "evaluate --encoders {} --data Digits --output y": "--encoders is empty",
@@ -159,7 +162,7 @@ BAD_INPUT = {
 @pytest.mark.parametrize("line", BAD_INPUT)
 def test_bad_input_is_one_sentence_and_exit_code_1(line, ssql, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, _, said = ssql(*line.split())
+    code, _, said = ssql(*shlex.split(line))
     assert code == 1
     assert BAD_INPUT[line] in said
     assert not list(tmp_path.iterdir())
