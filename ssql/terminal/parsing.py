@@ -21,6 +21,10 @@ MOST_CLASSES = 12
 class Sentences(ArgumentParser):
     """Errors in one sentence and exit code 2; long lists of known classes are cut in the help."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # A mistyped option is none: by default the beginning of a name stands for it.
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong with the command line and end."""
         if not self.exit_on_error:  # asked by jsonargparse, which tries types one after another

@@ -125,6 +125,8 @@ BAD_LINES = {
     "finetune --encoder SpeechTransformr --encoder.width 3 --task w --data Digits --output y":
         "there is no class SpeechTransformr: did you mean SpeechTransformer?",
     "pretrain --config nowhere.yaml": "nowhere.yaml",
+    "verify --encode x --file y": "did you mean --encoder?",
+    "export --encoder x --outpu y": "did you mean --output?",
 }  # fmt: skip
 
 
