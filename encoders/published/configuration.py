@@ -1,15 +1,18 @@
 """What a published model says of itself in the JSON files beside its weights."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from encoders.published.files import Published
 from encoders.published.layouts import Layout
 from encoders.speech.log_mel import SAMPLE_RATE
 from encoders.storage.description import ArtifactError
 from encoders.storage.paths import shown
 from encoders.storage.strict_json import read_strict_json
 
+CONFIG = "config.json"
 # Where transformers keeps the settings of its feature extractor: in older models, and in newer ones.
 EXTRACTORS: Mapping[str, tuple[str, ...]] = {
     "preprocessor_config.json": (),
@@ -34,19 +37,38 @@ def read_configuration(path: Path) -> dict[str, Any] | None:
     return values
 
 
-def stated_arguments(configuration: Mapping[str, Any] | None, layout: Layout, source: str) -> dict[str, Any]:
-    """Arguments of an encoder as a model's configuration states them; empty without one.
+@dataclass(frozen=True)
+class Stated:
+    """What a model's configuration states.
+
+    Attributes:
+        arguments: of the encoder; empty where there is no configuration.
+        name: of the configuration, short.
+        source: the same, with its path.
+    """
+
+    arguments: Mapping[str, Any]
+    name: str
+    source: str
+
+
+def stated_arguments(published: Published, configuration: Mapping[str, Any] | None, layout: Layout) -> Stated:
+    """Arguments of an encoder as a model's configuration states them.
 
     Args:
-        configuration: the whole of it.
+        published: the model.
+        configuration: the whole of it; None without one.
         layout: which of its keys is which argument.
-        source: where it is from, for errors.
 
     Raises:
         ArtifactError: no section of the encoder, or something that encoders here do not have.
     """
+    if published.dims is None:
+        name, source = CONFIG, shown(published.folder / CONFIG)
+    else:
+        name, source = "dims", f"dims in {shown(next(iter(published.loaded)))}"
     if configuration is None:
-        return {}
+        return Stated({}, name, source)
     section: Any = configuration
     for part in layout.config:
         section = section.get(part) if isinstance(section, Mapping) else None
@@ -55,7 +77,7 @@ def stated_arguments(configuration: Mapping[str, Any] | None, layout: Layout, so
     for key, value in layout.fixed.items():
         if section.get(key, value) != value:
             raise ArtifactError(f"{source} says {key} {section[key]!r:.60}: this toolkit's encoder has {value!r}")
-    return {argument: section[key] for argument, key in layout.sizes.items() if key in section}
+    return Stated({argument: section[key] for argument, key in layout.sizes.items() if key in section}, name, source)
 
 
 def normalizes_waveforms(folder: Path) -> bool:
@@ -75,7 +97,7 @@ def normalizes_waveforms(folder: Path) -> bool:
             raise ArtifactError(f"{shown(folder / name)} says do_normalize {normalize!r:.60}: write true or false")
         if rate != SAMPLE_RATE:
             raise ArtifactError(
-                f"{shown(folder / name)} says sampling_rate {rate!r:.60}: encoders here take {SAMPLE_RATE}"
+                f"{shown(folder / name)} says sampling_rate {rate!r:.60}: it must be {SAMPLE_RATE}"
             )
         return normalize
     raise ArtifactError(

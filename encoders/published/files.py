@@ -137,7 +137,7 @@ def _only_one(folder: Path) -> list[Path]:
         kinds = ", ".join(f"{name} ({UNREADABLE[Path(name).suffix]})" for name in others[:3])
         raise ArtifactError(f"{shown(folder)} has {kinds}, which cannot be imported: {_READABLE}")
     raise ArtifactError(
-        f"{shown(folder)} has no weights: {STANDARD[0]} or {STANDARD[1]} with its shards should be there"
+        f"{shown(folder)} has no weights: {STANDARD[0]}, or {STANDARD[1]} and its shards, must be there"
     )
 
 

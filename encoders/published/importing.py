@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from encoders.base import ENCODERS, Encoder
-from encoders.published.configuration import read_configuration, stated_arguments
+from encoders.published.configuration import CONFIG, read_configuration, stated_arguments
 from encoders.published.files import Published, open_published
 from encoders.published.layouts import LAYOUTS
 from encoders.published.sizes import speech_transformer_arguments, wav2vec2_arguments
@@ -88,18 +88,18 @@ def import_encoder(weights: str | Path, layout: str = AUTO, heads: int | None = 
     """
     check_choice("layout", layout, (AUTO, *LAYOUTS))
     published = open_published(Path(weights))
-    where, config = shown(weights), published.folder / "config.json"
-    configuration, source = published.dims, f"dims in {where}"
+    where = shown(weights)
+    configuration = published.dims
     if configuration is None:
-        configuration, source = read_configuration(config), shown(config)
+        configuration = read_configuration(published.folder / CONFIG)
     recognized_by = None
     if layout == AUTO:
-        layout, recognized_by = _recognized(published, configuration, config)
+        layout, recognized_by = _recognized(published, configuration)
     form = LAYOUTS[layout]
     ours = {key: form.here(key) for key in published.files}
     left_out = [key for key, name in ours.items() if name is None]
     _check_explained(list(ours), left_out, layout, where)
-    stated = stated_arguments(configuration, form, source)
+    stated = stated_arguments(published, configuration, form)
     state: dict[str, Tensor] = {}
     converted: Counter[str] = Counter()
     for key, name in ours.items():
@@ -127,10 +127,11 @@ def import_encoder(weights: str | Path, layout: str = AUTO, heads: int | None = 
     return encoder.requires_grad_().eval(), report
 
 
-def _recognized(published: Published, configuration: Mapping[str, Any] | None, config: Path) -> tuple[str, str]:
+def _recognized(published: Published, configuration: Mapping[str, Any] | None) -> tuple[str, str]:
     """The layout, and what told it."""
     if published.dims is not None:
         return "openai_whisper", "its dims, which OpenAI's files have"
+    config = published.folder / CONFIG
     if configuration is None or "model_type" not in configuration:
         lack = "is missing" if configuration is None else "has no model_type"
         raise ArtifactError(
@@ -142,7 +143,7 @@ def _recognized(published: Published, configuration: Mapping[str, Any] | None, c
             f"{shown(config)} says model_type {model_type!r:.60}, which cannot be imported; "
             f"known are {', '.join(LAYOUTS)}"
         )
-    return model_type, "config.json's model_type"
+    return model_type, f"{CONFIG}'s model_type"
 
 
 def _check_explained(keys: list[str], left_out: list[str], layout: str, where: str) -> None:

@@ -1,12 +1,13 @@
 """Arguments of an encoder, from the shapes of its weights and from what its configuration says."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from encoders.published.configuration import normalizes_waveforms
+from encoders.published.configuration import Stated, normalizes_waveforms
 from encoders.published.layouts import Layout
 from encoders.storage.description import ArtifactError, listed
 
@@ -16,14 +17,14 @@ EPSILON = 1e-7  # beside a clip's variance, in transformers' feature extractor
 
 
 def speech_transformer_arguments(
-    state: State, layout: Layout, stated: Mapping[str, Any], heads: int | None, where: str
+    state: State, layout: Layout, stated: Stated, heads: int | None, where: str
 ) -> tuple[dict[str, Any], str]:
     """Arguments of `SpeechTransformer`, and where the number of heads is from.
 
     Args:
         state: weights by their names here.
         layout: of the file.
-        stated: arguments that the configuration states.
+        stated: what the configuration states.
         heads: attention heads; the configuration's, or width / 64, when None.
         where: the weights, for errors.
 
@@ -43,25 +44,25 @@ def speech_transformer_arguments(
     }
     if layout.adaptor:
         found["adaptor_dim"] = len(state["adaptor.linear2.weight"])
-    _check_stated(found, stated, where)
+    _check_stated(found, stated)
     if heads is not None:
         source = "as given"
-    elif "heads" in stated:
-        heads, source = stated["heads"], "config.json"
+    elif "heads" in stated.arguments:
+        heads, source = stated.arguments["heads"], stated.name
     else:
-        heads, source = width // HEAD_WIDTH, f"width / {HEAD_WIDTH}, without a config.json"
+        heads, source = width // HEAD_WIDTH, f"width / {HEAD_WIDTH}, without a {stated.name}"
     _check_heads(heads, width, where)
     return found | {"heads": heads, "pooling": layout.pooling, "log_mel": "whisper"}, source
 
 
 def wav2vec2_arguments(
-    state: State, stated: Mapping[str, Any], heads: int | None, folder: Path, where: str
+    state: State, stated: Stated, heads: int | None, folder: Path, where: str
 ) -> tuple[dict[str, Any], str]:
     """Arguments of `Wav2Vec2` and its kin, and where the number of heads is from.
 
     Args:
         state: weights by their names here.
-        stated: arguments that the configuration states.
+        stated: what the configuration states.
         heads: attention heads; the configuration's when None.
         folder: has the settings of the feature extractor.
         where: the weights, for errors.
@@ -82,19 +83,19 @@ def wav2vec2_arguments(
         "extractor_norm": "layer" if second in state else "group",
         "extractor_bias": f"{first}.bias" in state,
     }
-    widths = stated.get("extractor_width", extractor_width)
-    same = widths[0] if isinstance(widths, list) and len(set(map(str, widths))) == 1 else widths
-    _check_stated(found, stated | {"extractor_width": same}, where)
-    source = "config.json" if heads is None else "as given"
-    # Neither can be seen in the weights.
-    missing = [name for name in ("norm_first", "heads") if name not in stated and not (name == "heads" and heads)]
-    if missing or not isinstance(stated["norm_first"], bool):
-        keys = "do_stable_layer_norm (true or false) and num_attention_heads"
-        raise ArtifactError(f"{folder / 'config.json'} must be the model's own, with {keys}: weights do not tell them")
-    heads = stated["heads"] if heads is None else heads
+    widths = stated.arguments.get("extractor_width")
+    if isinstance(widths, list) and widths and all(width == widths[0] for width in widths):
+        stated = replace(stated, arguments={**stated.arguments, "extractor_width": widths[0]})
+    _check_stated(found, stated)
+    norm_first = stated.arguments.get("norm_first")
+    source = stated.name if heads is None else "as given"
+    heads = stated.arguments.get("heads") if heads is None else heads
+    if heads is None or not isinstance(norm_first, bool):
+        lacks = "num_attention_heads" if heads is None else "do_stable_layer_norm (true or false)"
+        raise ArtifactError(f"{stated.source} must be the model's own, with {lacks}: the weights do not tell it")
     _check_heads(heads, width, where)
     epsilon = EPSILON if normalizes_waveforms(folder) else None
-    return found | {"heads": heads, "norm_first": stated["norm_first"], "normalize_epsilon": epsilon}, source
+    return found | {"heads": heads, "norm_first": norm_first, "normalize_epsilon": epsilon}, source
 
 
 def _check_shapes(state: State, dimensions: Mapping[str, int], where: str) -> None:
@@ -114,12 +115,11 @@ def _depth(state: State, prefix: str, where: str) -> int:
     return len(blocks)
 
 
-def _check_stated(found: Mapping[str, Any], stated: Mapping[str, Any], where: str) -> None:
+def _check_stated(found: Mapping[str, Any], stated: Stated) -> None:
     for argument, value in found.items():
-        if stated.get(argument, value) != value:
-            raise ArtifactError(
-                f"the configuration of {where} says {argument} {stated[argument]!r:.60}, the weights have {value}"
-            )
+        said = stated.arguments.get(argument, value)
+        if said != value:
+            raise ArtifactError(f"{stated.source} says {argument} {said!r:.60}, the weights have {value!r}")
 
 
 def _check_heads(heads: object, width: int, where: str) -> None:
