@@ -96,9 +96,7 @@ def normalizes_waveforms(folder: Path) -> bool:
         if not isinstance(normalize, bool):
             raise ArtifactError(f"{shown(folder / name)} says do_normalize {normalize!r:.60}: write true or false")
         if rate != SAMPLE_RATE:
-            raise ArtifactError(
-                f"{shown(folder / name)} says sampling_rate {rate!r:.60}: it must be {SAMPLE_RATE}"
-            )
+            raise ArtifactError(f"{shown(folder / name)} says sampling_rate {rate!r:.60}: it must be {SAMPLE_RATE}")
         return normalize
     raise ArtifactError(
         f"{shown(folder / next(iter(EXTRACTORS)))} is missing, or lacks do_normalize, which says whether the model "

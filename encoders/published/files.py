@@ -55,13 +55,14 @@ class Published:
         Raises:
             ArtifactError: quantized, or NaN or infinite.
         """
-        file = self.files[key]
+        file, name = self.files[key], f"{shown(self.files[key])}: {key}"
         if file in self.loaded:
-            value = self.loaded[file][key]
-        else:
-            with safe_open(file, framework="pt") as tensors:
-                value = tensors.get_tensor(key)
-        _check_tensor(value, f"{shown(file)}: {key}")
+            value = self.loaded[file][key].detach()
+            _check_tensor(value, name)
+            return value.clone(memory_format=torch.contiguous_format)  # it is mapped from the file, which may go
+        with safe_open(file, framework="pt") as tensors:
+            value = tensors.get_tensor(key)
+        _check_tensor(value, name)
         return value
 
 
@@ -195,11 +196,10 @@ def _unpickled(file: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any] | No
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         # torch's own words advise to load the file unsafely.
-        named = re.search(r"GLOBAL (\S+)|Unsupported (?:global|class|operand) (\S+)", str(error))
-        calls = f"its pickle calls for {named[1] or named[2]}" if named else "its pickle is none of tensors"
+        called = re.search(r"GLOBAL (\S+)", str(error))
+        why = f"holds more than weights (its pickle calls for {called[1]})" if called else "is no weights of PyTorch"
         raise ArtifactError(
-            f"{shown(file)} holds more than weights, or is not a file of PyTorch ({calls}), so it is not loaded: "
-            "such a file could run any program; ask for the model as safetensors"
+            f"{shown(file)} {why}, so it is not loaded: such a file could run any program; take the model's safetensors"
         ) from None
     except Exception as error:  # a damaged pickle may fail in any way
         reason = next(iter(str(error).splitlines()), type(error).__name__)

@@ -123,5 +123,5 @@ def _check_stated(found: Mapping[str, Any], stated: Stated) -> None:
 
 
 def _check_heads(heads: object, width: int, where: str) -> None:
-    if not isinstance(heads, int) or heads < 1 or width % heads:
+    if not isinstance(heads, int) or isinstance(heads, bool) or heads < 1 or width % heads:
         raise ArtifactError(f"{where}: width {width} does not fit {heads} heads; give the number with heads")

@@ -55,6 +55,19 @@ def test_whisper_and_qwen2_audio_give_their_published_features(tmp_path, weights
     assert torch.allclose(features[0], reference, atol=2e-5)
 
 
+def test_distil_whisper_and_large_v3(tmp_path, monkeypatch):
+    """128 mels, and a decoder of two blocks, whose keys are left out and whose sizes are no concern of the encoder."""
+    monkeypatch.setitem(published.SIZES, "n_mels", 128)
+    folder = published.write(tmp_path / "published", "whisper", published.random_weights(adaptor=False))
+    config = published.published_config("whisper") | {"decoder_layers": 2, "is_encoder_decoder": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    encoder, report = import_encoder(folder)
+    assert encoder.arguments["n_mels"] == 128 and encoder.arguments["depth"] == 4
+    assert report.left_out == {"model": 1, "proj_out": 1}
+    log_mel, _ = encoder.front_end(waveform(16_000).unsqueeze(0))
+    assert log_mel.shape == (1, 128, 102)
+
+
 def test_a_shorter_clip_of_qwen2_audio_attends_to_itself(tmp_path, weights):
     """Qwen2-Audio pads log-mels to 30 s with silence and masks attention: the same features without the padding."""
     encoder, _ = import_encoder(published.write(tmp_path / "published", "qwen2_audio", weights), "qwen2_audio")
