@@ -14,7 +14,7 @@ from encoders.models.step_audio import step_audio_2
 from encoders.models.streaming import StreamingTransformer
 from encoders.models.vision import VisionEncoder
 from encoders.models.wav2vec2 import HuBERT, Wav2Vec2, WavLM
-from encoders.published import Imported, import_encoder
+from encoders.published.importing import Imported, import_encoder
 from encoders.speech.audio_file import read_blocks
 from encoders.speech.frames import FrameEncoder
 from encoders.speech.interleaving import deinterleave, interleave

@@ -16,7 +16,7 @@ from ssql.terminal.interruption import Interrupted
 
 USAGE = """usage: ssql COMMAND [options]
 
-  import     published weights:         ssql import --weights FILE.safetensors --layout whisper --output runs/start
+  import     published weights:         ssql import --weights whisper-base/ --output runs/start
   pretrain   pretrain an encoder:       ssql pretrain --config FILE.yaml --output runs/mine
   finetune   encoder and head:          ssql finetune --encoder runs/mine/encoder --data SpokenWords --task word ...
   tokenizer  tokens of two streams:     ssql tokenizer --encoder runs/mine/encoder --data SpokenWords ...

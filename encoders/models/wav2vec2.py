@@ -1,12 +1,13 @@
 """wav2vec 2.0, HuBERT and WavLM, built by torchaudio, made safe for batches and for few bits."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torchaudio.models import Wav2Vec2Model, wav2vec2_model, wavlm_model
-from torchaudio.models.wav2vec2.components import FeatureExtractor, FeatureProjection, Transformer
+from torchaudio.models.wav2vec2.components import ConvLayerBlock, FeatureExtractor, FeatureProjection, Transformer
 from torchaudio.models.wav2vec2.wavlm_attention import WavLMSelfAttention
 
 from encoders.base import register_encoder
@@ -15,7 +16,7 @@ from encoders.speech.frames import FrameEncoder, frame_mask
 from encoders.speech.log_mel import SAMPLE_RATE, checked_waveform
 from quant import valid_frames
 from quant.attention import MASKED
-from quant.checks import check_at_least
+from quant.checks import check_at_least, check_choice
 
 RECEPTIVE_FIELD, STRIDE = 400, 320  # samples of one frame, and from frame to frame, of the seven convolutions
 BUCKETS, FARTHEST = 320, 800  # relative positions of WavLM
@@ -25,10 +26,10 @@ BUCKETS, FARTHEST = 320, 800  # relative positions of WavLM
 class Wav2Vec2(FrameEncoder):
     """Waveform to 50 Hz: seven convolutions without padding, a convolution for positions, transformer blocks.
 
-    The network of wav2vec 2.0 Large (Baevski et al. 2020): layer norm in the convolutions, where Base's group norm
-    would take statistics over padding. Three things differ from torchaudio's: attention has a mask made of lengths and
-    products that can be quantized; the weight norm of the positions is folded into their weight, a Parameter as all
-    others; there is no dropout.
+    By default the network of wav2vec 2.0 Large (Baevski et al. 2020). Four things differ from torchaudio's: attention
+    has a mask made of lengths and products that can be quantized; the group norm of the Base networks takes its
+    statistics over each clip's own frames; the weight norm of the positions is folded into their weight, a Parameter
+    as all others; there is no dropout.
 
     Args:
         width: features of a frame.
@@ -37,9 +38,15 @@ class Wav2Vec2(FrameEncoder):
         extractor_width: channels of the seven convolutions; 512 is published.
         position_kernel: frames that the convolution for positions sees; 128 is published.
         position_groups: its groups; 16 is published.
+        extractor_norm: `layer`: a norm over channels in each convolution, as in Large; `group`: one over time in the
+            first, as in Base.
+        extractor_bias: the seven convolutions have a bias.
+        norm_first: blocks norm what they take, as in Large, not what they give, as in Base.
+        normalize_epsilon: added to a clip's variance before its samples are divided by the root of it: 1e-5 in the
+            original code, 1e-7 in transformers; null where the network takes samples as they are.
 
     Raises:
-        ValueError: a size below 1, or sizes that do not go together.
+        ValueError: a size below 1, an unknown norm, or sizes that do not go together.
     """
 
     front_end: "NormalizedWaveform"
@@ -56,19 +63,24 @@ class Wav2Vec2(FrameEncoder):
         extractor_width: int = 128,
         position_kernel: int = 128,
         position_groups: int = 16,
+        extractor_norm: Literal["layer", "group"] = "layer",
+        extractor_bias: bool = True,
+        norm_first: bool = True,
+        normalize_epsilon: float | None = 1e-5,
     ) -> None:
         super().__init__()
         check_at_least(1, width=width, depth=depth, heads=heads, extractor_width=extractor_width)
         check_at_least(1, position_kernel=position_kernel, position_groups=position_groups)
+        check_choice("extractor_norm", extractor_norm, ("layer", "group"))
         if width % heads or width % position_groups:
             raise ValueError(f"width {width} must be divisible by heads {heads} and position_groups {position_groups}")
         self.feature_dim = width
-        self.front_end = NormalizedWaveform()
+        self.front_end = NormalizedWaveform(normalize_epsilon)
         strides = [(10, 5), *[(3, 2)] * 4, *[(2, 2)] * 2]
         model: Any = self._build(
-            extractor_mode="layer_norm",
+            extractor_mode=f"{extractor_norm}_norm",
             extractor_conv_layer_config=[(extractor_width, kernel, stride) for kernel, stride in strides],
-            extractor_conv_bias=True,
+            extractor_conv_bias=extractor_bias,
             encoder_embed_dim=width,
             encoder_projection_dropout=0.0,
             encoder_pos_conv_kernel=position_kernel,
@@ -79,11 +91,13 @@ class Wav2Vec2(FrameEncoder):
             encoder_ff_interm_features=4 * width,
             encoder_ff_interm_dropout=0.0,
             encoder_dropout=0.0,
-            encoder_layer_norm_first=True,
+            encoder_layer_norm_first=norm_first,
             encoder_layer_drop=0.0,
             aux_num_out=None,
         )
         self.feature_extractor = model.feature_extractor
+        if extractor_norm == "group":
+            self.feature_extractor.conv_layers[0].__class__ = ClipNormBlock
         self.feature_projection = model.encoder.feature_projection
         self.transformer = model.encoder.transformer
         parametrize.remove_parametrizations(self.transformer.pos_conv_embed.conv, "weight")
@@ -140,17 +154,55 @@ class WavLM(Wav2Vec2):
 
 
 class NormalizedWaveform(nn.Module):
-    """Each clip's samples with zero mean and unit variance, as wav2vec 2.0 Large takes them."""
+    """Each clip's samples with zero mean and unit variance, or as they are.
+
+    Args:
+        epsilon: added to the variance; None where nothing is normalized.
+
+    Raises:
+        ValueError: epsilon is not above 0.
+    """
+
+    def __init__(self, epsilon: float | None = 1e-5) -> None:
+        super().__init__()
+        if epsilon is not None and not epsilon > 0:
+            raise ValueError(f"normalize_epsilon must be above 0, or null, got {epsilon}")
+        self.epsilon = epsilon
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Waveform (batch, samples), lengths in samples (batch,) or None; returns the same, zero beyond the lengths."""
         if lengths is None or not torch.compiler.is_exporting():
             waveform, lengths = checked_waveform(waveform, lengths, RECEPTIVE_FIELD)
         real = frame_mask(lengths, waveform.shape[1])
-        count = lengths.clamp_min(1).unsqueeze(1)
-        centred = (waveform - (waveform * real).sum(dim=1, keepdim=True) / count) * real
-        deviation = (centred.square().sum(dim=1, keepdim=True) / count + 1e-5).sqrt()
-        return centred / deviation, lengths
+        if self.epsilon is None:
+            return waveform * real, lengths
+        return standardized(waveform, real, lengths.unsqueeze(1), self.epsilon), lengths
+
+
+class ClipNormBlock(ConvLayerBlock):
+    """torchaudio's block with a group norm for each channel, whose statistics are those of a clip's own frames."""
+
+    def forward(self, x: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """x: (batch, channels, time); length: frames of each clip, (batch,); to (batch, channels', time')."""
+        x = self.conv(x)
+        length = ((length - self.kernel_size) // self.stride + 1).clamp_min(0)
+        norm: Any = self.layer_norm
+        x = standardized(x, frame_mask(length, x.shape[2]).unsqueeze(1), length.view(-1, 1, 1), norm.eps)
+        return F.gelu(x * norm.weight.unsqueeze(1) + norm.bias.unsqueeze(1)), length
+
+
+def standardized(values: Tensor, real: Tensor, count: Tensor, epsilon: float) -> Tensor:
+    """Values with zero mean and unit variance over the last axis, where real, and zero elsewhere.
+
+    Args:
+        values: shape (..., time).
+        real: bool, broadcasts to the values.
+        count: how many of the last axis are real, broadcasts to (..., 1).
+        epsilon: added to the variance.
+    """
+    count = count.clamp_min(1)
+    centred = (values - (values * real).sum(dim=-1, keepdim=True) / count) * real
+    return centred / (centred.square().sum(dim=-1, keepdim=True) / count + epsilon).sqrt()
 
 
 class RelativeAttention(MaskedAttention):

@@ -8,24 +8,27 @@ from ssql.terminal.console import say
 
 def import_weights(
     weights: str,
-    layout: Literal["step_audio_2", "whisper", "openai_whisper", "qwen2_audio"],
     output: str,
+    layout: Literal[
+        "auto", "step_audio_2", "whisper", "openai_whisper", "qwen2_audio", "wav2vec2", "hubert", "wavlm"
+    ] = "auto",
     heads: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Import the encoder of a published model from local safetensors files, every key accounted for.
+    """Import the encoder of a published model from local files, every key accounted for.
 
     Nothing is downloaded. Keys that are missing or extra are listed and nothing is written. The encoder folder can be
     calibrated, exported, or trained on (`class_path: encoders.init_from`).
-    Example: ssql import --weights whisper-large-v3/ --layout whisper --output runs/whisper/encoder
+    Example: ssql import --weights whisper-large-v3/ --output runs/whisper/encoder
 
     Args:
-        weights: a safetensors file, or a folder with one or with shards and their index; config.json beside it is
-            compared where there is one.
-        layout: step_audio_2 (encoder and adaptor), whisper (transformers' names), openai_whisper (OpenAI's names),
-            qwen2_audio.
+        weights: a folder as it was downloaded, or one of its files: safetensors, an index of shards, PyTorch's .bin or
+            .pt, of which tensors alone are read. In a folder, model.safetensors is taken before all others.
         output: folder of the encoder.
-        heads: attention heads; config.json's, or width / 64, when null.
+        layout: auto takes config.json's model_type. step_audio_2 (encoder and adaptor), whisper (transformers' names,
+            distil-whisper as well), openai_whisper (OpenAI's names), qwen2_audio, wav2vec2, hubert, wavlm
+            (transformers' names).
+        heads: attention heads; config.json's, or in Whisper's shape width / 64, when null.
         overwrite: replace an existing encoder folder; one that holds anything else is refused.
     """
     check_folder_target(output, overwrite)
@@ -33,4 +36,4 @@ def import_weights(
     save_encoder(encoder, output, overwrite)
     sizes = ", ".join(f"{name} {value}" for name, value in encoder.arguments.items())
     count = sum(parameter.numel() for parameter in encoder.parameters())
-    say(f"{report}\nencoder: {output} ({count:,} parameters; {sizes})")
+    say(f"{report}\nencoder: {output} ({encoder.name}: {count:,} parameters; {sizes})")

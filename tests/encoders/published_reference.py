@@ -94,12 +94,15 @@ def published_config(layout: str) -> dict:
         }  # fmt: skip
         if layout == "openai_whisper":
             return section
-        return {"audio_encoder_config": section | {"llm_dim": SIZES["llm_dim"], "adapter_stride": 2}}
+        return {
+            "model_type": layout,
+            "audio_encoder_config": section | {"llm_dim": SIZES["llm_dim"], "adapter_stride": 2},
+        }
     section = {
         "num_mel_bins": SIZES["n_mels"], "d_model": SIZES["width"], "encoder_attention_heads": SIZES["heads"],
         "encoder_layers": SIZES["depth"], "max_source_positions": SIZES["positions"],
     }  # fmt: skip
-    return section if layout == "whisper" else {"audio_config": section}
+    return {"model_type": layout} | (section if layout == "whisper" else {"audio_config": section})
 
 
 def step_audio_mask(frames: int, declared: int) -> torch.Tensor:

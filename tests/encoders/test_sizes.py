@@ -23,7 +23,7 @@ SIZES = {
     SpeechTransformer: ("n_mels", "width", "depth", "heads", "pooling", "adaptor_dim", "positions"),
     StreamingTransformer: ("n_mels", "width", "depth", "heads", "pooling", "adaptor_dim", "chunk", "left_chunks"),
     Conformer: ("n_mels", "width", "depth", "heads", "kernel"),
-    Wav2Vec2: ("width", "depth", "heads", "extractor_width", "position_kernel", "position_groups"),
+    Wav2Vec2: ("width", "depth", "heads", "extractor_width", "position_kernel", "position_groups", "normalize_epsilon"),
     HuBERT: ("depth",),
     MelCNN: ("n_mels", "time_stride"),
     VisionEncoder: ("in_channels",),

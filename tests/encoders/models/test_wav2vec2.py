@@ -5,12 +5,14 @@ import quant
 from encoders import HuBERT, Wav2Vec2, WavLM
 
 SMALL = {"width": 64, "depth": 2, "heads": 4, "extractor_width": 32, "position_kernel": 16, "position_groups": 4}
+BASE = {"extractor_norm": "group", "extractor_bias": False, "norm_first": False}
 # Receptive field and stride of the published convolutions: 25 ms every 20 ms.
 CONVOLUTIONS = [(10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2)]
 
 
+@pytest.mark.parametrize("form", [{}, BASE])
 @pytest.mark.parametrize("family", [Wav2Vec2, HuBERT, WavLM])
-def test_a_clip_alone_has_torchaudios_features(family, monkeypatch):
+def test_a_clip_alone_has_torchaudios_features(family, form, monkeypatch):
     built = []
 
     def build_twice(self, **arguments):
@@ -26,7 +28,7 @@ def test_a_clip_alone_has_torchaudios_features(family, monkeypatch):
 
     original = family._build
     monkeypatch.setattr(family, "_build", build_twice)
-    encoder = family(**SMALL).eval()
+    encoder = family(**SMALL, **form).eval()
     waveform = torch.randn(2, 8000)
     with torch.no_grad():
         reference, _ = built[1].eval()(waveform)
@@ -52,6 +54,9 @@ def test_waveforms_are_normalized_over_their_own_samples():
     normalized, _ = front_end(waveform, torch.tensor([1000, 600]))
     assert torch.allclose(normalized[1, :600], torch.nn.functional.layer_norm(waveform[1, :600], (600,)), atol=1e-4)
     assert not normalized[1, 600:].any()
+    plain, _ = Wav2Vec2(**SMALL, normalize_epsilon=None).front_end(waveform, torch.tensor([1000, 600]))
+    assert torch.equal(plain[1, :600], waveform[1, :600])
+    assert not plain[1, 600:].any()
 
 
 def test_positions_and_products_can_be_quantized():
@@ -70,6 +75,8 @@ def test_positions_and_products_can_be_quantized():
 
 
 def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="extractor_norm 'batch': write one of layer, group"):
+        Wav2Vec2(**SMALL, extractor_norm="batch")
     with pytest.raises(ValueError, match="divisible by heads 5"):
         Wav2Vec2(width=64, heads=5)
     with pytest.raises(ValueError, match=r"clip of 399 samples is shorter than one frame \(400 samples, 25 ms"):

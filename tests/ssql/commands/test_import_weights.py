@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from encoders import load_encoder
 from ssql.cli import main
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "encoders"))
 import published_reference as published
+import wav2vec2_reference
 
 RECIPE = """
 trainer: {max_steps: 2, enable_progress_bar: false, enable_model_summary: false, logger: false}
@@ -64,3 +66,19 @@ def test_bad_files_end_with_one_line_and_nothing_is_written(tmp_path, monkeypatc
     with pytest.raises(SystemExit, match="error: .* has no encoder in layout 'step_audio_2'; its keys"):
         ssql(monkeypatch, "import", "--weights", folder, "--layout", "step_audio_2", "--output", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_the_layout_is_recognized_and_a_pickle_is_named(tmp_path, monkeypatch, capsys):
+    config = wav2vec2_reference.configuration("wavlm", "base")
+    folder = wav2vec2_reference.write(tmp_path / "published", wav2vec2_reference.random_weights(config), config)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    ssql(monkeypatch, "import", "--weights", folder, "--output", tmp_path / "new")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "layout wavlm, by config.json's model_type 57 keys imported, none missing;" in printed
+    assert "left out: 1 of masked_spec_embed; heads: config.json warning: pytorch_model.bin is a pickle;" in printed
+    assert load_encoder(tmp_path / "new").name == "wavlm"
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(SystemExit, match=r"error: .*preprocessor_config\.json is missing, or lacks do_normalize"):
+        ssql(monkeypatch, "import", "--weights", folder, "--output", tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -1,4 +1,4 @@
-"""Published weight layouts of the Whisper shape, and the names their keys have here."""
+"""Published weight layouts, and the names their keys have here."""
 
 import re
 from collections.abc import Mapping
@@ -24,13 +24,14 @@ _TRANSFORMERS = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a published file keeps an encoder of this shape.
+    """Where a published file keeps an encoder.
 
     Attributes:
         prefix: pattern of what stands before the encoder's own keys.
         names: published part of a key to its name here, dot by dot.
         others: patterns of the keys of other parts of the model: decoder, language model.
-        pooling: of the encoder: 2 where pairs of frames are averaged.
+        encoder: its name here, as registered.
+        pooling: of Whisper's shape: 2 where pairs of frames are averaged.
         adaptor: pattern of what stands before the adaptor's keys; None without one.
         config: path of the encoder's section in config.json; its own top level when empty.
         sizes: our argument to the section's key.
@@ -40,7 +41,8 @@ class Layout:
     prefix: str
     names: Mapping[str, str]
     others: tuple[str, ...]
-    pooling: int
+    encoder: str = "speech_transformer"
+    pooling: int = 1
     adaptor: str | None = None
     config: tuple[str, ...] = ()
     sizes: Mapping[str, str] = field(default_factory=dict)
@@ -54,6 +56,10 @@ class Layout:
         if not match:
             return None
         return ".".join(self.names.get(part, part) for part in key[match.end() :].split("."))
+
+    def part(self, key: str) -> str:
+        """The part of the model that a key of another part belongs to: the first of its names."""
+        return re.sub(r"^(wav2vec2|hubert|wavlm)\.", "", key).split(".")[0]
 
     def is_other(self, key: str) -> bool:
         """Whether a key is known to belong to another part of the model."""
@@ -76,6 +82,60 @@ _OPENAI_SIZES = {
     "positions": "n_audio_ctx",
 }
 
+_WAV2VEC2_SIZES = {
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "extractor_width": "conv_dim",
+    "position_kernel": "num_conv_pos_embeddings",
+    "position_groups": "num_conv_pos_embedding_groups",
+    "extractor_norm": "feat_extract_norm",
+    "extractor_bias": "conv_bias",
+    "norm_first": "do_stable_layer_norm",
+}
+
+# Adapters (of a downsampled output, of a language) and the norms of some HuBERTs are layers that encoders here lack.
+_WAV2VEC2_FIXED = {
+    "hidden_act": "gelu",
+    "feat_extract_activation": "gelu",
+    "layer_norm_eps": 1e-5,
+    "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+    "add_adapter": False,
+    "adapter_attn_dim": None,
+    "feat_proj_layer_norm": True,
+    "conv_pos_batch_norm": False,
+    "num_buckets": 320,
+    "max_bucket_distance": 800,
+}
+
+
+def _wav2vec2(name: str) -> Layout:
+    """The layout of wav2vec 2.0 and its kin in transformers; `name` stands before the keys of models with a head."""
+    heads = ("lm_head", "project_hid", "project_q", "projector", "classifier", "tdnn", "objective")
+    return Layout(
+        # A model of speaker vectors has a linear layer of the name feature_extractor as well.
+        prefix=rf"({name}\.)?(?=(feature_extractor\.conv_layers|feature_projection|encoder)\.)",
+        names={
+            "encoder": "transformer",
+            "gru_rel_pos_const": "gate.gru_rel_pos_const",
+            "gru_rel_pos_linear": "gate.gru_rel_pos_linear",
+            "rel_attn_embed": "gate.rel_attn_embed",
+        },
+        others=(
+            rf"({name}\.)?masked_spec_embed$",
+            r"quantizer\.",
+            r"layer_weights$",
+            r"feature_extractor\.(weight|bias)$",
+            *(rf"{head}\." for head in heads),
+        ),
+        encoder=name,
+        sizes=_WAV2VEC2_SIZES,
+        fixed=_WAV2VEC2_FIXED,
+    )
+
+
+# By config.json's model_type, but for openai_whisper, which has no such file.
 LAYOUTS: dict[str, Layout] = {
     "step_audio_2": Layout(
         prefix=r"encoder\.",
@@ -91,7 +151,6 @@ LAYOUTS: dict[str, Layout] = {
         prefix=r"(model\.)?encoder\.",
         names=_TRANSFORMERS,
         others=(r"(model\.)?decoder\.", r"proj_out\."),
-        pooling=1,
         sizes=_TRANSFORMERS_SIZES,
         fixed={"activation_function": "gelu", "scale_embedding": False},
     ),
@@ -99,7 +158,6 @@ LAYOUTS: dict[str, Layout] = {
         prefix=r"encoder\.",
         names={"ln_post": "after_norm", "positional_embedding": "positional_embedding.weight"},
         others=(r"decoder\.",),
-        pooling=1,
         sizes=_OPENAI_SIZES,
     ),
     "qwen2_audio": Layout(
@@ -111,4 +169,5 @@ LAYOUTS: dict[str, Layout] = {
         sizes=_TRANSFORMERS_SIZES,
         fixed={"activation_function": "gelu", "scale_embedding": False},
     ),
+    **{name: _wav2vec2(name) for name in ("wav2vec2", "hubert", "wavlm")},
 }

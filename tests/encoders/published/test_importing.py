@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from encoders import ArtifactError, import_encoder, load_encoder, save_encoder
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import published_reference as published
 
 LAYOUTS = ("step_audio_2", "whisper", "openai_whisper", "qwen2_audio")
@@ -53,6 +53,19 @@ def test_whisper_and_qwen2_audio_give_their_published_features(tmp_path, weights
     reference = published.encode(weights, mel, torch.ones(mel.shape[1] // 2, dtype=torch.bool), pooling)
     assert lengths.tolist() == [len(reference)]
     assert torch.allclose(features[0], reference, atol=2e-5)
+
+
+def test_distil_whisper_and_large_v3(tmp_path, monkeypatch):
+    """128 mels, and a decoder of two blocks, whose keys are left out and whose sizes are no concern of the encoder."""
+    monkeypatch.setitem(published.SIZES, "n_mels", 128)
+    folder = published.write(tmp_path / "published", "whisper", published.random_weights(adaptor=False))
+    config = published.published_config("whisper") | {"decoder_layers": 2, "is_encoder_decoder": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    encoder, report = import_encoder(folder)
+    assert encoder.arguments["n_mels"] == 128 and encoder.arguments["depth"] == 4
+    assert report.left_out == {"model": 1, "proj_out": 1}
+    log_mel, _ = encoder.front_end(waveform(16_000).unsqueeze(0))
+    assert log_mel.shape == (1, 128, 102)
 
 
 def test_a_shorter_clip_of_qwen2_audio_attends_to_itself(tmp_path, weights):
@@ -119,7 +132,7 @@ def test_every_key_is_accounted_for(tmp_path, change, message):
 
 def test_wrong_layouts_files_and_configurations_say_so(tmp_path, weights):
     folder = published.write(tmp_path / "published", "whisper", weights)
-    with pytest.raises(ValueError, match="unknown layout 'wisper': write one of step_audio_2, whisper"):
+    with pytest.raises(ValueError, match="unknown layout 'wisper': write one of auto, step_audio_2, whisper"):
         import_encoder(folder, "wisper")
     with pytest.raises(ArtifactError, match="no encoder in layout 'qwen2_audio'; its keys are like model"):
         import_encoder(folder, "qwen2_audio")
@@ -165,29 +178,12 @@ def test_strange_shapes_and_keys_are_sentences(tmp_path, change, message):
         import_encoder(folder, "step_audio_2")
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_imported_as_float(tmp_path, weights, dtype):
-    folder = published.write(
-        tmp_path / "published", "whisper", {key: value.to(dtype) for key, value in weights.items()}
-    )
-    encoder, _ = import_encoder(folder, "whisper")
-    assert torch.equal(encoder.conv1.weight, weights["conv1.weight"].to(dtype).float())
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("model.safetensors", b"", r"model\.safetensors is not a safetensors file"),
-        ("model.safetensors.index.json", b"[1]", r"index\.json is not an index of shards"),
-        ("model.safetensors.index.json", b'{"weight_map": {"a": 5}}', "must name files of its own folder, not 5"),
-        (
-            "model.safetensors.index.json",
-            b'{"weight_map": {"a": "../a.safetensors"}}',
-            r"not '\.\./a\.safetensors'",
-        ),
-        ("model.safetensors.index.json", b'{"weight_map": {}}', "names no file"),
-        ("config.json", b"[]", r"config\.json has no section at all: .*it is no object but \[\]"),
-        ("config.json", b'{"d_model": NaN}', r"config\.json has no section at all: .*NaN is no number of JSON"),
+        ("config.json", b"[]", r"config\.json is not a model's configuration: it is no object but \[\]"),
+        ("config.json", b'{"d_model": NaN}', r"config\.json is not JSON: NaN is no number of JSON"),
         ("config.json", b'{"encoder_attention_heads": "four"}', "does not fit four heads"),
         ("config.json", b'{"encoder_attention_heads": 0}', "does not fit 0 heads"),
     ],

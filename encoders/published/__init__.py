@@ -1,0 +1,1 @@
+"""Published models: their files, their layouts, and the encoders in them."""
