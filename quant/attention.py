@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant.activation import Mode, QuantActivation, QuantIdentity
+from quant.activation import Mode, QuantIdentity
 from quant.bits import FLOAT_BITS
 from quant.policy import LayerRule
 

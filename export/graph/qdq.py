@@ -10,8 +10,8 @@ from torch.onnx.ops import symbolic
 
 from export.graph.attention import IntegerAttention, unfolded
 from quant import AttentionProducts, BitWidth, QuantActivation, QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
-from quant.bits import FLOAT_BITS
 from quant.attention import QuantHeadChannels, by_head
+from quant.bits import FLOAT_BITS
 from quant.grid.affine import dequantize, token_qparams
 
 QUANTIZATION_OPSET = 21
