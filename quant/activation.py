@@ -103,8 +103,10 @@ class QuantActivation(nn.Module):
     Attributes:
         activation_min: buffer, shape (7,), low end of the range at 2, 3, ... 8 bits (+inf before any observation).
         activation_max: buffer, shape (7,), high end of the range (-inf before any observation).
-        activation_shift: buffer, shape (in,), taken off each input channel before quantizing; None unless the policy
-            shifts linear layers. The range is that of what is left.
+        activation_shift: buffer, shape (channels,), taken off each channel before quantizing: of linear layers where
+            the policy shifts them, and of attention's keys and values; None elsewhere. The range is that of what is
+            left.
+        activation_spread: buffer, shape (channels,), by which what is left is divided: of attention's values.
         activation_step: Parameter, shape (), the learned scale; None until `quant.learn_steps`.
         activation_zero_point: buffer, shape (), int32, beside a learned scale.
     """
@@ -114,10 +116,15 @@ class QuantActivation(nn.Module):
     activation_min: Tensor
     activation_max: Tensor
     activation_shift: Tensor | None
+    activation_spread: Tensor | None
     activation_step: nn.Parameter | None
     activation_zero_point: Tensor
     # Bit-widths whose range is known to be there: looking at the buffers would wait for the device.
     calibrated: frozenset[int] = frozenset()
+    # Whether a range is found by observation.
+    has_static_range = True
+    # Whether each token has a range of its own, found as it passes.
+    per_token = False
     # Axis of the values along which `valid_frames` tells padding.
     frames_axis = 1
 
@@ -127,11 +134,12 @@ class QuantActivation(nn.Module):
         self.register_buffer("activation_min", torch.full((len(INTEGER_BITS),), torch.inf, device=device))
         self.register_buffer("activation_max", torch.full((len(INTEGER_BITS),), -torch.inf, device=device))
         self.register_buffer("activation_shift", None)
+        self.register_buffer("activation_spread", None)
         self.register_parameter("activation_step", None)
 
     def add_steps(self, bits: BitWidth) -> None:
         """Make a Parameter of the scale at this bit-width: see `quant.learn_steps`."""
-        if bits.activation != FLOAT_BITS:
+        if bits.activation != FLOAT_BITS and self.has_static_range:
             scale, zero_point = self.activation_qparams(bits.activation)
             self.activation_step = nn.Parameter(scale)
             self.register_buffer("activation_zero_point", zero_point)
@@ -167,9 +175,21 @@ class QuantActivation(nn.Module):
         return values if bits == FLOAT_BITS else self.on_grid(values, bits)
 
     def observe(self, values: Tensor) -> None:
-        """Hand the values to the observation that is going on, if one is."""
-        if self.mode.run.observation is not None:
-            self.mode.run.observation.record(self, values.detach(), self._valid(values))
+        """Hand the values to the observation that is going on, if one is and they need a range."""
+        if self.mode.run.observation is not None and self.has_static_range:
+            self._record(values.detach(), self._valid(values))
+
+    def _record(self, values: Tensor, valid: Tensor | None) -> None:
+        assert self.mode.run.observation is not None
+        self.mode.run.observation.record(self, values, valid)
+
+    def normalized(self, values: Tensor) -> Tensor:
+        """What is put on the grid: values (..., channels) less the shift."""
+        return values if self.activation_shift is None else values - self.activation_shift
+
+    def denormalized(self, values: Tensor) -> Tensor:
+        """The way back."""
+        return values if self.activation_shift is None else values + self.activation_shift
 
     def on_grid(self, values: Tensor, bits: int) -> Tensor:
         """The values on the grid of the ranges, or of the learned step."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from quant.activation import Mode, QuantActivation
 from quant.bits import FLOAT_BITS, BitWidth
-from quant.grid.affine import SMALLEST_SCALE, quantize
+from quant.grid.affine import SMALLEST_SCALE, fake_quantize_tokens, quantize
 from quant.grid.lsq import fake_quantize_learned
 from quant.grid.weights import as_rows, best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
 from quant.policy import LayerRule
@@ -132,6 +132,16 @@ class QuantLinear(QuantLayer, nn.Linear):
 
     channels_axis = -1
 
+    @property
+    def per_token(self) -> bool:  # type: ignore[override]
+        """Whether each token has a range of its own, found as it passes."""
+        return self.rule.activation_range == "per_token"
+
+    @property
+    def has_static_range(self) -> bool:  # type: ignore[override]
+        """Whether the range is found by observation."""
+        return not self.per_token
+
     def attach(self, rule: LayerRule, mode: Mode, device: torch.device) -> None:
         """Add rule, mode and buffers to a layer whose class has just become a quantized one."""
         super().attach(rule, mode, device)
@@ -149,6 +159,10 @@ class QuantLinear(QuantLayer, nn.Linear):
         # A copy: an observation of this very pass sets another shift before the backward pass.
         shifted = weight @ shift.clone()
         return F.linear(self.on_grid(input - shift, bits), weight, shifted if bias is None else bias + shifted)
+
+    def on_grid(self, values: Tensor, bits: int) -> Tensor:
+        """Values (..., in) on the grid of the ranges, of each token's own range, or of the learned step."""
+        return fake_quantize_tokens(values, bits) if self.per_token else super().on_grid(values, bits)
 
 
 class QuantConv1d(QuantLayer, nn.Conv1d):

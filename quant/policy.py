@@ -4,13 +4,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal, get_args
 
 from quant.bits import FLOAT_BITS, BitWidth, check_bits
 from quant.checks import check_choice
 from quant.grid.weights import GRANULARITIES, WEIGHT_RANGES, Granularity, WeightRange
 
-_OVERRIDE = re.compile(r"(?P<bits>fp|(?:w(?P<weight>\d+))?(?:a(?P<activation>\d+))?)(?:/(?P<granularity>\w+))?")
+ActivationRange = Literal["static", "per_token"]
+ACTIVATION_RANGES: tuple[ActivationRange, ...] = get_args(ActivationRange)
+_OVERRIDE = re.compile(r"(?P<bits>fp|(?:w(?P<weight>\d+))?(?:a(?P<activation>\d+))?)(?P<grids>(?:/\w+)*)")
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class LayerRule:
     granularity: Granularity = "per_channel"
     weight_range: WeightRange = "min_max"
     shift: bool = False
+    activation_range: ActivationRange = "static"
 
     @property
     def is_float(self) -> bool:
@@ -38,7 +41,8 @@ class LayerRule:
 def parse_rule(text: str, default: LayerRule = LayerRule()) -> LayerRule:
     """Read an override: `fp`, `w8a32` (both fixed), `w8` or `a8` (the other side follows the run).
 
-    A granularity may follow, `w4/per_group_32`, or stand alone, `/per_channel`; all else is as in `default`.
+    A granularity of the weight and a range of the activation may follow, `w4/per_group_32/per_token`, or stand alone,
+    `/per_channel`, `/static`; all else is as in `default`.
 
     Raises:
         ValueError: anything else.
@@ -46,9 +50,10 @@ def parse_rule(text: str, default: LayerRule = LayerRule()) -> LayerRule:
     match = _OVERRIDE.fullmatch(text)
     if not text or not match:
         raise ValueError(f"unknown layer bit-width {text!r}: write fp, or like w8a8, w8a32, w8, a8, w4/per_group_32")
-    if match["granularity"]:
-        check_choice("granularity", match["granularity"], GRANULARITIES)
-        default = replace(default, granularity=match["granularity"])  # type: ignore[arg-type]
+    for grid in match["grids"].split("/")[1:]:
+        check_choice("grid", grid, (*GRANULARITIES, *ACTIVATION_RANGES))
+        field = "activation_range" if grid in ACTIVATION_RANGES else "granularity"
+        default = replace(default, **{field: grid})  # type: ignore[arg-type]
     if match["bits"] == "fp":
         return replace(default, weight=FLOAT_BITS, activation=FLOAT_BITS)
     for number in match.group("weight", "activation"):
@@ -74,11 +79,14 @@ class Policy:
             `_64`, `_128`: that many neighbours along the inputs.
         weight_range: `min_max` (published), or `mse`: each scale's range is clipped where that lowers the
             squared error.
-        attention: quantize query, key, probabilities and value of attention products at the run's
-            activation bits; the patterns of `layers` match their names (`*.attn.products.probabilities`).
+        attention: quantize query, key, exponentials and value of attention products at the run's
+            activation bits; the patterns of `layers` match their names (`*.attn.products.exponentials`).
         shift: linear layers take each input channel's mean off before they quantize, and add its product to the
             bias: the same layer in full precision, and a much finer grid where channels hover around means of
             their own (Outlier Suppression+, Wei et al. 2023, there with the middle of each channel's range).
+        activation_range: `static` (published), one range for a layer's input, found by calibration; or `per_token`,
+            linear layers take the range of each token as it passes (of each frame of speech, each patch of an image),
+            and need no calibration. Convolutions and attention products keep static ranges.
 
     Raises:
         ValueError: an unknown word, or bits that no grid has.
@@ -90,10 +98,12 @@ class Policy:
     weight_range: WeightRange = "min_max"
     attention: bool = False
     shift: bool = False
+    activation_range: ActivationRange = "static"
 
     def __post_init__(self) -> None:
         check_choice("granularity", self.granularity, GRANULARITIES)
         check_choice("weight_range", self.weight_range, WEIGHT_RANGES)
+        check_choice("activation_range", self.activation_range, ACTIVATION_RANGES)
         parse_rule(self.first_layer)
         for pattern, text in self.layers.items():
             try:
@@ -107,7 +117,12 @@ class Policy:
         Raises:
             ValueError: a pattern that matches no layer.
         """
-        default = LayerRule(granularity=self.granularity, weight_range=self.weight_range, shift=self.shift)
+        default = LayerRule(
+            granularity=self.granularity,
+            weight_range=self.weight_range,
+            shift=self.shift,
+            activation_range=self.activation_range,
+        )
         rules = dict.fromkeys(names, default)
         if names:
             rules[names[0]] = parse_rule(self.first_layer, replace(default, granularity="per_channel"))

@@ -7,8 +7,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from quant.activation import Mode, QuantActivation, QuantIdentity, running
-from quant.attention import AttentionProducts
+from quant.activation import Mode, QuantActivation, running
+from quant.attention import QUANTIZED_TENSOR, AttentionProducts
 from quant.bits import FLOAT_BITS, FULL_PRECISION, BitWidth, parse_bit_width, row_of
 from quant.grid.weights import check_groups
 from quant.layers import QUANTIZED_FORM, QuantLayer
@@ -17,8 +17,7 @@ from quant.policy import Policy
 # Layers that hold matrix weights but compute in their own way: never left in float without a word.
 _OTHER_MATRIX_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase, nn.Bilinear)
 _ORIGINAL_FORM: dict[type[QuantActivation], type[nn.Module]] = {
-    **{form: original for original, form in QUANTIZED_FORM.items()},
-    QuantIdentity: nn.Identity,
+    form: original for original, form in (*QUANTIZED_FORM.items(), *QUANTIZED_TENSOR.items())
 }
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -84,8 +83,8 @@ def prepare(model: Model, policy: Policy | None = None) -> Model:
             layer.attach(rules[name], mode, layer.weight.device)
     device = next(model.parameters()).device
     for name, tensor in products.items():
-        tensor.__class__ = QuantIdentity  # type: ignore[assignment]
-        assert isinstance(tensor, QuantIdentity)
+        tensor.__class__ = QUANTIZED_TENSOR[type(tensor)]  # type: ignore[assignment]
+        assert isinstance(tensor, QuantActivation)
         tensor.attach(rules[name], mode, device)
     return model
 
@@ -184,7 +183,7 @@ def check_calibrated(activations: Mapping[str, QuantActivation], run: BitWidth) 
     """Raise NotCalibratedError where a range that a run needs was never observed."""
     for name, activation in activations.items():
         bits = activation.bits_at(run).activation
-        if bits == FLOAT_BITS or bits in activation.calibrated:
+        if bits == FLOAT_BITS or bits in activation.calibrated or not activation.has_static_range:
             continue
         if not torch.isfinite(activation.activation_max - activation.activation_min)[row_of(bits)]:
             raise NotCalibratedError(

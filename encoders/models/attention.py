@@ -15,7 +15,7 @@ class MaskedAttention(nn.Module):
         self.heads = attention.num_heads
         self.k_proj, self.v_proj = attention.k_proj, attention.v_proj
         self.q_proj, self.out_proj = attention.q_proj, attention.out_proj
-        self.products = AttentionProducts()
+        self.products = AttentionProducts(attention.embed_dim)
 
     def forward(
         self,

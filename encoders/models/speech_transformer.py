@@ -170,7 +170,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
-        self.products = AttentionProducts()
+        self.products = AttentionProducts(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x: shape (batch, time, width); mask: (batch, time), True where a frame may be attended to."""

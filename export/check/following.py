@@ -30,14 +30,15 @@ NEAR_AN_EDGE = 0.01  # of a step; float rounding has been seen to move values by
 class Place(NamedTuple):
     """Where a file holds what a layer gets: a tensor of integers, with scale and zero point, or of floats, without.
 
+    Scale and zero point are numbers, or tensors' names where each token has its own.
     A key of integer attention is `transposed` before it is quantized. `bias` is how far, in steps of the integers, the
     runtime moves what it quantizes: it rounds the bias of a convolution in integers to input scale times weight scale
     (QLinearConv, B).
     """
 
     tensor: str
-    scale: float | None = None
-    zero_point: int = 0
+    scale: float | str | None = None
+    zero_point: int | str = 0
     transposed: bool = False
     bias: float = 0.0
 
@@ -86,7 +87,8 @@ def probe(proto: onnx.ModelProto, encoder: nn.Module, run: BitWidth, floats: boo
     probed.ir_version = proto.ir_version
     places, outputs = _places(probed.graph, encoder, run, floats), len(probed.graph.output)
     known = {value.name for value in [*probed.graph.output, *probed.graph.input]}
-    for name in dict.fromkeys(place.tensor for place in places.values() if place.tensor not in known):
+    wanted = [part for place in places.values() for part in place if isinstance(part, str) and part not in known]
+    for name in dict.fromkeys(wanted):
         probed.graph.output.append(helper.make_empty_tensor_value_info(name))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probed.onnx"
@@ -134,10 +136,10 @@ def _following(
         if place.scale is None or not isinstance(layer, QuantActivation):
             followed.equal[name] = _agree(found, values, limit)
             return found
-        given = (found.float() - place.zero_point) * place.scale
-        shift = layer.activation_shift
-        followed.equal[name] = _compare(followed, layer, run, values if shift is None else values - shift, found, place)
-        return given if shift is None else given + shift
+        scale, zero_point = (tensors[it] if isinstance(it, str) else it for it in (place.scale, place.zero_point))
+        found = found.float() - zero_point
+        followed.equal[name] = _compare(followed, layer, run, layer.normalized(values), found, scale, place.bias)
+        return layer.denormalized(found * scale)
 
     hooks = [
         encoder.get_submodule(name).register_forward_pre_hook(
@@ -153,14 +155,23 @@ def _following(
 
 
 def _compare(
-    followed: Followed, layer: QuantActivation, run: BitWidth, values: Tensor, found: Tensor, place: Place
-) -> bool:
-    """Count the roundings that are not torch's; whether all of them are at an edge."""
-    assert place.scale is not None
+    followed: Followed, layer: QuantActivation, run: BitWidth, values: Tensor, others: Tensor, scale: Tensor | float,
+    bias: float,
+) -> bool:  # fmt: skip
+    """Count the roundings that are not torch's; whether all of them are at an edge.
+
+    Args:
+        followed: gets the counts.
+        layer: that the values go into.
+        run: bit-width.
+        values: torch's, before they are rounded.
+        others: the file's integers less their zero point, of the shape of values.
+        scale: of the integers, a number or of shape (..., 1).
+        bias: see `Place`.
+    """
     bits = layer.bits_at(run).activation
-    steps = values / place.scale
-    own = (layer.on_grid(values, bits) / place.scale).round()
-    others = found.float() - place.zero_point
+    steps = values / scale
+    own = (layer.on_grid(values, bits) / scale).round()
     valid = layer._valid(values)
     differ = own != others
     if valid is not None:
@@ -170,7 +181,7 @@ def _compare(
         return bool(steps.isfinite().all())
     own, others, steps = own[differ], others[differ], steps[differ]
     distance = (steps - (own + others) / 2).abs()
-    at_edge = ((own - others).abs() == 1) & (distance <= NEAR_AN_EDGE + place.bias)
+    at_edge = ((own - others).abs() == 1) & (distance <= NEAR_AN_EDGE + bias)
     followed.at_edge += int(at_edge.sum())
     return bool(at_edge.all())
 
@@ -201,11 +212,15 @@ def _places(graph: onnx.GraphProto, encoder: nn.Module, run: BitWidth, floats: b
             if floats:
                 places[name] = Place(str(product.input[0]))
             continue
+        tokens = _by_token(product, makers)
+        if tokens is not None:
+            places[name] = tokens
+            continue
         quantize = makers.get(product.input[0])
         while quantize is not None and quantize.op_type != "QuantizeLinear":
             quantize = makers.get(quantize.input[0])
         found = None if quantize is None else _quantized(quantize, stored, makers)
-        if quantize is not None and found is not None and found.scale is not None:
+        if quantize is not None and found is not None and isinstance(found.scale, float):
             places[name] = found._replace(bias=_moved_by_bias(quantize, stored, makers) / found.scale)
             taken.add(found.tensor)
     # Tensors of attention products have no weight to find them by: their numbers and their order tell.
@@ -217,13 +232,34 @@ def _places(graph: onnx.GraphProto, encoder: nn.Module, run: BitWidth, floats: b
     for name, module in others:
         scale, zero_point = (float(value) for value in module.activation_qparams(module.bits_at(run).activation))
         wanted = (scale, zero_point % 128)  # stored as int8 it is 128 lower
-        match = next((place for place in left if (place.scale, place.zero_point % 128) == wanted), None)
+        match = next((place for place in left if (place.scale, int(place.zero_point) % 128) == wanted), None)
         if match is not None:
             parent, _, child = name.rpartition(".")
             query = getattr(encoder.get_submodule(parent), "query", None)
             places[name] = match._replace(transposed=child == "key" and any(query is other for _, other in others))
             left.remove(match)
     return places
+
+
+def _by_token(product: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> Place | None:
+    """Integers that take their scale and zero point from the token they are in: Clip(Round(x / scale) + zero point)."""
+    clip = makers.get(product.input[0])
+    while clip is not None and clip.op_type in ("Cast", "Mul", "Sub"):
+        clip = makers.get(clip.input[0])
+    steps = quotient(clip, makers)
+    if clip is None or steps is None:
+        return None
+    return Place(str(clip.output[0]), str(steps.input[1]), str(makers[clip.input[0]].input[1]))
+
+
+def quotient(clip: onnx.NodeProto | None, makers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """The Div of Clip(Round(x / scale) + zero point), by the scale of each token; None of another graph."""
+    node = clip
+    for operator in ("Clip", "Add", "Round"):
+        if node is None or node.op_type != operator:
+            return None
+        node = makers.get(node.input[0])
+    return node if node is not None and node.op_type == "Div" and node.input[1] in makers else None
 
 
 def _quantized(node: onnx.NodeProto, stored: dict[str, Any], makers: dict[str, onnx.NodeProto]) -> Place | None:

@@ -7,6 +7,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 
+from export.check.following import quotient
 from export.graph.packing import stored_weight, weight_name
 from export.graph.qdq import activation_range
 from quant import BitWidth, QuantActivation, QuantLayer
@@ -53,7 +54,10 @@ def _pairs(graph: "_Graph", name: str, layer: QuantLayer, bits: BitWidth) -> Ite
         yield np.array(graph.is_quantized(product.input[0])), np.array(False)
         return
     if layer.activation_shift is not None:
-        yield graph.shift(product), _array(layer.activation_shift)
+        yield graph.shift(product, layer.per_token), _array(layer.activation_shift)
+    if layer.per_token:
+        yield graph.top_of_tokens(product), np.array(2.0**bits.activation - 1)
+        return
     found_scale, found_zero_point, clip = graph.activation(product)
     scale, zero_point = layer.activation_qparams(bits.activation)
     yield found_scale, _array(scale)
@@ -65,7 +69,7 @@ def _pairs(graph: "_Graph", name: str, layer: QuantLayer, bits: BitWidth) -> Ite
 
 def _in_file_order(values: torch.Tensor, product: onnx.NodeProto) -> torch.Tensor:
     """(out, in, ...) as a file has it: (... * in, out) where a MatMul takes it."""
-    return values.movedim(1, -1).flatten(1).T if product.op_type == "MatMul" else values
+    return values.movedim(1, -1).flatten(1).T if product.op_type.startswith("MatMul") else values
 
 
 def _array(values: torch.Tensor) -> np.ndarray:
@@ -102,18 +106,37 @@ class _Graph:
 
     def weight(self, layer: str, bits: int) -> tuple[onnx.NodeProto, np.ndarray, np.ndarray]:
         """The product a layer's weight goes into, the weight's integers and its scale."""
-        product, scale = self.takers[weight_name(layer), 0], ""
+        name, scale = weight_name(layer), ""
+        product = self.takers[name, 0] if (name, 0) in self.takers else self.takers[name, 1]
         while product.op_type in ("DequantizeLinear", "Cast", "Mul", "Reshape"):
             if product.op_type in ("DequantizeLinear", "Mul"):
                 scale = product.input[1]
             output = product.output[0]
             product = self.takers[output, 1] if (output, 1) in self.takers else self.takers[output, 0]
+        if product.op_type == "MatMulInteger":
+            scale = self.takers[self.takers[product.output[0], 0].output[0], 0].input[1]
         while scale not in self.stored:  # gets a shape, or the factor of a batch normalization
             scale = self.makers[scale].input[0]
         return product, stored_weight(self.stored, layer, bits), self.value(scale)
 
-    def shift(self, product: onnx.NodeProto) -> np.ndarray:
+    def top_of_tokens(self, product: onnx.NodeProto) -> np.ndarray:
+        """Largest integer of a product's input, whose tokens each have a range."""
+        return self.value(self._clip_of_tokens(product).input[2])
+
+    def _clip_of_tokens(self, product: onnx.NodeProto) -> onnx.NodeProto:
+        node = self.makers[product.input[0]]
+        while node.op_type in ("Cast", "Mul", "Sub"):
+            node = self.makers[node.input[0]]
+        if quotient(node, self.makers) is None:
+            raise KeyError(f"{product.name} takes no integers of tokens")
+        return node
+
+    def shift(self, product: onnx.NodeProto, per_token: bool) -> np.ndarray:
         """What is taken off a product's input, (in,), before it is clipped and quantized."""
+        if per_token:
+            divided = quotient(self._clip_of_tokens(product), self.makers)
+            assert divided is not None
+            return self.value(self.makers[divided.input[0]].input[1])
         node = self.makers[self.makers[product.input[0]].input[0]]
         while node.op_type != "Sub":
             node = self.makers[node.input[0]]

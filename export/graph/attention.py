@@ -14,8 +14,6 @@ from quant import AttentionProducts
 from quant.attention import MASKED
 
 OPSET = 21
-# Tensors on the right of a product.
-RIGHT_SIDES = ("key", "value")
 
 
 class IntegerAttention(nn.Module):
@@ -24,19 +22,26 @@ class IntegerAttention(nn.Module):
     The mask is added, not selected by: a third of the time, the same numbers.
 
     Args:
-        products: with `query`, `key`, `probabilities` and `value` replaced by `export.graph.qdq.QdqActivation`.
+        products: with `query` and `exponentials` replaced by `export.graph.qdq.QdqActivation`, `key` and `value` by
+            `QdqHeadChannels`.
     """
 
     def __init__(self, products: AttentionProducts) -> None:
         super().__init__()
-        self.query, self.key = products.query, products.key
-        self.probabilities, self.value = products.probabilities, products.value
+        self.query, self.exponentials = products.query, products.exponentials
+        self.key: Any = products.key
+        self.value: Any = products.value
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """As `quant.AttentionProducts`."""
-        scores = _product(self.query, query, self.key, key.transpose(-2, -1), 1 / math.sqrt(query.shape[-1]))
-        probabilities = (scores + torch.where(mask, 0.0, MASKED)).softmax(dim=-1)
-        return _product(self.probabilities, probabilities, self.value, value)
+        key = self.key.normalized(key).transpose(-2, -1)
+        scores = _product(self.query, query, self.key, key, 1 / math.sqrt(query.shape[-1]))
+        scores = scores + (torch.where(mask, 0.0, MASKED) if mask.dtype == torch.bool else mask)
+        exponentials = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+        total = exponentials.sum(dim=-1, keepdim=True)
+        attended = _product(self.exponentials, exponentials, self.value, self.value.normalized(value))
+        restored: Tensor = self.value.restored(attended / total)
+        return restored
 
 
 def _product(left_form: Any, left: Tensor, right_form: Any, right: Tensor, factor: float = 1) -> Tensor:

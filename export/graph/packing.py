@@ -44,7 +44,7 @@ def pack_weights(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer]) -> None
             raise RuntimeError(f"the exporter lost the integers of {name}")
         integers = numpy_helper.to_array(stored[name])
         if bits == 4 or (bits < 4 and integers.size % 8):
-            typed = name if not form.in_use else f"{name}.int4"
+            typed = name if not form.in_integers else f"{name}.int4"
             raw = pack_four_bits(integers).tobytes()
             stored[name].CopyFrom(helper.make_tensor(typed, TensorProto.INT4, integers.shape, raw, raw=True))
             if typed != name:

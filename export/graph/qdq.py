@@ -8,22 +8,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
-from export.graph.attention import RIGHT_SIDES, IntegerAttention, unfolded
+from export.graph.attention import IntegerAttention, unfolded
 from quant import AttentionProducts, BitWidth, QuantActivation, QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
+from quant.attention import QuantHeadChannels, by_head
 from quant.bits import FLOAT_BITS
-from quant.grid.affine import dequantize
+from quant.grid.affine import dequantize, token_qparams
 
 QUANTIZATION_OPSET = 21
 WEIGHT, WEIGHT_SCALE = "weight_integers", "weight_scale"
 ACTIVATION_SCALE, ACTIVATION_ZERO_POINT = "activation_scale", "activation_zero_point"
-ACTIVATION_SHIFT = "activation_shift"
+ACTIVATION_SHIFT, ACTIVATION_SPREAD = "activation_shift", "activation_spread"
 
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class QdqActivation(nn.Module):
-    """A tensor at fixed bits; in ONNX: QuantizeLinear and DequantizeLinear.
+    """A tensor at fixed bits; in ONNX: QuantizeLinear and DequantizeLinear, or operators that find a token's range.
 
     Args:
         activation: calibrated.
@@ -37,7 +38,8 @@ class QdqActivation(nn.Module):
         self.bits: BitWidth = activation.bits_at(run)
         self.in_use = self.bits.activation != FLOAT_BITS
         self.dtype = torch.int8 if signed else torch.uint8
-        if self.in_use:
+        self.per_token = self.in_use and activation.per_token
+        if self.in_use and not self.per_token:
             scale, zero_point = activation.activation_qparams(self.bits.activation)
             self.register_buffer(ACTIVATION_SCALE, scale)
             self.register_buffer(ACTIVATION_ZERO_POINT, (zero_point - 128 * signed).to(self.dtype))
@@ -47,11 +49,20 @@ class QdqActivation(nn.Module):
         """Values of any shape, on the grid."""
         if not self.in_use:
             return values
+        if self.per_token:
+            integers, scale, zero_point = self.quantize_tokens(values)
+            return (integers - zero_point) * scale
         qparams = self.get_buffer(ACTIVATION_SCALE), self.get_buffer(ACTIVATION_ZERO_POINT)
         return symbolic(
             "::DequantizeLinear", (self.quantize(values), *qparams), dtype=torch.float32, shape=values.shape,
             version=QUANTIZATION_OPSET,
         )  # fmt: skip
+
+    def quantize_tokens(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Integers as floats, shape (..., channels); scale and zero point of each token, both (..., 1)."""
+        scale, zero_point = token_qparams(values, self.bits.activation)
+        integers = ((values / scale).round() + zero_point).clamp(0, 2**self.bits.activation - 1)
+        return integers, scale, zero_point
 
     def quantize(self, values: Tensor) -> Tensor:
         """Values of any shape to integers."""
@@ -68,11 +79,35 @@ class QdqActivation(nn.Module):
         )  # fmt: skip
 
 
+class QdqHeadChannels(QdqActivation):
+    """Keys or values of attention: their deviations from the channels' means, in units of the spread."""
+
+    def __init__(self, tensor: QuantHeadChannels, run: BitWidth) -> None:
+        # The right side of a product.
+        super().__init__(tensor, run, signed=True)
+        self.register_buffer(ACTIVATION_SHIFT, tensor.activation_shift if self.in_use else None)
+        self.register_buffer(ACTIVATION_SPREAD, tensor.activation_spread if self.in_use else None)
+
+    def normalized(self, values: Tensor) -> Tensor:
+        """Shape (batch, heads, time, width), before it is quantized."""
+        shift, spread = self._buffers[ACTIVATION_SHIFT], self._buffers[ACTIVATION_SPREAD]
+        values = values if shift is None else values - by_head(shift, values)
+        return values if spread is None else values / by_head(spread, values)
+
+    def restored(self, attended: Tensor) -> Tensor:
+        """What was taken off values given back to their product with probabilities."""
+        shift, spread = self._buffers[ACTIVATION_SHIFT], self._buffers[ACTIVATION_SPREAD]
+        attended = attended if spread is None else attended * by_head(spread, attended)
+        return attended if shift is None else attended + by_head(shift, attended)
+
+
 class QdqLayer(QdqActivation):
     """One layer at fixed bits; in ONNX: QuantizeLinear and DequantizeLinear before an ordinary product.
 
     ONNX Runtime fuses the three into integer kernels. Linear weights are stored transposed, (in, out), so
-    that nothing stands between the integers and the MatMul.
+    that nothing stands between the integers and the MatMul. Inputs with a range for each token go into MatMulInteger,
+    and their scales and zero points into its result. Weights in groups have no integer products: the same numbers
+    multiply in float.
 
     | granularity | shape of the integers | shape of the scale | DequantizeLinear |
     | --- | --- | --- | --- |
@@ -86,7 +121,7 @@ class QdqLayer(QdqActivation):
         run: bit-width of the model's run; the layer's own bits follow its policy.
 
     Raises:
-        ValueError: weights in groups beside quantized activations, or a padding that ONNX does not have.
+        ValueError: a padding that ONNX does not have.
     """
 
     bias: Tensor | None
@@ -100,6 +135,7 @@ class QdqLayer(QdqActivation):
         bias = layer.bias_at(run)
         self.register_buffer("bias", None if bias is None else bias.detach())
         self.register_buffer(ACTIVATION_SHIFT, layer.activation_shift if self.in_use else None)
+        self.axis: dict[str, Any] = {}
         if self.bits.weight == FLOAT_BITS:
             weight = layer.weight.detach()
             self.register_buffer("weight", weight.T.contiguous() if self.is_linear else weight)
@@ -109,19 +145,17 @@ class QdqLayer(QdqActivation):
             on_grid = None
             if self.activation_shift is not None:
                 on_grid = dequantize(integers.view(*scale.shape, -1), scale.unsqueeze(-1)).view_as(layer.weight)
-            self.axis: dict[str, Any] = {"axis": int(self.is_linear)}
+            self.axis = {"axis": int(self.is_linear)}
             if scale.shape[1] == 1:
                 scale = scale.flatten()
-            elif self.in_use:
-                raise ValueError(
-                    f"weights in groups ({layer.rule.granularity}) have no integer products: export them with "
-                    f"activations in float (w{self.bits.weight}a{FLOAT_BITS}), or use per_channel or per_tensor"
-                )
             else:
                 integers = integers.flatten(1)
                 self.axis = {"axis": int(not self.is_linear), "block_size": integers.shape[1] // scale.shape[1]}
             self.register_buffer(WEIGHT, integers.T.contiguous() if self.is_linear else integers)
             self.register_buffer(WEIGHT_SCALE, scale.T.contiguous() if scale.dim() == 2 and self.is_linear else scale)
+        self.in_integers = self.in_use and self.bits.weight != FLOAT_BITS and "block_size" not in self.axis
+        if self.per_token and self.in_integers:
+            self.register_buffer("weight_sum", self.get_buffer(WEIGHT).sum(dim=0, dtype=torch.float32) * scale)
         if self.activation_shift is not None and on_grid is not None:
             shifted = on_grid @ self.activation_shift
             self.bias = shifted if self.bias is None else self.bias + shifted
@@ -130,7 +164,19 @@ class QdqLayer(QdqActivation):
         """As the layer it came from."""
         if self.activation_shift is not None:
             values = values - self.activation_shift
+        if self.per_token and self.in_integers:
+            return self._token_product(values)
         return self.product(super().forward(values), self._weight(), self.bias)
+
+    def _token_product(self, values: Tensor) -> Tensor:
+        integers, scale, zero_point = self.quantize_tokens(values)
+        weight = self.get_buffer(WEIGHT)
+        shape = (*values.shape[:-1], weight.shape[1])
+        product = symbolic(
+            "::MatMulInteger", (integers.to(torch.uint8), weight), dtype=torch.int32, shape=shape, version=10
+        ).float() * self.get_buffer(WEIGHT_SCALE)
+        product = (product - zero_point * self.get_buffer("weight_sum")) * scale
+        return product if self.bias is None else product + self.bias
 
     def _weight(self) -> Tensor:
         if self.bits.weight == FLOAT_BITS:
@@ -151,8 +197,10 @@ def to_qdq(model: nn.Module, run: BitWidth) -> dict[str, QdqLayer]:
             parent, _, child = name.rpartition(".")
             if isinstance(module, QuantLayer):
                 form: QdqActivation = QdqLayer(module, run)
-            else:  # only attention has such tensors
-                form = QdqActivation(module, run, signed=child in RIGHT_SIDES)
+            elif isinstance(module, QuantHeadChannels):
+                form = QdqHeadChannels(module, run)
+            else:
+                form = QdqActivation(module, run)
             setattr(model.get_submodule(parent), child, form)
             if isinstance(form, QdqLayer):
                 layers[name] = form

@@ -3,6 +3,7 @@
 | what | granularity | grid | shape of scale |
 | --- | --- | --- | --- |
 | activation (any) | per tensor, asymmetric | unsigned | () |
+| activation (..., channels) | per token, asymmetric | unsigned | (..., 1) |
 | weight (out, in, ...) | per tensor, symmetric | signed, zero_point 0 | (1, 1, 1, ...), see `quant.grid.weights` |
 | | per output channel | | (out, 1, ...) |
 | | per group of g inputs | | (out * in * ... / g, 1) |
@@ -39,6 +40,20 @@ def activation_qparams(minimum: Tensor, maximum: Tensor, bits: int) -> tuple[Ten
     return scale, (-low / scale).round().to(torch.int32)
 
 
+def token_qparams(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Asymmetric scale and zero point of each token, from its own smallest and largest value.
+
+    Args:
+        values: shape (..., channels), float32.
+        bits: 2 to 8.
+
+    Returns:
+        scale, shape (..., 1), float32; zero_point, shape (..., 1), int32, from 0 to 2^bits - 1.
+    """
+    low, high = values.aminmax(dim=-1, keepdim=True)
+    return activation_qparams(low, high, bits)
+
+
 def quantize(values: Tensor, scale: Tensor, zero_point: Tensor | int, bits: int, signed: bool) -> Tensor:
     """Integers clamp(round(values / scale) + zero_point), halves to even: ONNX QuantizeLinear.
 
@@ -68,6 +83,32 @@ def fake_quantize_activation(values: Tensor, scale: Tensor, zero_point: Tensor, 
     """
     result: Tensor = _FakeQuantizeActivation.apply(values, scale, zero_point, bits)
     return result
+
+
+def fake_quantize_tokens(values: Tensor, bits: int) -> Tensor:
+    """Each token on the unsigned grid of its own range.
+
+    Every value is inside its range: the gradient is 1. None flows into the ranges (as with static ones).
+
+    Args:
+        values: shape (..., channels), float32 or bfloat16.
+        bits: 2 to 8.
+    """
+    result: Tensor = _FakeQuantizeTokens.apply(values, bits)
+    return result
+
+
+class _FakeQuantizeTokens(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: Tensor, bits: int) -> Tensor:  # type: ignore[no-untyped-def]
+        floats = values.float()
+        scale, zero_point = token_qparams(floats, bits)
+        low, high = 0 - zero_point, 2**bits - 1 - zero_point
+        return (floats / scale).round_().clamp_(low, high).mul_(scale).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[no-untyped-def,override]
+        return gradient, None
 
 
 class _FakeQuantizeActivation(torch.autograd.Function):

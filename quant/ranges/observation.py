@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from quant.activation import QuantActivation
 from quant.bits import INTEGER_BITS, BitWidth
+from quant.grid.affine import SMALLEST_SCALE
 from quant.ranges.observers import Observer, Seen
 from quant.ranges.sampling import ChannelStatistics, channel_statistics, subsample
 from quant.ranks import world_size
@@ -94,12 +95,14 @@ class Observation:
             if not passes and world_size() == 1:
                 continue
             shift = activation.activation_shift.copy_(total[:-1] / total[-1].clamp_min(1))
+            spread = _set_spread(activation, shift, passes)
             if not passes:
                 continue
             self.extremes[activation] = [
-                ((seen.low - shift).amin().clamp_max(0), (seen.high - shift).amax().clamp_min(0)) for seen in passes
+                (((seen.low - shift) / spread).amin().clamp_max(0), ((seen.high - shift) / spread).amax().clamp_min(0))
+                for seen in passes
             ]
-            self.kept[activation] = [(seen.samples - shift).flatten() for seen in passes]
+            self.kept[activation] = [((seen.samples - shift) / spread).flatten() for seen in passes]
 
     def _extremes(self, activations: Sequence[QuantActivation]) -> tuple[Tensor, Tensor]:
         """Low and high end of each pass, (activations, passes), over all ranks."""
@@ -131,6 +134,18 @@ class Observation:
         gathered = [torch.empty_like(samples) for _ in range(world_size())]
         dist.all_gather(gathered, samples)
         return torch.cat(gathered, dim=1)
+
+
+def _set_spread(activation: QuantActivation, shift: Tensor, passes: Sequence[ChannelStatistics]) -> Tensor:
+    """Set each channel's largest deviation from its mean, over all ranks; one where the activation has no spread."""
+    if activation.activation_spread is None:
+        return torch.ones_like(shift)
+    deviations = [torch.maximum(shift - seen.low, seen.high - shift) for seen in passes]
+    # A channel without a valid frame has infinite ends.
+    largest = torch.stack([torch.zeros_like(shift), *deviations]).amax(dim=0)
+    if world_size() > 1:
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return activation.activation_spread.copy_(largest.clamp_min(SMALLEST_SCALE))
 
 
 def _as_stored(values: Tensor) -> Tensor:

@@ -3,12 +3,13 @@ import copy
 import onnx
 import pytest
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 from written import to_file
 
 import export
 import quant
 from encoders import SpeechTransformer
+from export.check.following import quotient
 from export.check.stored import first_difference
 
 W4A4, W4A8 = quant.BitWidth(4, 4), quant.BitWidth(4, 8)
@@ -47,10 +48,36 @@ def test_learned_steps_are_those_of_the_file(tmp_path):
     assert first_difference(onnx.load(path), quant.quant_activations(encoder), W4A8) == "blocks.0.mlp.0"
 
 
-def test_groups_beside_integer_activations_are_refused_by_name(tmp_path):
+def test_ranges_of_tokens_are_found_in_the_file_as_in_torch(tmp_path):
+    policy = quant.Policy(
+        attention=True, shift=True, activation_range="per_token",
+        layers={"*.mlp.0": "/per_group_32", "*.mlp.2": "a32", "*.attn.out": "/static"},
+    )  # fmt: skip
+    encoder = speech(policy)
+    path = to_file(encoder, tmp_path / "encoder.onnx", "w4a7")  # verified
+    proto = onnx.load(path)
+    operators = [node.op_type for node in proto.graph.node]
+    # Second convolution; query, key and value, which take the same integers; the two products of attention.
+    assert (operators.count("MatMulInteger"), operators.count("MatMul")) == (1 + 3 + 2, 3)
+    layers = quant.quant_activations(encoder)
+    run = quant.parse_bit_width("w4a7")
+    assert first_difference(proto, layers, run) is None
+    top = next(node.input[2] for node in proto.graph.node if node.op_type == "Clip" and len(node.input) == 3
+               and quotient(node, {name: it for it in proto.graph.node for name in it.output}))  # fmt: skip
+    stored = {tensor.name: tensor for tensor in proto.graph.initializer}
+    stored[top].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(stored[top]) + 1, top))
+    assert first_difference(proto, layers, run) == "blocks.0.attn.query"
+    proto = onnx.load(path)
+    with torch.no_grad():
+        encoder.blocks[0].attn.key.weight[0, 0] *= 3
+        assert first_difference(proto, layers, run) == "blocks.0.attn.key"
+
+
+def test_groups_beside_integer_activations_multiply_in_float(tmp_path):
     encoder = speech(quant.Policy(granularity="per_group_32", layers={"conv2": "/per_channel"}))
-    with pytest.raises(ValueError, match=r"in groups \(per_group_32\) have no integer products.*\(w4a32\)"):
-        to_file(encoder, tmp_path / "encoder.onnx", "w4a8")
+    path = to_file(encoder, tmp_path / "encoder.onnx", "w4a8")  # verified
+    # The second convolution, and the layers that one group spans: that is a scale for each channel.
+    assert export.integer_operators(path)["MatMulIntegerToFloat"] == 1 + 5
 
 
 @pytest.mark.parametrize("bit_width", ["w4a32", "w8a32", "w2a32"])

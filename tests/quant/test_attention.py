@@ -13,7 +13,7 @@ class OneAttention(nn.Module):
     def __init__(self):
         super().__init__()
         self.out = nn.Linear(4, 4)
-        self.products = quant.AttentionProducts()
+        self.products = quant.AttentionProducts(8)
 
     def forward(self, qkv, mask):
         return self.products(*qkv, mask[:, None, None, :])
@@ -37,6 +37,7 @@ def on_grid(values: torch.Tensor, seen: torch.Tensor, bits: int) -> torch.Tensor
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_all_four_tensors_are_on_their_grids(qkv, mask, bits):
+    qkv[1:] += torch.linspace(-3, 3, 16).view(2, 2, 1, 4).unsqueeze(1)  # keys and values hover around means
     model = quant.prepare(OneAttention(), quant.Policy(attention=True))
     with quant.observe(model), quant.valid_frames(mask):
         observed = model(qkv, mask)
@@ -45,11 +46,49 @@ def test_all_four_tensors_are_on_their_grids(qkv, mask, bits):
         found = model(qkv, mask)
 
     keep = mask[:, None, :, None]
-    q, k, v = (on_grid(x, x * keep, bits) for x in qkv)
-    minus_infinity = torch.zeros(2, 1, 1, 6).masked_fill(~mask[:, None, None, :], -torch.inf)
-    exact = (qkv[0] @ qkv[1].transpose(2, 3) / math.sqrt(4) + minus_infinity).softmax(-1)
-    probabilities = (q @ k.transpose(2, 3) / math.sqrt(4) + minus_infinity).softmax(-1)
-    assert torch.allclose(found, on_grid(probabilities, exact * keep, bits) @ v, atol=1e-5)
+    frames = mask.sum()
+    k_mean, v_mean = ((x * keep).sum((0, 2), keepdim=True) / frames for x in qkv[1:])
+    spread = ((qkv[2] - v_mean) * keep).abs().amax((0, 2), keepdim=True)
+    keys, values = qkv[1] - k_mean, (qkv[2] - v_mean) / spread
+    q, k, v = (on_grid(x, x * keep, bits) for x in (qkv[0], keys, values))
+    scores = (q @ k.transpose(2, 3) / math.sqrt(4)).masked_fill(~mask[:, None, None, :], -torch.inf)
+    exponentials = (scores - scores.amax(-1, keepdim=True)).exp()
+    rounded = (exponentials * (2**bits - 1)).round() / (2**bits - 1)
+    expected = rounded @ (v * spread) / exponentials.sum(-1, keepdim=True) + v_mean
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_hundreds_of_keys_keep_their_tail():
+    """Where every probability is below the first step of the grid, as in an encoder that looks at 30 s."""
+    generator = torch.Generator().manual_seed(1)
+    query, key, value = torch.randn(3, 1, 2, 1000, 4, generator=generator)
+    value = value + 5
+    mask = torch.ones(1, 1000, dtype=torch.bool)
+    model = quant.prepare(OneAttention(), quant.Policy(attention=True))
+    batch = torch.stack([query, key, value])
+    quant.calibrate(model, [batch], lambda batch: model(batch, mask))
+    with torch.no_grad(), quant.at(model, "w8a8"):
+        found = model(batch, mask)
+    exact = F.scaled_dot_product_attention(query, key, value)
+    assert (exact - found).square().mean() / exact.var() < 1e-3
+    probabilities = (query @ key.transpose(2, 3) / math.sqrt(4)).softmax(-1)
+    on_the_grid_of_probabilities = on_grid(probabilities, probabilities, 8) @ value
+    assert (exact - on_the_grid_of_probabilities).square().mean() / exact.var() > 1
+
+
+def test_another_mean_of_the_keys_changes_no_full_precision_feature_and_no_padding_counts(qkv, mask):
+    model = quant.prepare(OneAttention(), quant.Policy(attention=True))
+    far = qkv.masked_fill(~mask[:, None, :, None], 99)
+    with quant.valid_frames(mask):
+        quant.calibrate(model, [far], lambda batch: model(batch, mask))
+    products = model.products
+    means = (qkv[1] * mask[:, None, :, None]).sum((0, 2)) / mask.sum()
+    assert torch.allclose(products.key.activation_shift.view(2, 4), means, atol=1e-5)
+    assert products.key.activation_spread is None
+    with quant.at(model, "w8a8"):
+        found, alone = model(far, mask), model(qkv, mask)
+    keep = mask[:, None, :, None].expand_as(found)
+    assert torch.allclose(found[keep], alone[keep], atol=1e-5)
 
 
 def test_gradients_reach_query_key_and_value(qkv, mask):
@@ -85,7 +124,7 @@ def test_the_default_policy_leaves_state_and_features_of_a_speech_encoder_alone(
     assert not [key for key in plain.state_dict() if "products" in key]
     with_products = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2), quant.Policy(attention=True))
     names = set(quant.quant_activations(with_products)) - set(quant.quant_layers(with_products))
-    assert names == {f"blocks.0.attn.products.{x}" for x in ("query", "key", "probabilities", "value")}
+    assert names == {f"blocks.0.attn.products.{x}" for x in ("query", "key", "exponentials", "value")}
 
 
 def test_a_model_without_such_products_is_an_error():

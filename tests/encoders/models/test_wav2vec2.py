@@ -63,7 +63,7 @@ def test_positions_and_products_can_be_quantized():
     encoder = quant.prepare(WavLM(**SMALL), quant.Policy(attention=True))
     names = quant.quant_activations(encoder)
     assert "transformer.pos_conv_embed.conv" in names
-    assert "transformer.layers.1.attention.products.probabilities" in names
+    assert "transformer.layers.1.attention.products.exponentials" in names
     assert {f"transformer.layers.0.attention.{p}_proj" for p in "qkv"} <= names.keys()
     waveform = torch.randn(2, 4000)
     quant.calibrate(encoder, [waveform])

@@ -129,7 +129,7 @@ def test_policy_words_are_checked_and_saved():
         quant.Policy(granularity="per_group_16")
     with pytest.raises(ValueError, match="unknown weight_range 'max': write one of min_max, mse"):
         quant.Policy(weight_range="max")
-    with pytest.raises(ValueError, match=r"'head': unknown granularity 'per_row'"):
+    with pytest.raises(ValueError, match=r"'head': unknown grid 'per_row'"):
         quant.Policy(layers={"head": "w4/per_row"})
     with pytest.raises(ValueError, match=r"got 1: one bit with a sign holds only -1 and 0"):
         quant.Policy(layers={"head": "w1a8"})
