@@ -101,6 +101,11 @@ class Encoder(nn.Module):
     arguments: dict[str, Any]
     front_end: nn.Module
 
+    def __init__(self) -> None:
+        super().__init__()
+        if not hasattr(type(self), "name"):
+            raise TypeError(f"{type(self).__name__} is only what others are made from: name one of them")
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):

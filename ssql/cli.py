@@ -12,7 +12,7 @@ from typing import NoReturn
 from ssql.commands.doctor import doctor, version
 from ssql.terminal.errors import bug_report, sentence_of
 from ssql.terminal.help import RUNS, command_help
-from ssql.terminal.interruption import Interrupted
+from ssql.terminal.interruption import Interrupted, heard_everywhere
 
 USAGE = """usage: ssql COMMAND [options]
 
@@ -52,6 +52,12 @@ def main() -> None:
     """Entry point. An error is one sentence: exit code 1 for bad input, 2 for a bad command line, 70 for a bug."""
     debug = "--debug" in sys.argv
     name, *args = [word for word in sys.argv[1:] if word != "--debug"] or [""]
+    with heard_everywhere():
+        _run(name, args, debug)
+
+
+def _answer(name: str, args: list[str]) -> None:
+    """What was asked for, a command among others."""
     if name in ("", "-h", "--help"):
         sys.stdout.write(f"{version()}\n{USAGE}")
         sys.exit(0 if name else BAD_COMMAND_LINE)
@@ -71,13 +77,13 @@ def main() -> None:
         args = _files_first(args)
     args = ["--help" if word == "--help_all" else word for word in args]
     sys.argv = [f"ssql {name}", *args]
-    _run(name, args, debug)
+    _command(name)(args)
 
 
 def _run(name: str, args: list[str], debug: bool) -> None:
     """The one place that catches."""
     try:
-        _command(name)(args)
+        _answer(name, args)
         sys.stdout.flush()
     except Interrupted as stop:
         if str(stop):

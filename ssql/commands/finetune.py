@@ -90,7 +90,7 @@ class FinetuneCLI(RunCLI):
         self.best = BestCheckpoint(self.folder.checkpoints, "best-{step}", enable_version_counter=False, **metric)
         last = LastCheckpoint(self.folder.checkpoints, self.config.checkpoint_steps, self.interruption)
         patience = self.config.patience
-        stopping = [] if patience is None else [EarlyStopping(patience=patience, **metric)]
+        stopping = [] if patience is None else [EarlyStopping(patience=patience, strict=False, **metric)]
         return [self.best, *stopping, last]
 
 

@@ -116,6 +116,8 @@ class Method(lightning.LightningModule):
         views: Literal["together", "apart"] = "together",
     ) -> None:
         super().__init__()
+        if type(self).loss is Method.loss:
+            raise TypeError(f"{type(self).__name__} is only what others are made from: name one of them")
         check_at_least(0, warmup_steps=warmup_steps)
         self.encoder = quant.prepare(encoder, policy)
         self.augmentation = augmentation

@@ -50,15 +50,43 @@ KNOWN = (
 )  # fmt: skip
 # Of jsonargparse's nested lists: the lines that say where, not what.
 WRAPPING = ("Problem with given class_path", "Does not validate", "Subtypes:", "Errors:", "Given value",
-            "Expected a path but", "Failed to instantiate")  # fmt: skip
+            "Expected a path but", "Failed to instantiate", "Subclass types expect", "a class path (str)",
+            "a dict with")  # fmt: skip
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a word", "NoneType": "null",
          "list": "a list such as '[a, b]'", "List": "a list such as '[a, b]'", "dict": "names and values: {a: b}",
          "Path": "a path"}  # fmt: skip
+# Python's own words within a sentence, and what they say to those who do not write Python; in this order.
+PLAIN = (
+    (r"UnicodeDecodeError\('[\w-]+', b['\"].*\)$|'[\w-]+' codec can't (?:de|en)code .*?: [\w -]+", "not UTF-8 text"),
+    (r"KeyError\('([^']*)'\)$", r"it has no \1"),
+    (r"\b(?:\w+\.)*[A-Z]\w*Error\((['\"])(.*)\1\)$", r"\2"),
+    (r"could not convert string to float: (.*)", r"\1 is no number"),
+    (r"invalid literal for int\(\) with base \d+: (.*)", r"\1 is no whole number"),
+    (r"'\w+' object has no attribute 'keys'|argument of type '\w+' is not iterable",
+     "a class is written as its class_path, a name, and its init_args, names and values"),
+    (r"'(\w+)' object has no attribute '(\w+)'", r"\1 has no \2"),
+    (r"(?:\w+\.)*onnxruntime_pybind11_state\.\w+: ", ""),
+    (r"\[ONNXRuntimeError\] : \d+ : \w+ : ", ""),
+    (r"Not a valid subclass of (\w+)(?:\. Got value: [^;]*)?", r"not the name of a \1"),
+)  # fmt: skip
+LONGEST = 500  # characters of a sentence
 DOCTOR = "`ssql doctor` says what does not load, and the command that mends it"
 
 
 def sentence_of(error: BaseException) -> str | None:
     """One sentence for what a user can cause; None for a bug."""
+    sentence = _whole_sentence(error)
+    return None if sentence is None else plain(sentence)
+
+
+def plain(sentence: str) -> str:
+    """Without Python's own words, and cut where another library says more than anyone reads."""
+    for words, ours in PLAIN:
+        sentence = re.sub(words, ours, sentence)
+    return sentence if len(sentence) <= LONGEST else f"{sentence[:LONGEST]} ..."
+
+
+def _whole_sentence(error: BaseException) -> str | None:
     text = _joined(str(error))
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
@@ -133,7 +161,8 @@ def nested_sentence(message: str) -> str:
     reasons = [reason for reason in reasons if reason and not reason.startswith(WRAPPING)]
     others = [reason for reason in reasons if not reason.startswith(("Expected", "Not of type", "Unexpected import"))]
     if others:
-        return f"{_option(*keys)}: {_joined('; '.join(dict.fromkeys(others)))}"
+        said = _joined("; ".join(dict.fromkeys(others)))
+        return f"{_option(*keys)}: {said}" if keys else said
     if value and value[0] == "None":
         return f"{_option(*keys)} must be given"
     if missing_class:

@@ -1,13 +1,20 @@
 """SIGTERM and Ctrl-C: training ends after a step, with a checkpoint, all else at once; the exit code says by which."""
 
+import atexit
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SOON = 0.02  # seconds
 
 
 class Interrupted(SystemExit):
@@ -71,3 +78,34 @@ def interruptible() -> Iterator[Interruption]:
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def heard_everywhere() -> Iterator[None]:
+    """A signal is not lost where Python cannot pass its exception on, as out of a callback of C: it is sent again.
+
+    Once this has ended, Ctrl-C ends the interpreter, which only tidies up, without a word.
+    """
+    before, timers = sys.unraisablehook, list[threading.Timer]()
+
+    def send_again(lost: "UnraisableHookArgs") -> None:
+        if isinstance(lost.exc_value, Interrupted):
+            number = lost.exc_value.signal_number
+            Interruption().install()
+        elif isinstance(lost.exc_value, KeyboardInterrupt):
+            number = signal.SIGINT
+        else:
+            return before(lost)
+        timers.append(threading.Timer(SOON, os.kill, (os.getpid(), number)))
+        timers[-1].daemon = True
+        with suppress(RuntimeError):  # the interpreter ends anyway
+            timers[-1].start()
+
+    sys.unraisablehook = send_again
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+        sys.unraisablehook = before
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)

@@ -13,6 +13,7 @@ NOT_FOR_USERS = (
     r".*number of training batches \(\d+\) is smaller than the logging interval.*",
     r".*Total length of .* across ranks is zero.*",
     r".*FLOPs.*",
+    r".*Early stopping conditioned on metric .* is not available.*",  # the same
     r".*could not find the monitored key in the returned metrics.*",  # no validation yet: we say so at the end
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
     r".*Checkpoint directory .* exists and is not empty.*",  # it is ours, and was looked at before

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
-from ssql.terminal.errors import nested_sentence
+from ssql.terminal.errors import nested_sentence, plain
 
 MOST_CLASSES = 12
 
@@ -29,7 +29,7 @@ class Sentences(ArgumentParser):
         """Say what is wrong with the command line and end."""
         if not self.exit_on_error:  # asked by jsonargparse, which tries types one after another
             super().error(message, ex)
-        sys.stderr.write(f"{self.prog}: error: {self._sentence(message)}\n")
+        sys.stderr.write(f"{self.prog}: error: {plain(self._sentence(message))}\n")
         self.exit(2)
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
@@ -44,7 +44,7 @@ class Sentences(ArgumentParser):
         try:
             parsed = super().parse_args(*args, **kwargs)
         except UnicodeDecodeError as error:
-            self.error(f"Problems parsing config: not UTF-8 text: {error}", error)
+            self.error("Problems parsing config: not UTF-8 text", error)
         if not self.exit_on_error:  # jsonargparse tries out a class: its options may not be filled in yet
             return parsed
         if isinstance(parsed.get("output"), str):
@@ -58,6 +58,8 @@ class Sentences(ArgumentParser):
         wrong = [name for name, option in own.items() if _is_wrong_null(parsed.get(name), *option)]
         for name in [*wrong, *(found for key, value in given.items() for found in _nulls(value, key))]:
             self.error(f"{name} must have a value: null is none")
+        for name, value in (found for key, inner in given.items() for found in _too_large(inner, key)):
+            self.error(f"--{name} must be from {-sys.maxsize} to {sys.maxsize}, not {value}")
         return parsed
 
     def _sentence(self, message: str) -> str:
@@ -124,6 +126,15 @@ def _nulls(value: Any, name: str) -> Iterator[str]:
         value = arguments
     for key, inner in value.items():
         yield from _nulls(inner, f"{name}.{key}")
+
+
+def _too_large(value: Any, name: str) -> Iterator[tuple[str, int]]:
+    """Options, at any depth, with whole numbers that only Python can count to."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _too_large(inner, name if key == "init_args" or isinstance(value, list) else f"{name}.{key}")
+    elif isinstance(value, int) and abs(value) > sys.maxsize:
+        yield name, value
 
 
 def _parameters(owner: Any) -> dict[str, tuple[Any, Any]]:
