@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from encoders.models.speech_transformer import SpeechTransformer
+from encoders.models.speech_transformer import SpeechTransformer, log_mel_front_end
 from encoders.published_layouts import LAYOUTS, Layout
 from encoders.storage.description import ArtifactError, listed, misfits
 from encoders.storage.paths import check_regular, shown
@@ -42,17 +42,20 @@ class Imported:
         )
 
 
-def import_encoder(weights: str | Path, layout: str, heads: int | None = None) -> tuple[SpeechTransformer, Imported]:
+def import_encoder(
+    weights: str | Path, layout: str, heads: int | None = None, fill: bool | None = None
+) -> tuple[SpeechTransformer, Imported]:
     """Build the encoder that a published file holds, in float32, with the front end it was trained with.
 
-    Sizes are read from the shapes, and compared with a config.json beside the weights where there is one. Whisper
-    itself attends to the silence that fills its 30 s; here a clip attends to itself, so its features are Whisper's
-    own for clips of 30 s.
+    Sizes are read from the shapes, and compared with a config.json beside the weights where there is one.
 
     Args:
         weights: a safetensors file, or a folder with model.safetensors or with shards and their index.
         layout: `step_audio_2` (with its adaptor), `whisper` (transformers), `openai_whisper`, `qwen2_audio`.
         heads: attention heads; config.json's, or width / 64, when None.
+        fill: whether every clip is filled with silence to the encoder's 30 s and attends to it, which is how Whisper
+            was trained and what its decoder reads. Without, a clip attends to itself: features of short clips are
+            others, and cost less. None fills for Whisper's own layouts alone.
 
     Returns:
         the encoder in evaluation mode, not prepared; what was imported.
@@ -75,13 +78,14 @@ def import_encoder(weights: str | Path, layout: str, heads: int | None = None) -
     left_out = [key for key, name in ours.items() if name is None]
     _check_explained(published.keys(), left_out, LAYOUTS[layout], weights, layout)
     state = {name: _read(published[key], key) for key, name in ours.items() if name is not None}
+    log_mel: Any = "whisper_filled" if (LAYOUTS[layout].filled if fill is None else fill) else "whisper"
     arguments, heads_from = _sizes(state, LAYOUTS[layout], folder / "config.json", heads, weights)
     try:
         with torch.device("meta"):
-            encoder = SpeechTransformer(**arguments, pooling=LAYOUTS[layout].pooling, log_mel="whisper")
+            encoder = SpeechTransformer(**arguments, pooling=LAYOUTS[layout].pooling, log_mel=log_mel)
     except ValueError as error:
         raise ArtifactError(f"{weights} has sizes that no encoder in this layout has: {error}") from error
-    front_end = type(encoder.front_end)(arguments["n_mels"])
+    front_end = log_mel_front_end(log_mel, arguments["n_mels"], arguments["positions"])
     _check_keys(encoder, state, weights)
     encoder.load_state_dict(state, assign=True)
     encoder.front_end = front_end  # its buffers are computed, not stored
