@@ -356,9 +356,9 @@ def _filled_contract(config: dict[str, Any], longest: int, rate: int, samples: b
     )
     frames = config["outputs"]["features"]["shape"][1]
     return (
-        f"Mono audio at {SAMPLE_RATE:,} Hz; the batch may have any size. {taken}, as the encoder was trained: every clip "
-        f"gives {frames:,} frames, first its own and then those of the silence. Cut a longer clip into windows: the file "
-        f"refuses it. A clip's features do not depend on what it is batched with.{_interleaving(config)}"
+        f"Mono audio at {SAMPLE_RATE:,} Hz; the batch may have any size. {taken}, as the encoder was trained: every "
+        f"clip gives {frames:,} frames, first its own and then those of the silence. Cut a longer clip into windows: "
+        f"the file refuses it. A clip's features do not depend on what it is batched with.{_interleaving(config)}"
     )
 
 

@@ -133,8 +133,8 @@ def retained_rows(rows: Sequence[Row], metrics: Sequence[str] = HEADLINES) -> li
     """Rows of the metric `retained`, in percent of the same run's full precision.
 
     Probes bring theirs (`ssql.evaluation.probes`), with an interval. Of an error rate it is the share of words or
-    characters that are still right. Worse than a constant answer is 0. Where full precision had no skill, no row is
-    given.
+    characters that are still right, and a row that says how far it is above full precision has none. Worse than a
+    constant answer is 0. Where full precision had no skill, no row is given.
     """
     full: dict[tuple[str, str, str], list[float]] = {}
     seen: Counter[tuple[str, str, str, str]] = Counter()
@@ -144,7 +144,7 @@ def retained_rows(rows: Sequence[Row], metrics: Sequence[str] = HEADLINES) -> li
     kept = []
     for row in rows:
         name = (row["method"], row["task"], row["metric"])
-        if row["metric"] not in metrics:
+        if row["metric"] not in metrics or row.get("above_fp") is not None:
             continue
         run = seen[*name, row["bit_width"]]  # runs of the same name come in the same order at each bit-width
         seen[*name, row["bit_width"]] += 1
