@@ -351,8 +351,8 @@ def _filled_contract(config: dict[str, Any], longest: int, rate: int, samples: b
     taken = (
         f"A clip has 1 to {longest:,} samples ({seconds}), and the file fills it with silence to {longest:,}"
         if samples
-        else f"Log-mels have exactly {longest:,} frames, which is what `lengths` says: before a log-mel is taken, zeros "
-        f"follow the samples of its clip to {seconds}"
+        else f"Log-mels have exactly {longest:,} frames, which is what `lengths` says: before a log-mel is taken, "
+        f"zeros follow the samples of its clip to {seconds}"
     )
     frames = config["outputs"]["features"]["shape"][1]
     return (

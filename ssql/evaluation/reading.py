@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -183,7 +184,8 @@ class FeaturesOnDisk:
     """
 
     def __init__(self) -> None:
-        self.file = tempfile.TemporaryFile()  # noqa: SIM115  closed with the last that knows it
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115
+        weakref.finalize(self, self.file.close)
         self.frames = 0
         self.sums: np.ndarray | float = 0.0
         self.squares = 0.0
