@@ -6,7 +6,7 @@ from ssql.evaluation.reader import Reader
 
 
 class SignReader(Reader):
-    """Says of each tenth of a clip whether its first feature is above the clip's mean: yes, or no no.
+    """Says of each tenth of a clip whether its first feature, in twentieths, is an even number: yes, or no no.
 
     Args:
         takes: width of the features that it claims to take.
@@ -27,6 +27,6 @@ class SignReader(Reader):
     def read(self, features: torch.Tensor, frames: torch.Tensor) -> list[str]:
         texts = []
         for clip, count in zip(features, frames.tolist(), strict=True):
-            own = clip[:count, 0]
-            texts.append(" ".join("YES" if part.mean() > own.mean() else "no  no" for part in own.chunk(10)))
+            parts = clip[:count, 0].chunk(10)
+            texts.append(" ".join("YES" if int(20 * part.mean()) % 2 == 0 else "no  no" for part in parts))
         return texts
