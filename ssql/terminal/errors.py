@@ -133,7 +133,8 @@ def nested_sentence(message: str) -> str:
     reasons = [reason for reason in reasons if reason and not reason.startswith(WRAPPING)]
     others = [reason for reason in reasons if not reason.startswith(("Expected", "Not of type", "Unexpected import"))]
     if others:
-        return f"{_option(*keys)}: {_joined('; '.join(dict.fromkeys(others)))}"
+        why = _joined("; ".join(dict.fromkeys(others)))
+        return f"{_option(*keys)}: {why}" if keys else why
     if value and value[0] == "None":
         return f"{_option(*keys)} must be given"
     if missing_class:
