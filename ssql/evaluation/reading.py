@@ -136,7 +136,6 @@ class Reading:
         features: those of full precision, where these are.
         errors: squared error of each clip, summed over frames and dimensions; empty where there is nothing to compare.
         values: how many numbers the features of each clip are.
-        variance: of the features of full precision, each dimension's mean taken off.
     """
 
     words: list[Edits] = field(default_factory=list)
