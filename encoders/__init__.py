@@ -18,7 +18,7 @@ from encoders.published.importing import Imported, import_encoder
 from encoders.speech.audio_file import read_blocks
 from encoders.speech.frames import FrameEncoder
 from encoders.speech.interleaving import deinterleave, interleave
-from encoders.speech.log_mel import LogMel, WhisperLogMel
+from encoders.speech.log_mel import FilledLogMel, LogMel, WhisperLogMel
 from encoders.speech.tokenizer import Tokenizer, Tokens, load_tokenizer, save_tokenizer
 from encoders.speech.windows import Piece, WindowEncoder, encode_windows, window_encoder
 from encoders.storage.folder import ArtifactError, check_folder_target
@@ -28,6 +28,7 @@ __all__ = [
     "ArtifactError",
     "Conformer",
     "Encoder",
+    "FilledLogMel",
     "Head",
     "HuBERT",
     "LogMel",

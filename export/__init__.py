@@ -11,7 +11,7 @@ from export.group import named_group
 __version__: str  # of the distribution
 
 if TYPE_CHECKING:
-    from export.card import describe, entries_to_keep, refuse_foreign_card, write_card
+    from export.card import add_results, describe, entries_to_keep, refuse_foreign_card, write_card
     from export.check.accuracy import Accuracy, Labelled
     from export.check.stream import verify_stream
     from export.check.verdict import Verification
@@ -37,6 +37,7 @@ HOMES = {
     "SpeechInput": "graph.signature",
     "Verification": "check.verdict",
     "VerificationError": "metadata",
+    "add_results": "card",
     "describe": "card",
     "entries_to_keep": "card",
     "file_window_encoder": "runtime.window_file",

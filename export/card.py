@@ -1,7 +1,7 @@
 """The model card: `README.md` and `config.json` beside the files of an export."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ def describe(
         sample_rate_hz, input (waveform, log_mel, images), inputs and outputs (name to shape, dtype, unit), limits (of
         `export.runtime.limits`), frame_rate_hz, feature_dim, head (null, or task, classes, units, label), tokenizer
         (null, or its sizes), files (file, bit_width, size_bytes, sha256, oldest_onnxruntime, error_over_variance and
-        accuracy: of the file itself, by its verification; `accuracy_in_torch` and `latency_ms` may be added), licence,
-        trained_on, encoder, format_version.
+        accuracy: of the file itself, by its verification; `measured` of the file itself, by `add_results`,
+        `accuracy_in_torch` and `latency_ms` may be added), licence, trained_on, encoder, format_version.
     """
     proto, found = load_file(paths[0])
     head, tokenizer = stored_head(proto), stored_tokenizer(proto)
@@ -104,6 +104,32 @@ def refuse_foreign_card(folder: Path) -> None:
         refuse_foreign(folder / name, CARD)
 
 
+def add_results(file: Path, results: Mapping[str, float]) -> Path | None:
+    """Add what was measured of a file to the model card beside it.
+
+    Args:
+        file: that `to_onnx` wrote.
+        results: name, with unit, to value.
+
+    Returns:
+        the card; None where no card describes this very file, and where there is nothing to add.
+    """
+    folder = file.parent
+    try:
+        refuse_foreign_card(folder)
+    except FileExistsError:
+        return None
+    if not results or not (folder / CONFIG).is_file():
+        return None
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    entries = [entry for entry in config["files"] if entry["file"] == file.name and _is_file_of(entry, folder)]
+    for entry in entries:
+        entry["measured"] = entry.get("measured", {}) | dict(results)
+    if entries:
+        write_card(config, folder)
+    return folder / README if entries else None
+
+
 def write_card(config: dict[str, Any], folder: Path, kept: Sequence[dict[str, Any]] = ()) -> None:
     """Write `config.json` and a `README.md` that says the same in words.
 
@@ -163,8 +189,10 @@ def snippet(config: dict[str, Any]) -> str:
             'feeds = {"waveform": samples[None], "lengths": np.array([len(samples)])}',
         ]
     elif form == "log_mel":
-        lines.append(f"log_mel = np.zeros((1, {shape[1]}, 100), np.float32)  # one second")
-        lines.append('feeds = {"log_mel": log_mel, "lengths": np.array([100])}')
+        frames = 100 if isinstance(config["inputs"][form]["shape"][2], str) else shape[2]
+        seconds = "one second" if frames == 100 else f"{frames * HOP / SAMPLE_RATE:g} seconds, which silence fills"
+        lines.append(f"log_mel = np.zeros((1, {shape[1]}, {frames}), np.float32)  # {seconds}")
+        lines.append(f'feeds = {{"log_mel": log_mel, "lengths": np.array([{frames}])}}')
     else:
         lines.append(f'feeds = {{"images": np.zeros({tuple(shape)}, np.float32)}}')
     lines += [
@@ -248,12 +276,13 @@ def _tokens_text(tokenizer: dict[str, Any] | None) -> str:
 
 def _table(files: Sequence[dict[str, Any]]) -> str:
     """A line for each file, a column for each accuracy and latency that is known."""
-    own, in_torch, clips = (
+    own, measured, in_torch, clips = (
         list(dict.fromkeys(name for entry in files for name in entry.get(key, {})))
-        for key in ("accuracy", "accuracy_in_torch", "latency_ms")
+        for key in ("accuracy", "measured", "accuracy_in_torch", "latency_ms")
     )
     head = ["file", "bit-width", "MB", "ONNX Runtime", "error over variance"]
     head += [f"{task}, % (this file)" for task in own]
+    head += [f"{result} (this file)" for result in measured]
     head += [f"{result} (torch)" for result in in_torch]
     head += [f"ms for {clip} s" if float(clip) else "ms an image" for clip in clips]
     lines = [head, ["---"] * len(head)]
@@ -262,7 +291,8 @@ def _table(files: Sequence[dict[str, Any]]) -> str:
         oldest = entry["oldest_onnxruntime"]
         line += [f"{oldest} or newer" if oldest else "not tried", _number(entry.get("error_over_variance"), ".1e")]
         line += [_number(entry.get("accuracy", {}).get(task), ".1f") for task in own]
-        line += [_number(entry.get("accuracy_in_torch", {}).get(result), ".2f") for result in in_torch]
+        line += [_result(entry.get("measured", {}).get(result)) for result in measured]
+        line += [_result(entry.get("accuracy_in_torch", {}).get(result)) for result in in_torch]
         lines.append(line + [_number(entry.get("latency_ms", {}).get(clip), ".2f") for clip in clips])
     notes = ["The oldest ONNX Runtime for each file was tried, not guessed: with older ones it does not open."]
     if any(entry["bit_width"] == "w8a8" for entry in files):
@@ -270,7 +300,7 @@ def _table(files: Sequence[dict[str, Any]]) -> str:
             "w8a8 needs a processor with VNNI or ARM's dot products: others saturate its sums, but for sessions with "
             "`session.x64quantprecision` set to 1, which are slower; w7a8 is for those."
         )
-    if own:
+    if own or measured:
         notes.append('Accuracy of "this file": what the file itself says of the test clips in ONNX Runtime.')
     if in_torch:
         notes.append('"torch": measured in torch on the encoder at this bit-width, as it was exported.')
@@ -283,6 +313,10 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
+def _result(value: float | None) -> str:
+    return _number(value, ".2f" if value is None or abs(value) >= 0.1 or value == 0 else ".2g")
+
+
 def _contract(config: dict[str, Any]) -> str:
     limits = config["limits"]
     if config["input"] == "images":
@@ -291,20 +325,48 @@ def _contract(config: dict[str, Any]) -> str:
     samples = config["input"] == "waveform"
     unit, rate = ("samples", SAMPLE_RATE) if samples else ("frames", SAMPLE_RATE // HOP)
     shortest, longest = limits["shortest"], limits["longest"]
+    arguments = config["encoder"]["arguments"]
+    if arguments.get("log_mel") == "whisper_filled":
+        return _filled_contract(config, longest, rate, samples)
+    lookahead = (
+        " Log-mels have two frames of silence more than `lengths` counts."
+        if not samples and arguments.get("log_mel") == "whisper"
+        else ""
+    )
     most = (
         "There is no longest clip but by memory"
         if longest is None
         else f"No clip may be longer than {longest:,} {unit} ({longest / rate:g} s): cut it into windows"
     )
+    return (
+        f"Mono audio at {SAMPLE_RATE:,} Hz. Batch and time may have any size within these limits: the longest clip of "
+        f"a batch has at least {shortest} {unit} ({1000 * shortest / rate:g} ms). {most}. A clip's features do not "
+        f"depend on what it is batched with, and beyond its length they are zero.{lookahead}{_interleaving(config)}"
+    )
+
+
+def _filled_contract(config: dict[str, Any], longest: int, rate: int, samples: bool) -> str:
+    """Of an encoder whose clips silence fills to all positions."""
+    seconds = f"{longest / rate:g} s"
+    taken = (
+        f"A clip has 1 to {longest:,} samples ({seconds}), and the file fills it with silence to {longest:,}"
+        if samples
+        else f"Log-mels have exactly {longest:,} frames, which is what `lengths` says: before a log-mel is taken, "
+        f"zeros follow the samples of its clip to {seconds}"
+    )
+    frames = config["outputs"]["features"]["shape"][1]
+    return (
+        f"Mono audio at {SAMPLE_RATE:,} Hz; the batch may have any size. {taken}, as the encoder was trained: every "
+        f"clip gives {frames:,} frames, first its own and then those of the silence. Cut a longer clip into windows: "
+        f"the file refuses it. A clip's features do not depend on what it is batched with.{_interleaving(config)}"
+    )
+
+
+def _interleaving(config: dict[str, Any]) -> str:
     tokenizer = config["tokenizer"]
-    tokens = (
+    return (
         " Both streams as one sequence: every 120 ms two linguistic tokens, then three semantic ones plus "
         f"{tokenizer['linguistic_codes']}; what is left at the end is dropped."
         if tokenizer
         else ""
-    )
-    return (
-        f"Mono audio at {SAMPLE_RATE:,} Hz. Batch and time may have any size within these limits: the longest clip of "
-        f"a batch has at least {shortest} {unit} ({1000 * shortest / rate:g} ms). {most}. A clip's features do not "
-        f"depend on what it is batched with, and beyond its length they are zero.{tokens}"
     )

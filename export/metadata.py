@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from encoders import Encoder, Head, LogMel, Tokenizer, WhisperLogMel, weights_sha256
+from encoders import Encoder, FilledLogMel, Head, LogMel, Tokenizer, WhisperLogMel, weights_sha256
 from encoders.speech.log_mel import HOP, SAMPLE_RATE, WINDOW
 from encoders.speech.windows import limits
 from quant import BitWidth, QuantLayer
@@ -20,6 +20,12 @@ WHISPER_LOG_MEL = (
     "(max(log10(max(slaney_mel(|stft|^2), 1e-10)), the clip's maximum - 8) + 4) / 4, left edge reflected, "
     "479 zeros after the clip, last frame dropped"
 )
+
+FILLED_LOG_MEL = (
+    "(max(log10(max(slaney_mel(|stft|^2), 1e-10)), the clip's maximum - 8) + 4) / 4, left edge reflected, "
+    "zeros after the clip to all positions, last frame dropped"
+)
+_LOG_MELS = {FilledLogMel: FILLED_LOG_MEL, WhisperLogMel: WHISPER_LOG_MEL, LogMel: LOG_MEL}
 
 
 class VerificationError(RuntimeError):
@@ -61,7 +67,7 @@ def metadata(
         "mel_window_samples": str(WINDOW),
         "mel_hop_samples": str(HOP),
         "n_mels": str(encoder.front_end.n_mels),
-        "log_mel": WHISPER_LOG_MEL if isinstance(encoder.front_end, WhisperLogMel) else LOG_MEL,
+        "log_mel": _LOG_MELS[type(encoder.front_end)],
     }
 
 
@@ -119,7 +125,14 @@ def check_metadata(found: dict[str, str], path: Path, encoder: Encoder, run: Bit
 
 def longest_input(about: dict[str, str]) -> int | None:
     """Samples that a speech file takes at most, by what it says about itself; None for any number."""
-    longest, _ = limits(json.loads(about["arguments"]), float(about["frame_rate_hz"]))
-    if longest is not None and about.get("log_mel") == WHISPER_LOG_MEL:
-        longest -= WhisperLogMel.lookahead * HOP  # a file has no way to drop a frame of lookahead without a position
-    return longest
+    return limits(json.loads(about["arguments"]), float(about["frame_rate_hz"]))[0]
+
+
+def log_mel_of(about: dict[str, str]) -> LogMel:
+    """The front end that makes the log-mels that a file was exported for, by what it says about itself."""
+    n_mels, longest = int(about["n_mels"]), longest_input(about)
+    if about.get("log_mel") == FILLED_LOG_MEL:
+        if longest is None:
+            raise ValueError("filled clips without positions")
+        return FilledLogMel(n_mels, longest)
+    return WhisperLogMel(n_mels) if about.get("log_mel") == WHISPER_LOG_MEL else LogMel(n_mels)

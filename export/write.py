@@ -22,7 +22,7 @@ from export.graph.head import ExportedHead
 from export.graph.packing import give_zero_points, halve_floats, pack_weights
 from export.graph.pipeline import Pipeline
 from export.graph.qdq import QdqLayer, to_qdq
-from export.graph.signature import SpeechInput, example_inputs, frozen_copy, input_form, signature
+from export.graph.signature import SpeechInput, example_inputs, filled_frames, frozen_copy, input_form, signature
 from export.graph.tokenizer import ExportedTokenizer
 from export.graph.trace import trace
 from export.graph.unused import drop_unused
@@ -142,7 +142,8 @@ def _build(
     exported_head = None if head is None else ExportedHead(frozen_copy(head))
     exported_tokenizer = None if tokenizer is None else ExportedTokenizer(frozen_copy(tokenizer))
     pipeline = Pipeline(model, front_end, exported_head, exported_tokenizer)
-    proto = trace(pipeline, signature(form, head, tokenizer), example_inputs(model, form, image_size), opset)
+    names = signature(form, head, tokenizer, filled_frames(encoder))
+    proto = trace(pipeline, names, example_inputs(model, form, image_size), opset)
     shrink_tables(proto)
     return finished(proto, layers, metadata(encoder, run, form, head, tokenizer))
 

@@ -30,6 +30,7 @@ PLACES = {
     "encoders": (),
     "export": ("export",),
     "ssql": ("train",),
+    "ssql/evaluation/whisper_decoder.py": ("train", "reader"),
     "ssql/finetuning/adapters.py": ("train", "adapters"),
     "ssql/reports": ("train", "report"),
     "ssql/commands/results.py": ("train", "report"),
@@ -81,7 +82,7 @@ def said(*words):
 """
 
 SCRIPT = """
-hide("train", "export", "adapters", "report", "web")
+hide("train", "export", "adapters", "report", "web", "reader")
 import torch
 import encoders, quant
 
@@ -100,7 +101,7 @@ except ModuleNotFoundError as error:
 print("demo", said("demo", "--files", "runs/a"))
 print("pretrain", said("pretrain", "--config", "recipe.yaml"))
 
-hide("export", "adapters", "report")
+hide("export", "adapters", "report", "reader")
 import importlib
 for command in ("calibrate", "features", "finetune", "import_weights", "pretrain", "tokenizer"):
     importlib.import_module(f"ssql.commands.{command}")

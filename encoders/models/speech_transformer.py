@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from encoders.base import register_encoder
 from encoders.speech.frames import BlockEncoder, checked_log_mel, frame_mask
-from encoders.speech.log_mel import HOP, SAMPLE_RATE, LogMel, WhisperLogMel
+from encoders.speech.log_mel import HOP, SAMPLE_RATE, FilledLogMel, LogMel, WhisperLogMel
 from quant import AttentionProducts, valid_frames
 from quant.checks import check_at_least, check_choice
 
 MEL_RATE = SAMPLE_RATE / HOP  # 100 Hz
 HIDDEN = 2048  # between the adaptor's linear layers
-FRONT_ENDS: dict[str, type[LogMel]] = {"causal": LogMel, "whisper": WhisperLogMel}
+FRONT_ENDS: dict[str, type[LogMel]] = {"causal": LogMel, "whisper": WhisperLogMel, "whisper_filled": FilledLogMel}
 
 
 @register_encoder("speech_transformer")
@@ -37,7 +37,8 @@ class SpeechTransformer(BlockEncoder):
             at this width; needs pooling 2.
         positions: learned positions for so many frames of 50 Hz, 1500 (30 s) in published encoders; sinusoidal
             ones for any length when None.
-        log_mel: `causal` (`LogMel`), or `whisper` (`WhisperLogMel`) as published encoders have it.
+        log_mel: `causal` (`LogMel`), or `whisper` (`WhisperLogMel`) as published encoders have it, or `whisper_filled`
+            (`FilledLogMel`), which fills every clip with silence to all positions, as Whisper itself does.
 
     Raises:
         ValueError: a size below 1, or sizes that do not go together.
@@ -55,7 +56,7 @@ class SpeechTransformer(BlockEncoder):
         pooling: int = 1,
         adaptor_dim: int | None = None,
         positions: int | None = None,
-        log_mel: Literal["causal", "whisper"] = "causal",
+        log_mel: Literal["causal", "whisper", "whisper_filled"] = "causal",
     ) -> None:
         super().__init__()
         check_choice("log_mel", log_mel, FRONT_ENDS)
@@ -67,7 +68,7 @@ class SpeechTransformer(BlockEncoder):
         self.pooling = pooling
         self.feature_dim, self.block_width = adaptor_dim or width, width
         self.frame_rate = MEL_RATE / 2 / pooling / (2 if adaptor_dim else 1)
-        self.front_end = FRONT_ENDS[log_mel](n_mels)
+        self.front_end = log_mel_front_end(log_mel, n_mels, positions)
         self.conv1 = nn.Conv1d(n_mels, width, 3, padding=1)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
         self.positional_embedding = nn.Embedding(positions, width) if positions else None
@@ -92,8 +93,8 @@ class SpeechTransformer(BlockEncoder):
             `frame_rate` Hz; frames' of each clip, shape (batch,).
 
         Raises:
-            ValueError: another number of mel bands, fewer frames than one output frame needs, or more than there
-                are positions for.
+            ValueError: another number of mel bands, fewer frames than one output frame needs, more than there
+                are positions for, or of filled clips not exactly as many.
         """
         x, lengths, seen = self._stem(log_mel, lengths)
         x = self.through_blocks(x, lengths)
@@ -127,15 +128,19 @@ class SpeechTransformer(BlockEncoder):
         if self.positional_embedding is None:
             x = x + sinusoids(x.shape[1], x.shape[2], x)
         else:
-            if not torch.compiler.is_exporting():
-                x = x[:, : self.positional_embedding.num_embeddings]  # a frame of lookahead may be one too many
-            x = x + self.positional_embedding.weight[: x.shape[1]]
+            # A frame of lookahead behind the longest clip needs no position: nothing attends to it.
+            x = x + F.pad(self.positional_embedding.weight, (0, 0, 0, lookahead // 2))[: x.shape[1]]
         return x, (lengths + 1) // 2, (lengths + lookahead + 1) // 2
 
     def _check_frames(self, frames: int) -> None:
         positions, lookahead = self.arguments["positions"], self.front_end.lookahead
         if frames <= 2 * (self.pooling - 1):
             raise ValueError(f"clip of {frames} mel frames is shorter than one frame at {self.frame_rate} Hz")
+        if isinstance(self.front_end, FilledLogMel) and frames != 2 * positions:
+            raise ValueError(
+                f"log-mels of filled clips have exactly {2 * positions:,} frames ({2 * positions / MEL_RATE:g} s), got "
+                f"{frames:,}: the encoder's front_end fills them"
+            )
         if positions is not None and frames > 2 * positions + lookahead:
             raise ValueError(
                 f"clip of {(frames - lookahead) / MEL_RATE:.2f} s is longer than the encoder's positions, "
@@ -207,6 +212,15 @@ class Adaptor(nn.Module):
         with valid_frames(mask):
             x = self.linear2(F.relu(self.linear1(x)))
         return x * mask.unsqueeze(-1), lengths
+
+
+def log_mel_front_end(log_mel: str, n_mels: int, positions: int | None) -> LogMel:
+    """The front end of this name; raises ValueError where clips are to be filled and no positions say how far."""
+    if log_mel == "whisper_filled":
+        if positions is None:
+            raise ValueError("log_mel whisper_filled fills clips to all positions: give positions, 1500 for 30 s")
+        return FilledLogMel(n_mels, 2 * HOP * positions)
+    return FRONT_ENDS[log_mel](n_mels)
 
 
 def check_rates(pooling: int, adaptor_dim: int | None) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from encoders.base import ENCODERS, Encoder
+from encoders.models.speech_transformer import log_mel_front_end
 from encoders.published.configuration import CONFIG, read_configuration, stated_arguments
 from encoders.published.files import Published, open_published
 from encoders.published.layouts import LAYOUTS
@@ -64,12 +65,13 @@ class Imported:
         return "\n".join(lines)
 
 
-def import_encoder(weights: str | Path, layout: str = AUTO, heads: int | None = None) -> tuple[Encoder, Imported]:
+def import_encoder(
+    weights: str | Path, layout: str = AUTO, heads: int | None = None, fill: bool | None = None
+) -> tuple[Encoder, Imported]:
     """Build the encoder that a published model holds, in float32, with the front end it was trained with.
 
     Sizes are read from the shapes, and compared with a config.json beside the weights where there is one; layouts of
-    wav2vec 2.0 need it, and preprocessor_config.json. Whisper itself attends to the silence that fills its 30 s; here a
-    clip attends to itself, so its features are Whisper's own for clips of 30 s.
+    wav2vec 2.0 need it, and preprocessor_config.json.
 
     Args:
         weights: a safetensors file, PyTorch's .bin or .pt (tensors alone are read from it), an index of shards, or a
@@ -77,6 +79,9 @@ def import_encoder(weights: str | Path, layout: str = AUTO, heads: int | None = 
         layout: `step_audio_2` (with its adaptor), `whisper` (transformers), `openai_whisper`, `qwen2_audio`,
             `wav2vec2`, `hubert`, `wavlm` (transformers); `auto` takes config.json's `model_type`.
         heads: attention heads; config.json's, or in Whisper's shape width / 64, when None.
+        fill: whether every clip is filled with silence to the encoder's 30 s and attends to it, which is how Whisper
+            was trained and what its decoder reads. Without, a clip attends to itself: features of short clips are
+            others, and cost less. None fills for Whisper's own layouts alone.
 
     Returns:
         the encoder in evaluation mode, not prepared; what was imported.
@@ -84,7 +89,7 @@ def import_encoder(weights: str | Path, layout: str = AUTO, heads: int | None = 
     Raises:
         ArtifactError: no such file, several that may be meant, damaged, in another layout, an adapter that is not
             merged, or with keys missing or unexplained.
-        ValueError: an unknown layout.
+        ValueError: an unknown layout, or clips to fill for an encoder that takes any length.
     """
     check_choice("layout", layout, (AUTO, *LAYOUTS))
     published = open_published(Path(weights))
@@ -96,6 +101,8 @@ def import_encoder(weights: str | Path, layout: str = AUTO, heads: int | None = 
     if layout == AUTO:
         layout, recognized_by = _recognized(published, configuration)
     form = LAYOUTS[layout]
+    if fill and form.encoder != "speech_transformer":
+        raise ValueError(f"layout {layout} takes clips of any length: leave fill out, or false")
     ours = {key: form.here(key) for key in published.files}
     left_out = [key for key, name in ours.items() if name is None]
     _check_explained(list(ours), left_out, layout, where)
@@ -111,6 +118,7 @@ def import_encoder(weights: str | Path, layout: str = AUTO, heads: int | None = 
     count = len(state)
     if form.encoder == "speech_transformer":
         arguments, heads_from = speech_transformer_arguments(state, form, stated, heads, where)
+        arguments["log_mel"] = "whisper_filled" if (form.filled if fill is None else fill) else "whisper"
     else:
         _fold_weight_norm(state, where)
         arguments, heads_from = wav2vec2_arguments(state, stated, heads, published.folder, where)
@@ -188,5 +196,6 @@ def _filled(name: str, arguments: Mapping[str, Any], state: Mapping[str, Tensor]
         raise ArtifactError(f"{where} does not fill the encoder (names as in this toolkit): {listed(problems)}")
     encoder.load_state_dict(state, assign=True)
     if name == "speech_transformer":
-        encoder.front_end = type(encoder.front_end)(arguments["n_mels"])  # its buffers are computed, not stored
+        front_end = log_mel_front_end(arguments["log_mel"], arguments["n_mels"], arguments["positions"])
+        encoder.front_end = front_end  # its buffers are computed, not stored
     return encoder

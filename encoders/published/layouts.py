@@ -36,6 +36,7 @@ class Layout:
         config: path of the encoder's section in config.json; its own top level when empty.
         sizes: our argument to the section's key.
         fixed: values of the section's keys that this toolkit's encoder has built in.
+        filled: whether the encoder was trained on clips that silence fills to all positions, and attends to it.
     """
 
     prefix: str
@@ -47,6 +48,7 @@ class Layout:
     config: tuple[str, ...] = ()
     sizes: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    filled: bool = False
 
     def here(self, key: str) -> str | None:
         """The name here of a published key; None for one of another part of the model."""
@@ -151,6 +153,7 @@ LAYOUTS: dict[str, Layout] = {
         prefix=r"(model\.)?encoder\.",
         names=_TRANSFORMERS,
         others=(r"(model\.)?decoder\.", r"proj_out\."),
+        filled=True,
         sizes=_TRANSFORMERS_SIZES,
         fixed={"activation_function": "gelu", "scale_embedding": False},
     ),
@@ -158,6 +161,7 @@ LAYOUTS: dict[str, Layout] = {
         prefix=r"encoder\.",
         names={"ln_post": "after_norm", "positional_embedding": "positional_embedding.weight"},
         others=(r"decoder\.",),
+        filled=True,
         sizes=_OPENAI_SIZES,
     ),
     "qwen2_audio": Layout(

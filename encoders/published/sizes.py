@@ -52,7 +52,7 @@ def speech_transformer_arguments(
     else:
         heads, source = width // HEAD_WIDTH, f"width / {HEAD_WIDTH}, without a {stated.name}"
     _check_heads(heads, width, where)
-    return found | {"heads": heads, "pooling": layout.pooling, "log_mel": "whisper"}, source
+    return found | {"heads": heads, "pooling": layout.pooling}, source
 
 
 def wav2vec2_arguments(

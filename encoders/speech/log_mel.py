@@ -109,6 +109,48 @@ class WhisperLogMel(LogMel):
             return (log_mel.maximum(loudest - 8) + 4) / 4, frames
 
 
+class FilledLogMel(WhisperLogMel):
+    """Log-mel spectrogram of a clip that silence fills to a fixed length, as Whisper itself takes it.
+
+    As `WhisperLogMel`, but zeros follow the waveform, before the spectrogram, to the same length for every clip. All
+    frames count, so that an encoder attends to the silence too, and each clip gives equally many.
+
+    Args:
+        n_mels: 80 or 128 mel bands.
+        samples: that each clip is filled to: 480,000 are 30 s.
+    """
+
+    lookahead = 0
+
+    def __init__(self, n_mels: int = 80, samples: int = 480_000) -> None:
+        super().__init__(n_mels)
+        self.samples = samples
+
+    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Log-mel of a batch of clips; arguments as in `LogMel`.
+
+        Returns:
+            log_mel, shape (batch, n_mels, samples // 160); that many frames for each clip, shape (batch,).
+
+        Raises:
+            ValueError: a clip that is longer, or a waveform that is not (batch, samples).
+        """
+        waveform, lengths = checked_waveform(waveform, lengths, shortest=1)
+        missing = self.samples - waveform.shape[1]
+        if not torch.compiler.is_exporting() and missing < 0:
+            raise ValueError(
+                f"clip of {waveform.shape[1] / SAMPLE_RATE:.2f} s is longer than the {self.samples / SAMPLE_RATE:g} s "
+                "that clips are filled to: cut it into windows"
+            )
+        with torch.autocast(waveform.device.type, enabled=False):
+            # Concatenated, not padded: an exported file then fails on a longer clip, and does not cut it off.
+            filled = torch.cat([waveform, waveform.new_zeros(waveform.shape[0], missing)], dim=1)
+            left = filled[:, 1 : WINDOW // 2 + 1].flip(1)
+            log_mel = self._log10_mel(torch.cat([left, F.pad(filled, (0, WINDOW // 2))], dim=1))
+            loudest = log_mel.amax(dim=(1, 2), keepdim=True)
+            return (log_mel.maximum(loudest - 8) + 4) / 4, torch.full_like(lengths, self.samples // HOP)
+
+
 def checked_waveform(waveform: Tensor, lengths: Tensor | None, shortest: int = WINDOW) -> tuple[Tensor, Tensor]:
     """A batch of waveforms and its lengths: all samples of each clip where None.
 

@@ -88,6 +88,8 @@ def window_encoder(encoder: FrameEncoder) -> WindowEncoder:
 def limits(arguments: Mapping[str, Any], frame_rate: float) -> tuple[int | None, int]:
     """What an encoder of these constructor arguments asks of windows: `longest` and `step` of `WindowEncoder`.
 
+    How long a clip may be is said here alone: encoders, exported files, their cards and checks have this limit.
+
     Args:
         arguments: learned `positions` end somewhere; attention to a `chunk` has to find the same chunks.
         frame_rate: in Hz.
@@ -179,8 +181,9 @@ def _encoded(
         for row, (_, samples) in zip(waveforms, batch, strict=True):
             row[: len(samples)] = samples
         features, frames = encoder.encode(waveforms, lengths)
-        for (start, _), values, count in zip(batch, features, frames, strict=True):
-            yield start // encoder.frame, values[:count]
+        for (start, samples), values, count in zip(batch, features, frames, strict=True):
+            # Of a window that silence filled, only the frames of the audio itself.
+            yield start // encoder.frame, values[: min(count, -(-len(samples) // encoder.frame))]
 
 
 def _stitched(encoded: Iterator[tuple[int, np.ndarray]]) -> Iterator[Piece]:

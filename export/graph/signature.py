@@ -7,7 +7,8 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from encoders import Encoder, Head, LogMel, Tokenizer
+from encoders import Encoder, FilledLogMel, Head, LogMel, Tokenizer
+from encoders.speech.log_mel import HOP
 from export.graph.head import output_name
 from export.graph.tokenizer import OUTPUTS
 from quant.checks import check_choice
@@ -49,13 +50,24 @@ def input_form(encoder: Encoder, asked: SpeechInput | None) -> str:
     return form
 
 
-def signature(form: str, head: Head | None = None, tokenizer: Tokenizer | None = None) -> Signature:
-    """The signature of files whose first input is `log_mel`, `waveform` or `images`."""
+def signature(
+    form: str, head: Head | None = None, tokenizer: Tokenizer | None = None, frames: int | None = None
+) -> Signature:
+    """The signature of files whose first input is `log_mel`, `waveform` or `images`.
+
+    Args:
+        form: which of them.
+        head: in the file.
+        tokenizer: in the file.
+        frames: that all log-mels have; None where they may have any number.
+    """
     if form == "images":
         inputs: Axes = {"images": ("batch", None, None, None)}
         outputs: Axes = {"features": ("batch", None)}
     else:
-        first: tuple[str | None, ...] = ("batch", "samples") if form == "waveform" else ("batch", None, "frames")
+        first: tuple[str | None, ...] = (
+            ("batch", "samples") if form == "waveform" else ("batch", None, None if frames else "frames")
+        )
         inputs = {form: first, "lengths": ("batch",)}
         outputs = {"features": ("batch", "feature_frames", None), "feature_lengths": ("batch",)}
     if head is not None:
@@ -67,6 +79,11 @@ def signature(form: str, head: Head | None = None, tokenizer: Tokenizer | None =
     return Signature(inputs, outputs)
 
 
+def filled_frames(encoder: Encoder) -> int | None:
+    """Mel frames that every clip of an encoder is filled to; None where clips are not filled."""
+    return encoder.front_end.samples // HOP if isinstance(encoder.front_end, FilledLogMel) else None
+
+
 def example_inputs(encoder: Encoder, form: str, image_size: int | tuple[int, int] | None = None) -> tuple[Tensor, ...]:
     """Small inputs for tracing. Batch 2: the tracer takes an axis of 0 or 1 for a constant.
 
@@ -76,12 +93,14 @@ def example_inputs(encoder: Encoder, form: str, image_size: int | tuple[int, int
         image_size: height and width in pixels, one number or two; the model's own when None.
 
     Returns:
-        log_mel (2, n_mels, 64) or waveform (2, 8000), and lengths (2,); or images (2, channels, height, width).
+        log_mel (2, n_mels, 64), of filled clips all frames, or waveform (2, 8000), and lengths (2,); or images (2,
+        channels, height, width).
     """
     if form == "waveform":
         return torch.randn(2, 8000), torch.tensor([8000, 6000])
     if form == "log_mel":
-        return torch.randn(2, int(encoder.arguments["n_mels"]), 64), torch.tensor([64, 48])
+        frames = filled_frames(encoder) or 64
+        return torch.randn(2, int(encoder.arguments["n_mels"]), frames), torch.tensor([frames, frames * 3 // 4])
     size = image_size or _image_size(encoder)
     height, width = (size, size) if isinstance(size, int) else size
     return (torch.randn(2, encoder.arguments["in_channels"], height, width),)

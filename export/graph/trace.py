@@ -70,7 +70,7 @@ def _name_axes(proto: onnx.ModelProto, names: Signature) -> None:
     axes = names.inputs | names.outputs
     for value in [*proto.graph.input, *proto.graph.output]:
         for axis, name in zip(value.type.tensor_type.shape.dim, axes[value.name], strict=True):
-            if name:
+            if name and not axis.dim_value:  # filled clips all have the same number of frames
                 axis.dim_param = name
 
 

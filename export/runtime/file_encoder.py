@@ -6,11 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from encoders import LogMel, WhisperLogMel
 from encoders.models.vision import PixelNormalization
 from encoders.speech.log_mel import SAMPLE_RATE
 from encoders.storage.folder import file_sha256
-from export.metadata import WHISPER_LOG_MEL, VerificationError, longest_input
+from export.metadata import VerificationError, log_mel_of, longest_input
 from export.runtime.fresh_process import session_options
 from export.runtime.session import open_session
 
@@ -109,5 +108,5 @@ def _front_end(form: str, about: dict[str, str]) -> nn.Module | None:
     if form == "images":
         return PixelNormalization(float(about["pixel_mean"]), float(about["pixel_std"]))
     if form == "log_mel":
-        return (WhisperLogMel if about.get("log_mel") == WHISPER_LOG_MEL else LogMel)(int(about["n_mels"]))
+        return log_mel_of(about)
     return None

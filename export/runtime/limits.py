@@ -25,6 +25,8 @@ def limits_of(path: Path) -> dict[str, Any]:
     if first.name == "images":
         _, channels, height, width = first.shape
         return {"channels": channels, "height": height, "width": width}
+    if isinstance(first.shape[-1], int):  # log-mels of filled clips
+        return {"channels": 1, "shortest": first.shape[-1], "longest": first.shape[-1]}
     longest, step = longest_input(about), 1 if first.name == "waveform" else HOP
     shortest = _fewest(session, LONGEST_TRIED // step)
     return {"channels": 1, "shortest": shortest, "longest": None if longest is None else longest // step}

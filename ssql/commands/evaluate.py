@@ -1,13 +1,16 @@
-"""`ssql evaluate`: probes of encoders and exported files at bit-widths."""
+"""`ssql evaluate`: probes or a frozen reader of encoders and exported files at bit-widths."""
 
 from pathlib import Path
 
 from quant.checks import check_at_least
-from ssql.commands.results import load_measured, result_files, save_results
+from ssql.commands.results import add_to_cards, load_measured, result_files, save_results
 from ssql.data import DataModule
 from ssql.evaluation.evaluate import BIT_WIDTHS
 from ssql.evaluation.evaluate import evaluate as evaluate_encoders
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer
+from ssql.evaluation.reader import Reader
+from ssql.evaluation.reading import read_at_bit_widths
+from ssql.evaluation.whisper_decoder import WhisperDecoder  # noqa: F401  known by its name to --reader
 from ssql.reports.figures import accuracy_figure
 from ssql.reports.result_files import refuse_existing, reserved
 from ssql.reports.tables import markdown_report
@@ -22,9 +25,14 @@ def evaluate(
     tasks: list[str] | None = None,
     calibration_batches: int = 8,
     quantizers: dict[str, Quantizer] = {AS_SAVED: Quantizer()},  # noqa: B006, B008
+    reader: Reader | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Probe frozen encoders as they are saved at bit-widths, or exported files at their own: one table, one plot.
+    """Measure frozen encoders as they are saved at bit-widths, or exported files at their own: one table, one plot.
+
+    Linear probes are trained on the features, or with a reader, which was trained at full precision and stays as it is,
+    texts are read from them: word and character error rates, insertions (words that nobody said) and the distance of
+    the features from full precision. What is measured of an exported file is added to the model card beside it.
 
     What is measured is what `ssql export` writes: an encoder with its own ranges, learned steps and bias corrections,
     nothing recalibrated. Quantizers with an observer find new ranges instead, and leave the encoder as it is.
@@ -34,6 +42,9 @@ def evaluate(
     --data SpokenWords --output runs/a
     Example: ssql evaluate --encoders.torch runs/a/encoder --encoders.file runs/a/encoder-int8.onnx
     --bit_widths '[fp, w8a8]' --data SpokenWords --output runs/a/shipped
+    Example: ssql evaluate --encoders.whisper runs/whisper/calibrated --output runs/whisper --bit_widths '[fp, w8a8]'
+    --reader WhisperDecoder --reader.folder whisper-base-ct2 --data AudioFolder --data.root recordings
+    --data.texts transcripts.tsv --data.max_seconds 30
 
     Args:
         encoders: name in the table to encoder folder, or to a file that ssql export wrote (.onnx).
@@ -44,12 +55,20 @@ def evaluate(
         calibration_batches: training batches that set the ranges of quantizers that find new ones.
         quantizers: name to observer (as_saved, min_max, moving_average, mse) and policy, side by side:
             {as_saved: {observer: as_saved}, mse: {observer: mse, policy: {shift: true}}}. As saved by default.
+        reader: a frozen reader of the features instead of probes: WhisperDecoder (--reader.folder: of CTranslate2), or
+            a class of your own, as ssql.evaluation.reader says. The data need texts.
         overwrite: replace earlier results.
     """
     not_empty(encoders=encoders, bit_widths=bit_widths, tasks=tasks, quantizers=quantizers)
     refuse_existing(result_files(output, "accuracy"), overwrite)
     check_at_least(1, calibration_batches=calibration_batches)
+    if reader is not None and tasks is not None:
+        raise ValueError("a reader reads texts, and no tasks: give --reader or --tasks")
     loaded = load_measured(encoders)
     with reserved(Path(output) / "accuracy", result_files(output, "accuracy"), overwrite):
-        rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches, quantizers)
+        if reader is None:
+            rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches, quantizers)
+        else:
+            rows = read_at_bit_widths(loaded, data, reader, bit_widths, calibration_batches, quantizers)
         save_results(rows, output, "accuracy", markdown_report(rows), accuracy_figure(rows))
+    add_to_cards(encoders, rows)

@@ -13,6 +13,7 @@ def import_weights(
         "auto", "step_audio_2", "whisper", "openai_whisper", "qwen2_audio", "wav2vec2", "hubert", "wavlm"
     ] = "auto",
     heads: int | None = None,
+    fill: bool | None = None,
     overwrite: bool = False,
 ) -> None:
     """Import the encoder of a published model from local files, every key accounted for.
@@ -29,10 +30,13 @@ def import_weights(
             distil-whisper as well), openai_whisper (OpenAI's names), qwen2_audio, wav2vec2, hubert, wavlm
             (transformers' names).
         heads: attention heads; config.json's, or in Whisper's shape width / 64, when null.
+        fill: fill every clip with silence to the encoder's 30 s, as Whisper was trained and its decoder needs it;
+            false lets a clip attend to itself alone, which costs less for short ones. When null, true for whisper and
+            openai_whisper, false for the others.
         overwrite: replace an existing encoder folder; one that holds anything else is refused.
     """
     check_folder_target(output, overwrite)
-    encoder, report = import_encoder(weights, layout, heads)
+    encoder, report = import_encoder(weights, layout, heads, fill)
     save_encoder(encoder, output, overwrite)
     sizes = ", ".join(f"{name} {value}" for name, value in encoder.arguments.items())
     count = sum(parameter.numel() for parameter in encoder.parameters())

@@ -5,13 +5,10 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure  # here, so that a command without it ends before it measures
 
-from encoders import (
-    Encoder,
-    load_encoder,
-)
+from encoders import Encoder, load_encoder
 from ssql.evaluation.embeddings import ExportedFile
 from ssql.reports.result_files import save
-from ssql.reports.rows import Row
+from ssql.reports.rows import Row, results_of_file
 from ssql.reports.tables import terminal_table
 from ssql.terminal.console import say
 
@@ -46,3 +43,13 @@ def save_results(rows: list[Row], output: str, name: str, markdown: str, figure:
         say(terminal_table(rows, metric))
     save({json_file: rows, csv_file: rows, markdown_file: markdown, plot_file: figure})
     say(f"rows: {json_file}\ntable: {markdown_file}\nplot: {plot_file}")
+
+
+def add_to_cards(encoders: dict[str, str], rows: list[Row]) -> None:
+    """What was measured of exported files goes to the model cards that describe them."""
+    for path in dict.fromkeys(path for path in encoders.values() if path.endswith(".onnx")):
+        from export import add_results
+
+        card = add_results(Path(path), results_of_file(rows, Path(path)))
+        if card is not None:
+            say(f"model card: {card}")

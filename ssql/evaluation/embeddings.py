@@ -28,6 +28,7 @@ class ExportedFile(Protocol):
 
     modality: Any
     bit_width: str
+    feature_dim: int
     weights_sha256: str
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from encoders.storage.folder import file_sha256
 from encoders.storage.ownership import ROW_KEYS
 from encoders.storage.strict_json import read_strict_json
 
@@ -19,7 +20,21 @@ Row = dict[str, Any]
 WORDS = frozenset(("method", "task", "bit_width", "metric", "unit", "quantizer"))
 HASHES = frozenset(("weights_sha256", "head_sha256", "file_sha256"))
 NUMBERS = frozenset(
-    ("value", "low", "high", "retained", "retained_low", "retained_high", "chance", "clips", "size_bytes", "tokens")
+    (
+        "value",
+        "low",
+        "high",
+        "retained",
+        "retained_low",
+        "retained_high",
+        "above_fp",
+        "above_fp_low",
+        "above_fp_high",
+        "chance",
+        "clips",
+        "size_bytes",
+        "tokens",
+    )
 )
 # What each metric measures, and the decimals it is shown with. The first six stand for a task in an overview.
 METRICS = {
@@ -37,8 +52,14 @@ METRICS = {
     "perplexity": ("perplexity of the codes", 1),
     "use": ("codes in use, %", 1),
     "retained": ("retained of full precision, %", 0),
+    "insertions": ("words that nobody said, %", 1),
+    "distance": ("distance of features", 4),
+    "wer_above_fp": ("WER above full precision, points", 1),
+    "cer_above_fp": ("CER above full precision, points", 1),
+    "insertions_above_fp": ("words that nobody said above full precision, points", 1),
 }
 HEADLINES = tuple(METRICS)[:6]
+ON_CARDS = (*HEADLINES, "insertions", "distance")
 FP_HEADS = ("linear_fp_head", "r2_fp_head")
 ERROR_RATES = ("wer", "cer")
 
@@ -112,8 +133,8 @@ def retained_rows(rows: Sequence[Row], metrics: Sequence[str] = HEADLINES) -> li
     """Rows of the metric `retained`, in percent of the same run's full precision.
 
     Probes bring theirs (`ssql.evaluation.probes`), with an interval. Of an error rate it is the share of words or
-    characters that are still right. Worse than a constant answer is 0. Where full precision had no skill, no row is
-    given.
+    characters that are still right, and a row that says how far it is above full precision has none. Worse than a
+    constant answer is 0. Where full precision had no skill, no row is given.
     """
     full: dict[tuple[str, str, str], list[float]] = {}
     seen: Counter[tuple[str, str, str, str]] = Counter()
@@ -123,7 +144,7 @@ def retained_rows(rows: Sequence[Row], metrics: Sequence[str] = HEADLINES) -> li
     kept = []
     for row in rows:
         name = (row["method"], row["task"], row["metric"])
-        if row["metric"] not in metrics:
+        if row["metric"] not in metrics or row.get("above_fp") is not None:
             continue
         run = seen[*name, row["bit_width"]]  # runs of the same name come in the same order at each bit-width
         seen[*name, row["bit_width"]] += 1
@@ -136,6 +157,16 @@ def retained_rows(rows: Sequence[Row], metrics: Sequence[str] = HEADLINES) -> li
             continue
         kept.append(row | share | {"metric": "retained", "unit": "%"})
     return kept
+
+
+def above_fp_rows(rows: Sequence[Row]) -> list[Row]:
+    """Rows of what error rates are above those of full precision on the same clips, of the rows that say so."""
+    ends = (("value", "above_fp"), ("low", "above_fp_low"), ("high", "above_fp_high"))
+    return [
+        row | {key: row[above] for key, above in ends} | {"metric": f"{row['metric']}_above_fp", "unit": "points"}
+        for row in rows
+        if row.get("above_fp") is not None and row["bit_width"] != "fp"
+    ]
 
 
 def load_rows(path: Path) -> list[Row]:
@@ -201,11 +232,18 @@ def results_of(path: Path, weights_sha256: str, head_sha256: str | None, encoder
         raise ValueError(f"{path} holds results of the head {other}, {encoder} has {own}: test that head again")
     results: dict[str, dict[str, float]] = {}
     for row in measured:
-        if row["metric"] in HEADLINES:
+        if row["metric"] in ON_CARDS:
             by_name, name = results.setdefault(row["bit_width"], {}), _result_name(row)
             if by_name.setdefault(name, row["value"]) != row["value"]:
                 raise ValueError(f"{path} has two results of {name} at {row['bit_width']}: give a file with one")
     return results
+
+
+def results_of_file(rows: Sequence[Row], path: Path) -> dict[str, float]:
+    """What rows say of one exported file, by its hash: the result of each task, by its name."""
+    sha256 = file_sha256(path)
+    of_file = [row for row in rows if row.get("file_sha256") == sha256 and row["metric"] in ON_CARDS]
+    return {_result_name(row): row["value"] for row in of_file}
 
 
 def _result_name(row: Row) -> str:

@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Column, Table
 
 from quant import Policy, Sensitivity
-from ssql.reports.rows import FP_HEADS, HEADLINES, Row, metric_name, pivot, retained_rows
+from ssql.reports.rows import FP_HEADS, HEADLINES, Row, above_fp_rows, metric_name, pivot, retained_rows
 
 
 def terminal_table(rows: Sequence[Row], metrics: str | Sequence[str] = "linear", title: str = "test") -> Table:
@@ -28,6 +28,9 @@ def markdown_report(rows: Sequence[Row]) -> str:
     """A table for each metric, and what is retained of full precision."""
     metrics = dict.fromkeys(row["metric"] for row in rows)
     tables = {metric_name(metric): markdown_table(rows, metric) for metric in metrics}
+    above = above_fp_rows(rows)
+    for metric in dict.fromkeys(row["metric"] for row in above):
+        tables[metric_name(metric)] = markdown_table(above, metric)
     kept = retained_rows(rows)
     if any(row["bit_width"] != "fp" for row in kept):
         tables[metric_name("retained")] = markdown_table(kept, "retained")

@@ -16,6 +16,7 @@ GROUPS = {
     "adapters": ("bitsandbytes", "peft"),
     "report": ("jinja2", "markupsafe", "matplotlib"),
     "web": ("jsonargparse", "docstring_parser", "rich"),
+    "reader": ("ctranslate2", "whisper_normalizer"),
 }  # fmt: skip
 
 

@@ -153,7 +153,10 @@ def _parameters(owner: Any) -> dict[str, tuple[Any, Any]]:
 
 def _classes() -> list[str]:
     """Names that options take: of data, methods, encoders and augmentations."""
-    loaded = [sys.modules.get(module) for module in ("ssql.data", "ssql.methods", "ssql.augment", "encoders")]
+    loaded = [
+        sys.modules.get(module)
+        for module in ("ssql.data", "ssql.methods", "ssql.augment", "ssql.evaluation.whisper_decoder", "encoders")
+    ]
     return [name for module in loaded for name in dir(module) if name[0].isupper()]
 
 

@@ -4,11 +4,11 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from lightning import Callback, LightningModule, Trainer
-from rich.progress import track as bar
+from rich.progress import Progress
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -22,25 +22,37 @@ def on_terminal() -> bool:
 
 
 def track(
-    items: Iterable[Item], description: str, total: int | None = None, seconds: float = SECONDS
+    items: Iterable[Item],
+    description: str,
+    total: int | None = None,
+    count: Callable[[Item], int] = lambda item: 1,
+    seconds: float = SECONDS,
 ) -> Iterator[Item]:
-    """The items, and how many of them are done.
+    """The items, how many of them are done, and the time left.
 
     Args:
         items: what is worked on, one after another.
         description: what is done with them.
         total: how many there are.
+        count: how many an item stands for, such as the clips of a batch.
         seconds: between lines of the log.
     """
     if on_terminal() and (total is None or total >= WORTH_A_BAR):
-        yield from bar(items, description, total, transient=True)
+        with Progress(transient=True) as progress:
+            task = progress.add_task(description, total=total)
+            for item in items:
+                yield item
+                progress.advance(task, count(item))
         return
-    said = time.monotonic()
-    for done, item in enumerate(items, start=1):
+    started = said = time.monotonic()
+    done = 0
+    for item in items:
         yield item
-        if time.monotonic() - said >= seconds:
-            said = time.monotonic()
-            log.info("%s: %d%s", description, done, f" of {total}" if total else "")
+        done, now = done + count(item), time.monotonic()
+        if now - said >= seconds:
+            said = now
+            left = f" of {total}, {_duration((now - started) / done * (total - done))} left" if total and done else ""
+            log.info("%s: %d%s", description, done, left)
 
 
 class LogProgress(Callback):

@@ -23,7 +23,17 @@ OF_PAGE = {
     "export.md": "ssql calibrate --encoder runs/x --data SpokenWords --output runs/y",
 }
 EXPORT = "ssql export --encoder runs/x --output runs/y"
-OTHERS = {"export.md": {"--input waveform": EXPORT, "--float16 true": EXPORT}}
+IMPORT = "ssql import --weights x --layout whisper --output runs/y"
+READ = "ssql evaluate --encoders.a runs/x --data SpokenWords --output runs/y --reader WhisperDecoder --reader.folder x"
+OTHERS = {
+    "export.md": {"--input waveform": EXPORT, "--float16 true": EXPORT},
+    "quantize.md": {
+        "--layout whisper": IMPORT,
+        "--fill false": IMPORT,
+        """--encoders '{"file": "runs/whisper/encoder-int8.onnx"}'""": READ,
+        "--reader.language de --reader.normalizer basic": READ,
+    },
+}
 LINES = [(page.name, line) for page in PAGES for line in command_lines(page.name)]
 SPANS = [(page.name, span) for page in PAGES for span in spans(page)]
 
@@ -75,7 +85,9 @@ def test_what_a_reader_types_is_taken(page, line, monkeypatch):
         known = (
             r"\. \.venv/bin/activate",
             r"pip install onnxruntime numpy",
+            r"pip install 'ssql-toolkit\[\w+\]'",
             r"hf download openai/",
+            r"ct2-transformers-converter --model openai/",
             r"g\+\+ -std=c\+\+17 ",
         )
         assert re.match("|".join(known), line), f"{page}: no test knows what to do with {line!r}"

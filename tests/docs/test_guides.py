@@ -50,6 +50,8 @@ PARSED_ONLY = (
     ". .venv/bin/activate",
     "ssql doctor",  # tests/ssql/commands/test_doctor.py
     "hf download",  # no network
+    "ct2-transformers-converter",
+    "--reader WhisperDecoder",  # tests/ssql/commands/test_reader.py
     "pip install",
     "g++",
 )

@@ -3,6 +3,7 @@ import torch
 
 import quant
 from encoders import SpeechTransformer
+from encoders.speech.windows import limits
 
 
 def small(**arguments) -> SpeechTransformer:
@@ -71,3 +72,35 @@ def test_wrong_shapes_and_sizes_are_errors():
         SpeechTransformer(width=192, heads=5)
     with pytest.raises(ValueError, match="needs pooling 2"):
         SpeechTransformer(adaptor_dim=64)
+
+
+@pytest.mark.parametrize("log_mel", ["causal", "whisper", "whisper_filled"])
+def test_a_clip_of_all_positions_is_taken_and_no_longer_one(log_mel):
+    encoder = small(positions=60, log_mel=log_mel).eval()
+    longest, _ = limits(encoder.arguments, encoder.frame_rate)
+    assert longest == 60 * 320
+    with torch.no_grad():
+        _, lengths = encoder(*encoder.front_end(torch.randn(1, longest)))
+        assert lengths.tolist() == [60]
+        with pytest.raises(ValueError, match=r"is longer than the .*1\.2 s.*: cut it into windows"):
+            encoder(*encoder.front_end(torch.randn(1, longest + 320)))
+
+
+def test_a_filled_clip_attends_to_its_silence_and_to_nothing_else():
+    encoder = small(positions=60, log_mel="whisper_filled").eval()
+    clips = torch.nn.functional.pad(torch.randn(1, 8_000), (0, 4_000)), torch.randn(1, 12_000)
+    with torch.no_grad():
+        together, lengths = encoder(*encoder.front_end(torch.cat(clips), torch.tensor([8_000, 12_000])))
+        alone, _ = encoder(*encoder.front_end(clips[0][:, :8_000]))
+        by_hand, _ = encoder(*encoder.front_end(torch.nn.functional.pad(clips[0], (0, 7_200))))
+        own = small(positions=60, log_mel="whisper").eval()
+        own.load_state_dict(encoder.state_dict())
+        unfilled, _ = own(*own.front_end(clips[0][:, :8_000]))
+    assert lengths.tolist() == [60, 60]
+    assert torch.allclose(together[:1], alone, atol=2e-5)
+    assert torch.equal(by_hand, alone)
+    assert not torch.allclose(alone[:, :25], unfilled[:, :25], atol=1e-2)
+    with pytest.raises(ValueError, match="log-mels of filled clips have exactly 120 frames .* got 100"):
+        encoder(torch.zeros(1, 80, 100))
+    with pytest.raises(ValueError, match="log_mel whisper_filled fills clips to all positions: give positions"):
+        small(log_mel="whisper_filled")

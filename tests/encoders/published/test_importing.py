@@ -81,6 +81,23 @@ def test_a_shorter_clip_of_qwen2_audio_attends_to_itself(tmp_path, weights):
     assert torch.allclose(features[0, :13], reference[:13], atol=2e-5)
 
 
+@pytest.mark.parametrize("layout", ["whisper", "openai_whisper"])
+def test_a_shorter_clip_of_whisper_is_filled_with_silence(tmp_path, weights, layout):
+    """Whisper itself pads every clip to its window, and attends to all of it; `fill` false is for cheaper clips."""
+    folder = published.write(tmp_path / "published", layout, weights)
+    encoder, _ = import_encoder(folder, layout)
+    clip = waveform(8_000)
+    padded = torch.nn.functional.pad(clip, (0, 320 * published.SIZES["positions"] - len(clip)))
+    reference = published.encode(weights, published.log_mel(padded, 80)[:, :-2], torch.ones(60, dtype=bool), False)
+    with torch.no_grad():
+        features, lengths = encoder(*encoder.front_end(clip.unsqueeze(0)))
+    assert lengths.tolist() == [60]
+    assert torch.allclose(features[0], reference, atol=2e-5)
+    save_encoder(encoder, tmp_path / "encoder")
+    assert load_encoder(tmp_path / "encoder").arguments["log_mel"] == "whisper_filled"
+    assert import_encoder(folder, layout, fill=False)[0].arguments["log_mel"] == "whisper"
+
+
 def test_shards_half_precision_and_a_bare_file(tmp_path, weights):
     half = {key: value.bfloat16() for key, value in weights.items()}
     folder = published.write(tmp_path / "shards", "whisper", half, shards=3, config=False)

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torchaudio
 
-from encoders import LogMel, WhisperLogMel
+from encoders import FilledLogMel, LogMel, WhisperLogMel
 
 
 @pytest.mark.parametrize("n_mels", [80, 128])
@@ -56,3 +56,22 @@ def test_whisper_log_mel_is_the_published_one(samples):
     together, lengths = WhisperLogMel(128)(loud, torch.tensor([samples, samples + 4000]))
     assert lengths[0] == frames[0]
     assert torch.allclose(together[0, :, : frames[0] + 2], log_mel[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [100, 8_123, 19_200])
+def test_a_filled_log_mel_is_whispers_own(samples):
+    """As openai/whisper `audio.py`: 30 s of zeros after the clip, then cut to 30 s; here 1.2 s."""
+    from torch.nn.functional import pad
+
+    waveform = torch.randn(1, samples, generator=torch.Generator().manual_seed(0)) * 0.3
+    power = torch.stft(pad(waveform, (0, 19_200)), 400, 160, window=torch.hann_window(400), return_complex=True)
+    filters = torchaudio.functional.melscale_fbanks(201, 0.0, 8000.0, 80, 16_000, norm="slaney", mel_scale="slaney")
+    reference = (filters.T @ power[..., :-1].abs() ** 2).clamp_min(1e-10).log10()
+    reference = ((torch.maximum(reference, reference.max() - 8.0) + 4.0) / 4.0)[..., :120]
+    log_mel, frames = FilledLogMel(80, 19_200)(waveform)
+    assert frames.tolist() == [120]
+    assert torch.allclose(log_mel, reference, atol=1e-5)
+    together, _ = FilledLogMel(80, 19_200)(torch.cat([pad(waveform, (0, 19_200 - samples)), torch.randn(1, 19_200)]))
+    assert torch.allclose(together[:1], log_mel, atol=1e-5)
+    with pytest.raises(ValueError, match=r"clip of 1\.21 s is longer than the 1\.2 s that clips are filled to"):
+        FilledLogMel(80, 19_200)(torch.zeros(1, 19_300))

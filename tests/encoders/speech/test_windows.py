@@ -195,3 +195,13 @@ def test_a_window_of_all_positions_is_taken():
     encoder = step_audio_2("tiny").eval()
     samples = noise(31 * 16_000)
     assert len(joined(encode_windows(window_encoder(encoder), [samples]))) == 775
+
+
+def test_filled_windows_give_the_frames_of_the_audio_alone():
+    filled = SpeechTransformer(width=32, depth=1, heads=2, positions=100, log_mel="whisper_filled").eval()
+    samples = noise(16_000)
+    one = joined(encode_windows(window_encoder(filled), [samples], overlap=0.5))
+    with torch.no_grad():
+        whole, _ = filled(*filled.front_end(torch.from_numpy(samples)[None]))
+    assert np.allclose(one, whole[0, :50].numpy(), atol=2e-5)
+    assert len(joined(encode_windows(window_encoder(filled), [noise(70_001)], overlap=0.5))) == 219

@@ -4,9 +4,11 @@ import pytest
 import torch
 from written import to_file, to_stream_file
 
+import export
 import quant
 from encoders import SpeechTransformer, StreamingTransformer, VisionEncoder, encode_windows, window_encoder
-from export import VerificationError, file_window_encoder
+from export import FileEncoder, VerificationError, file_window_encoder
+from export.card import card_text
 
 SAMPLES = (np.random.default_rng(0).standard_normal(90_123) * 0.1).astype(np.float32)
 SIZES = {"width": 32, "depth": 1, "heads": 2}
@@ -33,14 +35,42 @@ def test_windows_through_a_file_are_those_through_torch(tmp_path, form, log_mel)
     cosines = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosines.min() > 0.999
 
-    # The longest window runs; in a file Whisper's two frames of lookahead need positions as well.
-    longest = {"causal": 30, "whisper": 29.98}[log_mel]
-    assert in_file.longest == longest * 16_000
+    # The longest window runs: Whisper's two frames of lookahead need no positions.
+    assert in_file.longest == in_torch.longest == 480_000
     minute = np.tile(SAMPLES, 11)
     mels = len(minute) // 160 if log_mel == "causal" else -(-len(minute) // 160)
     assert len(joined(encode_windows(in_file, [minute]))) == (mels + 1) // 2 // 2
-    with pytest.raises(ValueError, match=f"window of 31 s is longer than the encoder takes: at most {longest} s"):
+    with pytest.raises(ValueError, match="window of 31 s is longer than the encoder takes: at most 30 s"):
         encode_windows(in_file, [minute], window=31)
+
+
+@pytest.mark.parametrize(
+    ("form", "log_mel"), [("waveform", "whisper"), ("waveform", "whisper_filled"), ("log_mel", "whisper_filled")]
+)
+def test_a_file_takes_clips_of_all_positions(tmp_path, form, log_mel):
+    """Verified on clips as long as the encoder takes them, and its card says how long that is."""
+    encoder = SpeechTransformer(**SIZES, positions=60, log_mel=log_mel).eval()
+    path = to_file(encoder, tmp_path / "encoder.onnx", input=form)
+    file, clip = FileEncoder(path), torch.from_numpy(SAMPLES[None, :19_200])
+    with torch.no_grad():
+        features, lengths = encoder(*encoder.front_end(clip))
+        short, _ = encoder(*encoder.front_end(clip[:, :4_000]))
+    assert file.longest == 19_200
+    assert lengths.tolist() == [60]
+    assert torch.allclose(file(clip)[0], features, atol=1e-4)
+    assert torch.allclose(file(clip[:, :4_000])[0], short, atol=1e-4)
+    with pytest.raises(ValueError, match=r"of 1\.2\d s"):
+        file(torch.zeros(1, 19_600))
+    card = card_text(export.describe([path], encoder))
+    filled = {
+        "waveform": "A clip has 1 to 19,200 samples (1.2 s), and the file fills it with silence to 19,200",
+        "log_mel": "Log-mels have exactly 120 frames, which is what `lengths` says",
+    }
+    assert ("No clip may be longer than 19,200 samples (1.2 s)" if log_mel == "whisper" else filled[form]) in card
+    if form == "log_mel":
+        with pytest.raises(ValueError, match=r"takes log_mel of shape \(batch, 80, 120\), float32; got \(1, 80, 60\)"):
+            file.session.run(None, {"log_mel": np.zeros((1, 80, 60), np.float32), "lengths": np.array([60])})
+        assert export.measure_files([path], [0.5], [1], 1)[0]["latency_ms"] > 0
 
 
 def test_files_without_whole_clips_are_refused(tmp_path):

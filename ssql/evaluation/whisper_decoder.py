@@ -1,0 +1,148 @@
+"""Whisper's own decoder, frozen, by CTranslate2: it reads the features of an encoder in place of its own."""
+
+import json
+import re
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from encoders.storage.paths import shown
+from quant.checks import check_at_least, check_choice
+from ssql.evaluation.reader import Reader
+from ssql.terminal.groups import check_installed
+
+CONVERTED = "ct2-transformers-converter --model openai/whisper-base --output_dir FOLDER writes one"
+WEIGHTS = "model.bin"
+NORMALIZERS = ("english", "basic")
+
+
+class WhisperDecoder(Reader):
+    """Whisper's decoder as CTranslate2 has it; greedy, without timestamps.
+
+    Args:
+        folder: with CTranslate2's `model.bin`, `config.json` and vocabulary, of the Whisper that the encoder is from.
+        language: what a multilingual Whisper is told that it hears; one of English alone is told nothing.
+        normalizer: `english`, or `basic` for other languages: Whisper's own, by which its error rates are published.
+        compute_type: of the decoder: `float32`, or faster and less exact `int8`, ...
+        max_tokens: of a clip; a decoder that repeats itself ends there.
+        threads: of CTranslate2; 0 takes its default.
+
+    Raises:
+        FileNotFoundError: a folder without `model.bin`.
+        ValueError: an unknown normalizer, or a number that is too small.
+        ModuleNotFoundError: the group `reader` is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        language: str = "en",
+        normalizer: Literal["english", "basic"] = "english",
+        compute_type: str = "float32",
+        max_tokens: int = 224,
+        threads: int = 0,
+    ) -> None:
+        check_installed("ctranslate2", "whisper_normalizer")
+        check_choice("normalizer", normalizer, NORMALIZERS)
+        check_at_least(1, max_tokens=max_tokens)
+        check_at_least(0, threads=threads)
+        if not (Path(folder) / WEIGHTS).is_file():
+            raise FileNotFoundError(f"reader folder {shown(folder)} has no {WEIGHTS}: {CONVERTED}")
+        if not re.fullmatch("[a-z]{2,3}", language):
+            raise ValueError(f"language is a code such as en or de, not {language!r:.40}")
+        self.folder, self.language, self.normalizer = folder, language, normalizer
+        self.compute_type, self.max_tokens, self.threads = compute_type, max_tokens, threads
+
+    @property
+    def width(self) -> int:
+        """Width of the features that Whisper's own encoder gives."""
+        return self._own_features[1]
+
+    @property
+    def frames(self) -> int:
+        """Frames of 30 s: Whisper knows no shorter clip."""
+        return self._own_features[0]
+
+    def read(self, features: Tensor, frames: Tensor) -> list[str]:
+        """Texts of a batch."""
+        encoded = _storage(features.numpy())
+        model = self._model
+        prompt = ["<|startoftranscript|>", "<|notimestamps|>"]
+        if model.is_multilingual:
+            prompt[1:1] = [f"<|{self.language}|>", "<|transcribe|>"]
+        results = model.generate(encoded, [prompt] * len(features), beam_size=1, max_length=self.max_tokens)
+        return [text_of(result.sequences[0]) for result in results]
+
+    def normalized(self, text: str) -> str:
+        """A text by Whisper's normalizer."""
+        return self._normalize(text).strip()
+
+    @cached_property
+    def _normalize(self) -> Callable[[str], str]:
+        from whisper_normalizer.basic import BasicTextNormalizer
+        from whisper_normalizer.english import EnglishTextNormalizer
+
+        chosen: Callable[[str], str] = (
+            EnglishTextNormalizer() if self.normalizer == "english" else BasicTextNormalizer()
+        )
+        return chosen
+
+    @cached_property
+    def _model(self) -> Any:
+        import ctranslate2
+
+        ctranslate2.set_log_level(40)  # errors: that weights in float16 become float32 is no news
+        try:
+            model = ctranslate2.models.Whisper(
+                self.folder, device="cpu", compute_type=self.compute_type, intra_threads=self.threads
+            )
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ValueError(f"reader folder {shown(self.folder)} holds no Whisper of CTranslate2: {error}") from error
+        if model.is_multilingual and f"<|{self.language}|>" not in _vocabulary(Path(self.folder)):
+            raise ValueError(f"the Whisper in {shown(self.folder)} does not know the language {self.language!r}")
+        return model
+
+    @cached_property
+    def _own_features(self) -> tuple[int, int]:
+        """Frames and width of what its own encoder gives of silence."""
+        silence = np.zeros((1, self._model.n_mels, 3000), np.float32)
+        frames, width = self._model.encode(_storage(silence)).shape[1:]
+        return int(frames), int(width)
+
+
+def text_of(tokens: list[str]) -> str:
+    """The text of byte-pair tokens as Whisper's vocabulary writes them, special ones left out.
+
+    Example:
+        >>> text_of(["<|en|>", "ĠCaf", "Ã©", "."])
+        ' Café.'
+    """
+    characters = "".join(token for token in tokens if not re.fullmatch(r"<\|.*\|>", token))
+    return bytes(_BYTES[character] for character in characters if character in _BYTES).decode("utf-8", "replace")
+
+
+def _bytes_of_characters() -> dict[str, int]:
+    """GPT-2's way to write any byte as a character that is seen: those that are not stand at 256 and after."""
+    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    unseen = [byte for byte in range(256) if byte not in seen]
+    return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(unseen)}
+
+
+_BYTES = _bytes_of_characters()
+
+
+def _storage(values: np.ndarray) -> Any:
+    import ctranslate2
+
+    return ctranslate2.StorageView.from_array(np.ascontiguousarray(values, np.float32))
+
+
+def _vocabulary(folder: Path) -> list[str]:
+    if (folder / "vocabulary.json").is_file():
+        words: list[str] = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
+        return words
+    return (folder / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
