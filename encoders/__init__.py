@@ -1,7 +1,5 @@
 """Speech and vision encoders, and the folder they are saved in."""
 
-from typing import TYPE_CHECKING
-
 from encoders.artifact import init_from, load_encoder, save_encoder
 from encoders.base import ENCODERS, Encoder, create_encoder, list_encoders, register_encoder
 from encoders.fingerprint import state_sha256, weights_sha256
@@ -53,14 +51,4 @@ __all__ = [
     "window_encoder",
 ]
 
-__version__: str  # of the distribution
-
-if not TYPE_CHECKING:  # for whom every name would be a string
-
-    def __getattr__(name: str) -> str:
-        # Looked up when it is asked for: an import costs nothing, and works where nothing is installed.
-        if name != "__version__":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib.metadata import version
-
-        return version("ssql-toolkit")
+__version__ = "0.1.0"

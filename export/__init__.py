@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.group import named_group
 
-__version__: str  # of the distribution
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from export.card import describe, entries_to_keep, refuse_foreign_card, write_card
@@ -65,10 +65,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("ssql-toolkit")
     if name not in HOMES:
         raise AttributeError(f"module 'export' has no attribute {name!r}")
     with named_group():

@@ -2,7 +2,6 @@
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 
 def _check_sister_packages() -> None:
@@ -20,14 +19,4 @@ def _check_sister_packages() -> None:
 
 _check_sister_packages()
 
-__version__: str  # of the distribution
-
-if not TYPE_CHECKING:  # for whom every name would be a string
-
-    def __getattr__(name: str) -> str:
-        # Looked up when it is asked for: an import costs nothing, and works where nothing is installed.
-        if name != "__version__":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib.metadata import version
-
-        return version("ssql-toolkit")
+__version__ = "0.1.0"
