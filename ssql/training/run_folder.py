@@ -13,7 +13,7 @@ from encoders.storage.ownership import RESULTS, refuse_foreign
 
 CHECKPOINTS, LOGS = "checkpoints", "logs"
 # In `checkpoints/`, from the first step on: what a resumed run must agree with.
-OPTIONS, INPUTS = "config.yaml", "inputs.json"
+CONFIG, INPUTS = "config.yaml", "inputs.json"
 # Names that the toolkit writes, relative to the run's folder.
 _OWN = re.compile(
     r"checkpoints/(config\.yaml|inputs\.json|\.?[^/]+\.ckpt(\.tmp)?(/(\.metadata|meta\.pt|[^/]+\.distcp))?|\.[^/]+\.tmp)"
@@ -40,7 +40,7 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether a run in the folder has done its first step."""
-        return (self.checkpoints / OPTIONS).exists()
+        return (self.checkpoints / CONFIG).exists()
 
     @property
     def resumable(self) -> bool:

@@ -12,7 +12,7 @@ import yaml
 
 from encoders.storage.folder import HEAD_WEIGHTS, WEIGHTS, file_sha256
 from ssql.training.checkpoint_files import staging_of
-from ssql.training.run_folder import INPUTS, OPTIONS, RunFolder
+from ssql.training.run_folder import CONFIG, INPUTS, RunFolder
 
 # Options that leave the trained weights as they are: where things are written and shown, how fast they are computed.
 _HARMLESS = re.compile(
@@ -51,7 +51,7 @@ def input_hashes(options: str, command: str, output: Path) -> dict[str, Any]:
 def save_options(folder: RunFolder, options: str, inputs: Mapping[str, Any]) -> None:
     """Write both beside the checkpoints; the options last, since with them a run has begun."""
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
-    for name, text in ((INPUTS, json.dumps(inputs, indent=1)), (OPTIONS, options)):
+    for name, text in ((INPUTS, json.dumps(inputs, indent=1)), (CONFIG, options)):
         path = folder.checkpoints / name
         staging_of(path).write_text(text, encoding="utf-8")
         os.replace(staging_of(path), path)
@@ -72,7 +72,7 @@ def check_same_run(folder: RunFolder, options: str, inputs: Mapping[str, Any], h
     saved = _read(folder.checkpoints / INPUTS)
     if saved.get("command", inputs["command"]) != inputs["command"]:
         raise ValueError(f"{folder.path} is a run of {saved['command']}, not of {inputs['command']}")
-    before = flattened(_read(folder.checkpoints / OPTIONS))
+    before = flattened(_read(folder.checkpoints / CONFIG))
     now = flattened(yaml.safe_load(options))
     compared = [key for key in dict.fromkeys([*now, *before]) if key not in harmless and not _HARMLESS.fullmatch(key)]
     different = [key for key in compared if before and _differ(before.get(key), now.get(key))]
@@ -82,7 +82,7 @@ def check_same_run(folder: RunFolder, options: str, inputs: Mapping[str, Any], h
         length = "; the learning rate follows the length of the whole run" if set(different) & set(_LENGTH) else ""
         raise ValueError(
             f"the run in {folder.path} was started with other options: {'; '.join(said[:3])}{more}{length}: "
-            f"go on with --config {folder.checkpoints / OPTIONS} --resume true, or start anew in another --output"
+            f"go on with --config {folder.checkpoints / CONFIG} --resume true, or start anew in another --output"
         )
     _check_inputs(folder, saved, inputs, before, now)
 
