@@ -3,7 +3,7 @@
 from encoders.artifact import init_from, load_encoder, save_encoder
 from encoders.base import ENCODERS, Encoder, create_encoder, list_encoders, register_encoder
 from encoders.fingerprint import state_sha256, weights_sha256
-from encoders.heads import Head, load_head, save_head
+from encoders.heads import Head, load_head
 from encoders.models.conformer import Conformer
 from encoders.models.mel_cnn import MelCNN
 from encoders.models.sample_stream import Stream
@@ -17,7 +17,7 @@ from encoders.speech.audio_file import read_blocks
 from encoders.speech.frames import FrameEncoder
 from encoders.speech.interleaving import deinterleave, interleave
 from encoders.speech.log_mel import LogMel, WhisperLogMel
-from encoders.speech.tokenizer import Tokenizer, Tokens, load_tokenizer, save_tokenizer
+from encoders.speech.tokenizer import Tokenizer, Tokens, load_tokenizer
 from encoders.speech.windows import Piece, WindowEncoder, encode_windows, window_encoder
 from encoders.storage.folder import ArtifactError, check_folder_target
 

@@ -80,10 +80,11 @@ class SSQLOptions:
 
 
 class Projected(NamedTuple):
-    """Features of the encoder and projections of each view, each (batch, dim)."""
+    """Features of the encoder, projections z and, with a predictor, predictions p of each view, each (batch, dim)."""
 
     features: list[Tensor]
     projections: list[Tensor]
+    predictions: list[Tensor] = []
 
 
 class Method(lightning.LightningModule):
@@ -103,6 +104,9 @@ class Method(lightning.LightningModule):
         seed: of bit-widths and augmentations.
         views: both views of a branch in one batch (`together`), or one after the other (`apart`, as published).
     """
+
+    projector: nn.Module
+    predictor: nn.Module
 
     def __init__(
         self,
@@ -126,12 +130,17 @@ class Method(lightning.LightningModule):
         self.health = Health()
 
     def branch(self, views: Any) -> Any:
-        """One pass of the student over the views; what `targets` and `loss` need of it."""
-        raise NotImplementedError
+        """One pass of the student over the views; what `targets` and `loss` need of it.
+
+        Where a method does not say otherwise: through encoder, projector and, if there is one, predictor.
+        """
+        stages = [self.projector, *([self.predictor] if hasattr(self, "predictor") else [])]
+        return Projected(*self.through(views, *stages))
 
     def targets(self, views: Any, branch: Any) -> list[Tensor]:
-        """What is to be predicted, from the views and the branch that gives targets."""
-        raise NotImplementedError
+        """What is to be predicted, from the views and the branch that gives targets: its projections by default."""
+        projections: list[Tensor] = branch.projections
+        return projections
 
     def loss(self, branch: Any, targets: list[Tensor]) -> Tensor:
         """Self-supervised loss of a branch against targets, shape ()."""
