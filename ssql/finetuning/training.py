@@ -26,7 +26,7 @@ from ssql.methods.method import View, seeded
 from ssql.tasks import Score, Task, task_of
 from ssql.training.batch_norm import frozen_statistics
 from ssql.training.draw import draw_bit_width
-from ssql.training.schedule import built, scheduled, total_steps
+from ssql.training.schedule import WARMUP, built, scheduled, total_steps
 
 # Ranges follow the inputs of the training steps; one batch alone would make them jump.
 OBSERVER = quant.MovingAverage(0.9)
@@ -37,26 +37,22 @@ STEP_LR = 0.1
 
 @dataclass(frozen=True)
 class Learning:
-    """What learns, and how fast.
+    """What learns.
 
     Args:
         freeze: only the head learns; the encoder keeps its weights and ranges.
         adapters: low-rank adapters learn on a frozen 4-bit or 8-bit base, and are merged at the end.
-        warmup: share of the run in which the learning rate rises.
 
     Raises:
-        ValueError: both frozen and with adapters, or a warm-up that is no share.
+        ValueError: both frozen and with adapters.
     """
 
     freeze: bool = False
     adapters: Adapters | None = None
-    warmup: float = 0.1
 
     def __post_init__(self) -> None:
         if self.freeze and self.adapters:
             raise ValueError("freeze trains the head alone, adapters change the encoder: choose one of them")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is a share of the run, from 0 to below 1; got {self.warmup}")
 
 
 class Finetuning(lightning.LightningModule):
@@ -66,7 +62,7 @@ class Finetuning(lightning.LightningModule):
         encoder: folder of an encoder, with a head or without, or a fresh encoder.
         task: name of classes, of one or more numbers to predict, or `text`: see `ssql.tasks`.
         precision: bits and quantizer.
-        learning: what learns, and how fast.
+        learning: what learns.
         optimizer: any of torch, timm or bitsandbytes (`bitsandbytes.optim.AdamW8bit`).
         augmentation: makes a random view of a batch; for `text`, one that keeps the whole of each clip.
         new_head: leave the folder's head aside.
@@ -213,7 +209,7 @@ class Finetuning(lightning.LightningModule):
                 group["lr"] *= STEP_LR
                 group["weight_decay"] = 0.0
         total = total_steps(self.trainer)
-        return scheduled(optimizer, round(self.learning.warmup * total), total)
+        return scheduled(optimizer, round(WARMUP * total), total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen base of adapters out."""

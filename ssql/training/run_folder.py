@@ -16,7 +16,7 @@ CHECKPOINTS, LOGS = "checkpoints", "logs"
 CONFIG, INPUTS = "config.yaml", "inputs.json"
 # Names that the toolkit writes, relative to the run's folder.
 _OWN = re.compile(
-    r"checkpoints/(config\.yaml|inputs\.json|\.?[^/]+\.ckpt(\.tmp)?(/(\.metadata|meta\.pt|[^/]+\.distcp))?|\.[^/]+\.tmp)"
+    r"checkpoints/(config\.yaml|inputs\.json|\.?[^/]+\.ckpt(\.tmp)?(/(\.metadata|meta\.pt|[^/]+\.distcp))?|\.[^/]+[.-](tmp|lock))"
     r"|logs/version_\d+(/(metrics\.csv|hparams\.yaml|config\.yaml|events\.out\.tfevents[^/]*))?"
 )
 
@@ -112,7 +112,7 @@ class RunFolder:
 
     def heal(self) -> None:
         """Finish what a kill has cut off, and remove what it left."""
-        for path in [*self.path.glob(".discarded-*"), *self.checkpoints.glob(".*.tmp")]:
+        for path in [*self.path.glob(".discarded-*"), *self.checkpoints.glob(".*tmp")]:
             remove(path)
         if self.replaced and (not self.begun or not any(self.replaced[-1].iterdir())):
             self.check_replaceable(tuple(path.name for path in self.replaced[-1].iterdir()) or (LOGS,))

@@ -1,7 +1,6 @@
 """What a run was started with, kept beside its checkpoints, and compared when it is resumed."""
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -10,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from encoders.storage.files import json_bytes, write_together
 from encoders.storage.folder import HEAD_WEIGHTS, WEIGHTS, file_sha256
-from ssql.training.checkpoint_files import staging_of
 from ssql.training.run_folder import CONFIG, INPUTS, RunFolder
 
 # Options that leave the trained weights as they are: where things are written and shown, how fast they are computed.
@@ -49,12 +48,9 @@ def input_hashes(options: str, command: str, output: Path) -> dict[str, Any]:
 
 
 def save_options(folder: RunFolder, options: str, inputs: Mapping[str, Any]) -> None:
-    """Write both beside the checkpoints; the options last, since with them a run has begun."""
-    folder.checkpoints.mkdir(parents=True, exist_ok=True)
-    for name, text in ((INPUTS, json.dumps(inputs, indent=1)), (CONFIG, options)):
-        path = folder.checkpoints / name
-        staging_of(path).write_text(text, encoding="utf-8")
-        os.replace(staging_of(path), path)
+    """Write both beside the checkpoints; the options get their name last, since with them a run has begun."""
+    for name, content in ((INPUTS, json_bytes(inputs)), (CONFIG, options.encode())):
+        write_together({folder.checkpoints / name: content})
 
 
 def check_same_run(folder: RunFolder, options: str, inputs: Mapping[str, Any], harmless: tuple[str, ...] = ()) -> None:
