@@ -71,12 +71,12 @@ def save_encoder(
 
     with staged_folder(folder, partial(check_folder_target, overwrite=overwrite)) as staging:
         save_part(encoder, config, staging, CONFIG, WEIGHTS, RANGE_BUFFERS)
-        for part, version, *names in (
+        for part, version, name, weights in (
             (head, heads.FORMAT_VERSION, HEAD_CONFIG, HEAD_WEIGHTS),
             (tokenizer, tokenizers.FORMAT_VERSION, TOKENIZER_CONFIG, TOKENIZER_WEIGHTS),
         ):
             if part is not None:
-                save_part(part, {"format_version": version, **part.arguments}, staging, *names)
+                save_part(part, {"format_version": version, **part.arguments}, staging, name, weights)
 
 
 def load_encoder(

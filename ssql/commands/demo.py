@@ -227,7 +227,7 @@ def _spoken() -> list[tuple[str, Resource]]:
 
     from ssql.data.espeak import SAMPLE_RATE, Utterance, synthesize  # imports torch
 
-    clips = []
+    clips: list[tuple[str, Resource]] = []
     for text, waveform in zip(SPOKEN, synthesize(Utterance(*spoken) for spoken in SPOKEN), strict=True):
         file = io.BytesIO()
         soundfile.write(file, (32767 * waveform).short().numpy(), SAMPLE_RATE, format="WAV")

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -106,7 +106,9 @@ class AudioFolder(DataModule):
         for name in ("train", "test"):
             chosen = [(entry, segment) for entry, segment in segments if entry.split == name]
             entries, clips = [entry for entry, _ in chosen], [segment for _, segment in chosen]
-            labels = {task: [self.classes[task].index(entry.labels[task]) for entry in entries] for task in tasks}
+            labels: dict[str, Sequence[float]] = {
+                task: [self.classes[task].index(entry.labels[task]) for entry in entries] for task in tasks
+            }
             labels |= {
                 match["name"]: [_number(entry, column) for entry in entries] for column, match in targets.items()
             }

@@ -8,7 +8,7 @@ from encoders import weights_sha256
 from encoders.base import Encoder
 from ssql.data import DataModule
 from ssql.data.labels import check_labels
-from ssql.evaluation.embeddings import ExportedFile, Features, embed_splits, embed_splits_by_file
+from ssql.evaluation.embeddings import ExportedFile, Features, embed_splits
 from ssql.evaluation.probes import (
     Heads,
     Outcome,
@@ -90,7 +90,7 @@ def _file_rows(
 ) -> list[Row]:
     """Rows of one file; at full precision it becomes `known`."""
     full = known.get(file.weights_sha256)
-    probed = Probed(embed_splits_by_file(file, data), tasks, full)
+    probed = Probed(embed_splits(file, data, file.bit_width), tasks, full)
     if file.bit_width == "fp":
         full = known.setdefault(file.weights_sha256, probed)
     common: Row = {"method": method, "bit_width": file.bit_width, "quantizer": AS_SAVED, "calibration_clips": None}

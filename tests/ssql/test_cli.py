@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import yaml
 from jsonargparse import capture_parser
+from written import unmeasured
 
 from encoders import Head, load_encoder, load_head
 from ssql import cli
@@ -291,7 +292,8 @@ def test_spelling_and_files_for_encoders_on_the_command_line(audio, saved, ssql,
         assert f"no encoder at {saved / name}" in err
 
 
-def test_data_without_a_test_split_serves_what_measures_nothing(audio, saved, ssql, tmp_path):
+def test_data_without_a_test_split_serves_what_measures_nothing(audio, saved, ssql, tmp_path, monkeypatch):
+    monkeypatch.setattr("export.measure_files", unmeasured)
     words = ["--encoder", saved, "--data", "AudioFolder", "--data.root", audio, "--data.batch_size", 4]
     words += ["--data.test_pattern", "nothing", "--output", tmp_path / "run"]
     training = ["--trainer.max_steps", 1, "--validation", 0.34]
