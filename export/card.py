@@ -91,7 +91,8 @@ def entries_to_keep(
         and found["tokenizer"] == (tokenizer.arguments if tokenizer else None)
     )
     if same:
-        return [entry for entry in found["files"] if _is_file_of(entry, folder)]
+        files = [(entry, folder / entry["file"]) for entry in found["files"]]
+        return [entry for entry, path in files if path.is_file() and entry.get("sha256") == file_sha256(path)]
     if not overwrite:
         raise FileExistsError(
             f"{folder} holds files of another encoder, input or head, or of another tokenizer "
@@ -129,11 +130,6 @@ def card_text(config: dict[str, Any]) -> str:
     files = [entry | {key: dict.fromkeys(known[key]) | entry[key] for key in keys} for entry in files]
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(config | {"files": files}, known=known)
-
-
-def _is_file_of(entry: dict[str, Any], folder: Path) -> bool:
-    path = folder / entry["file"]
-    return path.is_file() and entry.get("sha256") == file_sha256(path)
 
 
 def _entry(path: Path) -> dict[str, Any]:

@@ -54,12 +54,10 @@ def local_folder(folder: str | Path) -> Path:
         hints.append(f"; the nearest is {shown(near)}")
     if len(path.parts) == 2 and not path.is_absolute() and path.parts[0] not in (".", ".."):
         hints.append(f"; for the hub write {PREFIX}{shown(path)}")
-    raise ArtifactError(f"no encoder at {shown(path)}: no such folder{''.join(hints)}{_interrupted(folder)}")
-
-
-def _interrupted(folder: str | Path) -> str:
     old = beside(folder, OLD)
-    return f", but {old} is what stood there when a command that replaced it was killed: rename it" * old.is_dir()
+    if old.is_dir():
+        hints.append(f", but {old} is what stood there when a command that replaced it was killed: rename it")
+    raise ArtifactError(f"no encoder at {shown(path)}: no such folder{''.join(hints)}")
 
 
 def check_folder_target(folder: str | Path, overwrite: bool) -> None:

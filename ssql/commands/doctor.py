@@ -76,7 +76,9 @@ class Finding:
 
 def version() -> str:
     """`ssql-toolkit 0.1.0`, with the commit in a git checkout."""
-    return f"{NAME} {_installed(NAME) or 'not installed'}{_commit()}"
+    describe = ("git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=12")
+    commit = _output(*describe) if (HOME / ".git").exists() else ""
+    return f"{NAME} {_installed(NAME) or 'not installed'}{f' ({commit})' if commit else ''}"
 
 
 def doctor(args: Sequence[str]) -> int:
@@ -244,13 +246,6 @@ def _installed(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _commit() -> str:
-    if not (HOME / ".git").exists():
-        return ""
-    commit = _output("git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=12")
-    return f" ({commit})" if commit else ""
 
 
 def _output(*command: str) -> str:

@@ -101,7 +101,13 @@ class AudioFolder(DataModule):
         self.targets = {match["name"]: match["unit"] for match in targets.values()}
         tasks = [name for name in used[0][0].labels if name not in targets]
         self.classes = {task: sorted({entry.labels[task] for entry, _ in used}) for task in tasks}
-        segments = [(entry, segment) for entry, waveform in used for segment in self._segments(waveform)]
+        length = int(self.max_seconds * SAMPLE_RATE)
+        segments = [
+            (entry, part)
+            for entry, whole in used
+            for part in whole.split(min(length, len(whole)))
+            if len(part) >= WINDOW
+        ]
         splits: dict[str, Dataset[Batch]] = {}
         for name in ("train", "test"):
             chosen = [(entry, segment) for entry, segment in segments if entry.split == name]
@@ -207,10 +213,6 @@ class AudioFolder(DataModule):
             f"{files}, which leave no {split} split: every tenth file is a test file, so give at least 10, or mark "
             "test files with test_pattern"
         )
-
-    def _segments(self, waveform: Tensor) -> list[Tensor]:
-        segments = waveform.split(min(int(self.max_seconds * SAMPLE_RATE), max(len(waveform), 1)))
-        return [segment for segment in segments if len(segment) >= WINDOW]
 
 
 def read_audio(path: Path, sample_rate: int | None = None) -> Tensor:

@@ -201,7 +201,11 @@ class Finetuning(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One group each for encoder, learned steps and head, with a linear warm-up and a cosine to zero."""
-        named = {group: list(self._learning_parameters(group)) for group in ("encoder", "steps", "head")}
+        named: dict[str, list[nn.Parameter]] = {"encoder": [], "steps": [], "head": []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                group = "head" if name.startswith("head.") else "steps" if name.endswith("_step") else "encoder"
+                named[group].append(parameter)
         groups: list[dict[str, Any]] = [{"params": found, "name": name} for name, found in named.items() if found]
         optimizer = built(self.optimizer, groups)
         for group in optimizer.param_groups:
@@ -260,10 +264,3 @@ class Finetuning(lightning.LightningModule):
             with self._at(bit_width):
                 outputs, lengths = self(*view)
             metrics.update(*self.task.answers(outputs, lengths, batch))
-
-    def _learning_parameters(self, group: str) -> Iterator[nn.Parameter]:
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                kind = "head" if name.startswith("head.") else "steps" if name.endswith("_step") else "encoder"
-                if kind == group:
-                    yield parameter

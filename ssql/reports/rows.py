@@ -94,7 +94,8 @@ def pivot(rows: Sequence[Row], metrics: str | Sequence[str]) -> tuple[list[str],
     for row in rows:
         by_bits = found.setdefault((row["task"], row["metric"], row["method"]), {})
         by_bits.setdefault(row["bit_width"], []).append(row)
-    bit_widths, *orders = (_distinct(rows, key) for key in ("bit_width", "task", "metric", "method"))
+    keys = ("bit_width", "task", "metric", "method")
+    bit_widths, *orders = (list(dict.fromkeys(row[key] for row in rows)) for key in keys)
     lines = []
     for task, metric, method in product(*orders):
         if (task, metric, method) not in found:
@@ -213,10 +214,6 @@ def _result_name(row: Row) -> str:
     measure = "%" if row["metric"] in ("linear", "accuracy") else metric_name(row["metric"])
     probe = ", linear probe" if row["metric"] in ("linear", "r2") and "head_sha256" not in row else ""
     return f"{row['task']}, {measure}{probe}"
-
-
-def _distinct(rows: Sequence[Row], key: str) -> list[str]:
-    return list(dict.fromkeys(row[key] for row in rows))
 
 
 def _cell(measured: list[Row]) -> Cell:

@@ -253,15 +253,11 @@ class TokenizerTraining(lightning.LightningModule):
 
     def _reconstruction(self, codes: Tensor, mask: Tensor, batch: Batch) -> Tensor:
         """Squared error of the log-mel that the decoder makes of codes (batch, tokens, code_dim), over its variance."""
-        target, counts = self._target(batch)
+        target, counts = self.mel_resampling(*self._log_mel_frames(batch))  # (batch, frames at 25 Hz, n_mels)
+        target = (target - self.mel_mean) / self.mel_std
         tokens = min(codes.shape[1], target.shape[1])  # encoder and log-mel may round a clip's end in their own ways
         mask = mask[:, :tokens] & frame_mask(counts, tokens)
         return (self.decoder(codes[:, :tokens]) - target[:, :tokens])[mask].square().mean()
-
-    def _target(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Log-mel at 25 Hz, each band standardized, (batch, frames, n_mels), and frames of each clip."""
-        log_mel, counts = self.mel_resampling(*self._log_mel_frames(batch))
-        return (log_mel - self.mel_mean) / self.mel_std, counts
 
     def _log_mel_frames(self, batch: Batch) -> tuple[Tensor, Tensor]:
         log_mel, lengths = self.log_mel(batch["inputs"], batch["lengths"])

@@ -156,7 +156,13 @@ def claimed(folder: RunFolder, resume: bool, overwrite: bool) -> Iterator[None]:
         with locked(path):
             folder.heal()
             if not resume:
-                _make_room(folder, overwrite)
+                if folder.found() and not overwrite:
+                    raise FileExistsError(
+                        f"{path} holds an earlier run: go on with --resume true, replace it with --overwrite true, or "
+                        "choose another --output"
+                    )
+                folder.check_replaceable()
+                folder.set_aside()
             before = folder.found()
             try:
                 yield
@@ -174,16 +180,6 @@ def claimed(folder: RunFolder, resume: bool, overwrite: bool) -> Iterator[None]:
         if made:
             with suppress(OSError):
                 path.rmdir()  # only when it is empty
-
-
-def _make_room(folder: RunFolder, overwrite: bool) -> None:
-    if folder.found() and not overwrite:
-        raise FileExistsError(
-            f"{folder.path} holds an earlier run: go on with --resume true, replace it with --overwrite true, "
-            "or choose another --output"
-        )
-    folder.check_replaceable()
-    folder.set_aside()
 
 
 @contextmanager
