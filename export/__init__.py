@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from export.graph.signature import SpeechInput
     from export.metadata import VerificationError, load_file
     from export.runtime.bench import measure_files
-    from export.runtime.file_encoder import FileEncoder
+    from export.runtime.file_encoder import FileEncoder, file_window_encoder
     from export.runtime.onnx_encoder import OnnxEncoder
     from export.runtime.session import integer_operators
     from export.runtime.stream import FileStream
-    from export.runtime.window_file import file_window_encoder
     from export.write import to_onnx
     from export.write_stream import stream_to_onnx
 
@@ -39,7 +38,7 @@ HOMES = {
     "VerificationError": "metadata",
     "describe": "card",
     "entries_to_keep": "card",
-    "file_window_encoder": "runtime.window_file",
+    "file_window_encoder": "runtime.file_encoder",
     "integer_operators": "runtime.session",
     "load_file": "metadata",
     "measure_files": "runtime.bench",

@@ -12,7 +12,6 @@ import quant
 from encoders.base import Encoder
 from ssql.data import DataModule
 from ssql.evaluation.calibration import inputs_of
-from ssql.evaluation.finite import check_finite
 from ssql.terminal.progress import track
 
 
@@ -26,14 +25,8 @@ class ExportedFile(Protocol):
     modality: Any
     bit_width: str
     weights_sha256: str
-
-    @property
-    def file_sha256(self) -> str:
-        """Hash of the file."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the file."""
+    file_sha256: str
+    size_bytes: int
 
     def __call__(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Features, and frames of each clip."""
@@ -85,6 +78,21 @@ def _embed(encoder: Encoder | ExportedFile, inputs: Tensor, lengths: Tensor | No
     features, counts = encoder(*given)
     assert counts is not None
     return part_means(features, counts, parts)
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise ValueError where one of the values of clips or images, (count, ...), is NaN or infinite.
+
+    Args:
+        values: of a whole split, in its order.
+        what: what they are, for the message: `embeddings at w4a4 of the split test`.
+    """
+    wrong = (~values.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if wrong:
+        raise ValueError(
+            f"{what} are NaN or infinite for {len(wrong)} of {len(values)} items, the first of them item {wrong[0]}: "
+            "look at the encoder's weights and at that item"
+        )
 
 
 def part_means(features: Tensor, lengths: Tensor, parts: int) -> Tensor:

@@ -12,8 +12,8 @@ from encoders.speech.tokenizer import PADDING
 from ssql.data import DataModule
 from ssql.evaluation.calibration import inputs_of
 from ssql.evaluation.codebooks import code_counts, perplexity, use
+from ssql.evaluation.embeddings import check_finite
 from ssql.evaluation.evaluate import BIT_WIDTHS, check_measurable
-from ssql.evaluation.finite import check_finite
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer, Row, in_full_precision, quantized
 
 RESAMPLES = 1000

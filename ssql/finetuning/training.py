@@ -204,8 +204,8 @@ class Finetuning(lightning.LightningModule):
         named: dict[str, list[nn.Parameter]] = {"encoder": [], "steps": [], "head": []}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                group = "head" if name.startswith("head.") else "steps" if name.endswith("_step") else "encoder"
-                named[group].append(parameter)
+                kind = "head" if name.startswith("head.") else "steps" if name.endswith("_step") else "encoder"
+                named[kind].append(parameter)
         groups: list[dict[str, Any]] = [{"params": found, "name": name} for name, found in named.items() if found]
         optimizer = built(self.optimizer, groups)
         for group in optimizer.param_groups:

@@ -56,6 +56,13 @@ class Cell(NamedTuple):
     low: float | None = None
     high: float | None = None
 
+    @property
+    def arms(self) -> tuple[float, float]:
+        """How far the deviation or the interval reaches below the mean, and above; 0 where neither is known."""
+        if self.deviation is not None or self.low is None or self.high is None:
+            return self.deviation or 0.0, self.deviation or 0.0
+        return max(self.mean - self.low, 0.0), max(self.high - self.mean, 0.0)
+
     def text(self, decimals: int = 1, interval: bool = True) -> str:
         """`78.3`, `78.3 ± 1.2` (sample standard deviation of runs), or `78.3 (75.0 to 81.2)`."""
         if self.deviation is not None:

@@ -80,12 +80,6 @@ def check_same_run(folder: RunFolder, options: str, inputs: Mapping[str, Any], h
             f"the run in {folder.path} was started with other options: {'; '.join(said[:3])}{more}{length}: "
             f"go on with --config {folder.checkpoints / CONFIG} --resume true, or start anew in another --output"
         )
-    _check_inputs(folder, saved, inputs, before, now)
-
-
-def _check_inputs(
-    folder: RunFolder, saved: Mapping[str, Any], inputs: Mapping[str, Any], before: dict[str, str], now: dict[str, str]
-) -> None:
     for kind, thing in (("weights", "other weights"), ("names", "other files")):
         for option, found in (saved[kind] if isinstance(saved.get(kind), dict) else {}).items():
             if inputs[kind].get(option) != found:
