@@ -30,7 +30,7 @@ HELP = """Fine-tune an encoder with a task head at the bit-width it will run at.
   ssql finetune ... --bit_width w4a4 --quantizer lsq       (learned steps)
   ssql finetune ... --bit_width random                     (one model for all bit-widths)
   ssql finetune ... --freeze true                          (the head alone)
-  ssql finetune ... --model.learning.adapters.base nf4     (low-rank adapters on a frozen 4-bit base)
+  ssql finetune ... --model.adapters.base nf4              (low-rank adapters on a frozen 4-bit base)
   ssql finetune ... --task text                            (speech recognition by CTC; WER and CER)
   ssql finetune ... --task '[pitch, energy]' --data SpokenProsody      (numbers, answered in their units)
   ssql finetune --encoder SpeechTransformer --encoder.width 144 ...    (from scratch)
@@ -44,7 +44,7 @@ OPTIONS: Options = {
     "task": (str | list[str], ..., "classes, numbers to predict, or text", "model.task"),
     "bit_width": (str, "fp", "fp, w8a8, w4a8, w4a4, ... or random", "model.precision.bit_width"),
     "quantizer": (Literal["min_max", "lsq"], "min_max", "ranges, or learned steps", "model.precision.quantizer"),
-    "freeze": (bool, False, "train the head alone", "model.learning.freeze"),
+    "freeze": (bool, False, "train the head alone", "model.freeze"),
     "name": (str | None, None, "in results.json; the output folder's name"),
     "validation": (float, 0.1, "share of training items that validate"),
     "train_limit": (int | None, None, "labelled training items in all"),

@@ -120,8 +120,8 @@ BAD_LINES = {
     "calibrate --encoder x --data Digits --output y --batches eight": "--batches takes a whole number, not eight",
     "calibrate --encoder x --data Digits --output y --policy.shitf true": "did you mean shift?",
     "export --encoder x --output y --input wave": "--input takes log_mel or waveform, not wave",
-    "finetune --encoder x --task w --data Digits --output y --model.learning.freeze true":
-        "write --freeze instead of --model.learning.freeze",
+    "finetune --encoder x --task w --data Digits --output y --model.freeze true":
+        "write --freeze instead of --model.freeze",
     "finetune --encoder SpeechTransformr --encoder.width 3 --task w --data Digits --output y":
         "there is no class SpeechTransformr: did you mean SpeechTransformer?",
     "pretrain --config nowhere.yaml": "nowhere.yaml",
