@@ -57,7 +57,12 @@ class FileEncoder:
         try:
             self.bit_width, self.weights_sha256 = self.about["bit_width"], self.about["weights_sha256"]
             self.feature_dim = int(self.about["feature_dim"])
-            self.front_end = _front_end(self.form, self.about)
+            self.front_end: nn.Module | None = None
+            if self.form == "images":
+                self.front_end = PixelNormalization(float(self.about["pixel_mean"]), float(self.about["pixel_std"]))
+            if self.form == "log_mel":
+                form = WhisperLogMel if self.about.get("log_mel") == WHISPER_LOG_MEL else LogMel
+                self.front_end = form(int(self.about["n_mels"]))
             self.longest = None if self.modality == "image" else longest_input(self.about)
             if self.feature_dim < 1 or (self.modality == "audio" and not 0 < self.frame_rate <= SAMPLE_RATE):
                 raise ValueError(f"features {self.feature_dim} wide, {self.about.get('frame_rate_hz')} a second")
@@ -99,14 +104,6 @@ class FileEncoder:
         if feature_lengths is None:
             return features
         return features.sum(dim=1) / feature_lengths.clamp_min(1).unsqueeze(1)
-
-
-def _front_end(form: str, about: dict[str, str]) -> nn.Module | None:
-    if form == "images":
-        return PixelNormalization(float(about["pixel_mean"]), float(about["pixel_std"]))
-    if form == "log_mel":
-        return (WhisperLogMel if about.get("log_mel") == WHISPER_LOG_MEL else LogMel)(int(about["n_mels"]))
-    return None
 
 
 def file_window_encoder(path: str | Path, threads: int = 0) -> tuple[WindowEncoder, dict[str, str]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import export as onnx_export
 from encoders import StreamingTransformer, load_encoder
-from ssql.commands.file_names import file_paths
+from ssql.commands.exported_files import file_paths
 from ssql.reports.result_files import reserved
 from ssql.terminal.checks import not_empty
 

@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from lightning import Callback, LightningModule, Trainer
@@ -92,11 +93,5 @@ class LogProgress(Callback):
             parts.append(f"loss {float(loss):.4g}")
         parts.append(f"{rate:.3g} steps/s")
         if ends and rate > 0 and step < steps:
-            parts.append(f"{_duration((steps - step) / rate)} left")
+            parts.append(f"{timedelta(seconds=round((steps - step) / rate))} left")
         return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -267,7 +267,7 @@ def test_transcripts_reach_recognition_as_a_path(audio, saved, ssql, tmp_path, c
     assert set("yes") < set("".join(head.classes))
     lines = [record.getMessage() for record in caplog.records if record.name == "ssql.terminal.progress"]
     assert re.match(r"training [\d,]+ of [\d,]+ parameters on cpu", lines[0])
-    assert re.match(r"epoch 1 of 1, step 1 of 2, loss [\d.]+, [\d.]+ steps/s, \d+ s left", lines[1])
+    assert re.match(r"epoch 1 of 1, step 1 of 2, loss [\d.]+, [\d.]+ steps/s, \d:\d\d:\d\d left", lines[1])
     assert lines[-1].endswith("trained")
     for chatter in ("FLOPs", "litlogger", "eval mode", "weights_only", "does not have many workers"):
         assert chatter not in out + err
