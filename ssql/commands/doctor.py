@@ -114,7 +114,11 @@ def findings() -> Iterator[Finding]:
     with suppress(ValueError, OSError, AttributeError):
         yield Finding("memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB")
     yield from _libraries()
-    yield _node()
+    node = _output("node", "--version") or "not there"
+    if PAGE.exists():
+        yield Finding("ssql demo", f"its page is built (Node.js {node})")
+    else:
+        yield Finding("ssql demo", f"its page is not built (Node.js {node}; 20 or newer builds it)", mend="make web")
     yield from _folders()
     yield from _against_lock()
 
@@ -144,12 +148,7 @@ def _libraries() -> Iterator[Finding]:
         else:
             more = f"; providers: {', '.join(loaded['providers'])}" if "providers" in loaded else ""
             yield Finding(name, installed + more)
-    yield from _groups()
-    yield Finding("accelerators", ", ".join(found.get("torch", {}).get("devices", [])) or "none that torch can use")
-
-
-def _groups() -> Iterator[Finding]:
-    """What is missing of each group: none has to be there."""
+    # None of a group has to be there.
     missing = {
         group: [module for module in modules if importlib.util.find_spec(module) is None]
         for group, modules in GROUPS.items()
@@ -159,6 +158,7 @@ def _groups() -> Iterator[Finding]:
         if modules:
             mend = MEND if (HOME / LOCK).is_file() else install_command(group)
             yield Finding(f"group {group}", f"not installed: {', '.join(modules)}", mend=mend)
+    yield Finding("accelerators", ", ".join(found.get("torch", {}).get("devices", [])) or "none that torch can use")
 
 
 def _probe(modules: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -174,14 +174,6 @@ def _probe(modules: Sequence[str]) -> dict[str, dict[str, Any]]:
         died = next((module for module in left if module not in rows), None)
         found |= rows | ({died: {"error": f"Python ended with code {ran.returncode} while it loaded"}} if died else {})
     return found
-
-
-def _node() -> Finding:
-    node = shutil.which("node")
-    said = _output(node, "--version") if node else "not there"
-    if PAGE.exists():
-        return Finding("ssql demo", f"its page is built (Node.js {said})")
-    return Finding("ssql demo", f"its page is not built (Node.js {said}; 20 or newer builds it)", mend="make web")
 
 
 def _folders() -> Iterator[Finding]:
