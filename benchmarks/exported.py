@@ -25,7 +25,7 @@ import export
 import quant
 from encoders import Encoder, SpeechTransformer, VisionEncoder
 from encoders.storage.files import write_json
-from export.check.speech import speech_cuts
+from export.check.inputs import speech_cuts
 from export.runtime.session import open_session
 from ssql.reports.figures import latency_figure
 from ssql.reports.result_files import save_plot

@@ -27,7 +27,7 @@ from stream import minute_of_audio
 import quant
 from encoders import SpeechTransformer, load_encoder, save_encoder, step_audio_2
 from export import to_onnx
-from export.check.speech import speech_cuts
+from export.check.inputs import speech_cuts
 from export.graph.pipeline import Pipeline
 from export.graph.signature import example_inputs, signature
 from export.graph.trace import trace

@@ -1,11 +1,9 @@
 """Speech and vision encoders, and the folder they are saved in."""
 
-from typing import TYPE_CHECKING
-
 from encoders.artifact import init_from, load_encoder, save_encoder
 from encoders.base import ENCODERS, Encoder, create_encoder, list_encoders, register_encoder
 from encoders.fingerprint import state_sha256, weights_sha256
-from encoders.heads import Head, load_head, save_head
+from encoders.heads import Head, load_head
 from encoders.models.conformer import Conformer
 from encoders.models.mel_cnn import MelCNN
 from encoders.models.sample_stream import Stream
@@ -19,7 +17,7 @@ from encoders.speech.audio_file import read_blocks
 from encoders.speech.frames import FrameEncoder
 from encoders.speech.interleaving import deinterleave, interleave
 from encoders.speech.log_mel import FilledLogMel, LogMel, WhisperLogMel
-from encoders.speech.tokenizer import Tokenizer, Tokens, load_tokenizer, save_tokenizer
+from encoders.speech.tokenizer import Tokenizer, Tokens, load_tokenizer
 from encoders.speech.windows import Piece, WindowEncoder, encode_windows, window_encoder
 from encoders.storage.folder import ArtifactError, check_folder_target
 
@@ -54,14 +52,4 @@ __all__ = [
     "window_encoder",
 ]
 
-__version__: str  # of the distribution
-
-if not TYPE_CHECKING:  # for whom every name would be a string
-
-    def __getattr__(name: str) -> str:
-        # Looked up when it is asked for: an import costs nothing, and works where nothing is installed.
-        if name != "__version__":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib.metadata import version
-
-        return version("ssql-toolkit")
+__version__ = "0.1.0"

@@ -5,22 +5,27 @@ from pathlib import Path
 
 import torch
 
+from encoders import heads
 from encoders.base import ENCODERS, Encoder
-from encoders.heads import Head, save_head
-from encoders.speech.tokenizer import Tokenizer, save_tokenizer
+from encoders.heads import Head
+from encoders.speech import tokenizer as tokenizers
+from encoders.speech.tokenizer import Tokenizer
 from encoders.storage.arguments import check_arguments
 from encoders.storage.description import ArtifactError, check_architecture, described
 from encoders.storage.files import staged_folder
 from encoders.storage.folder import (
     CHECKSUM,
     CONFIG,
+    HEAD_CONFIG,
+    HEAD_WEIGHTS,
+    TOKENIZER_CONFIG,
+    TOKENIZER_WEIGHTS,
     WEIGHTS,
     check_folder_target,
-    description_bytes,
     load_weights,
     local_folder,
     read_json,
-    save_weights,
+    save_part,
 )
 from quant import BitWidth, Policy, QuantLayer, corrected_bit_widths, is_prepared, parse_bit_width, prepare, unprepare
 from quant.activation import RANGE_BUFFERS
@@ -65,12 +70,13 @@ def save_encoder(
         config["bias_corrections"] = [str(run) for run in corrected_bit_widths(encoder)]
 
     with staged_folder(folder, partial(check_folder_target, overwrite=overwrite)) as staging:
-        save_weights(encoder, staging / WEIGHTS, may_be_infinite=RANGE_BUFFERS)
-        (staging / CONFIG).write_bytes(description_bytes(config, staging / WEIGHTS))
-        if head is not None:
-            save_head(head, staging)
-        if tokenizer is not None:
-            save_tokenizer(tokenizer, staging)
+        save_part(encoder, config, staging, CONFIG, WEIGHTS, RANGE_BUFFERS)
+        for part, version, name, weights in (
+            (head, heads.FORMAT_VERSION, HEAD_CONFIG, HEAD_WEIGHTS),
+            (tokenizer, tokenizers.FORMAT_VERSION, TOKENIZER_CONFIG, TOKENIZER_WEIGHTS),
+        ):
+            if part is not None:
+                save_part(part, {"format_version": version, **part.arguments}, staging, name, weights)
 
 
 def load_encoder(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.base import recorded
-from encoders.storage.folder import HEAD_CONFIG, HEAD_WEIGHTS, load_beside, save_beside
+from encoders.storage.folder import HEAD_CONFIG, HEAD_WEIGHTS, load_beside
 from quant.checks import check_at_least, check_choice
 
 HeadTask = Literal["classification", "ctc", "regression"]
@@ -106,19 +106,6 @@ def greedy_texts(logits: Tensor, lengths: Tensor, tokens: Sequence[str]) -> list
     best = logits.argmax(dim=-1).cpu()
     paths = [path[:length].unique_consecutive().tolist() for path, length in zip(best, lengths.tolist(), strict=True)]
     return ["".join(tokens[index - 1] for index in path if index != BLANK) for path in paths]
-
-
-def save_head(head: Head, folder: str | Path) -> None:
-    """Write `head.json` and `head.safetensors` into the folder of the encoder that the head goes with.
-
-    Each file is written to a temporary name and renamed. `encoders.save_encoder(..., head=head)` writes both at once.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: a weight is NaN or infinite.
-    """
-    description = {"format_version": FORMAT_VERSION, **head.arguments}
-    save_beside(head, description, Path(folder), HEAD_CONFIG, HEAD_WEIGHTS)
 
 
 def load_head(folder: str | Path) -> Head | None:

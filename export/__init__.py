@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.group import named_group
 
-__version__: str  # of the distribution
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from export.card import add_results, describe, entries_to_keep, refuse_foreign_card, write_card
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from export.graph.signature import SpeechInput
     from export.metadata import VerificationError, load_file
     from export.runtime.bench import measure_files
-    from export.runtime.file_encoder import FileEncoder
+    from export.runtime.file_encoder import FileEncoder, file_window_encoder
     from export.runtime.onnx_encoder import OnnxEncoder
     from export.runtime.session import integer_operators
     from export.runtime.stream import FileStream
-    from export.runtime.window_file import file_window_encoder
     from export.write import to_onnx
     from export.write_stream import stream_to_onnx
 
@@ -40,7 +39,7 @@ HOMES = {
     "add_results": "card",
     "describe": "card",
     "entries_to_keep": "card",
-    "file_window_encoder": "runtime.window_file",
+    "file_window_encoder": "runtime.file_encoder",
     "integer_operators": "runtime.session",
     "load_file": "metadata",
     "measure_files": "runtime.bench",
@@ -66,10 +65,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("ssql-toolkit")
     if name not in HOMES:
         raise AttributeError(f"module 'export' has no attribute {name!r}")
     with named_group():

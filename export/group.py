@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-MODULES = ("onnx", "onnxscript", "onnx_ir", "onnxruntime", "scipy")
+MODULES = ("onnx", "onnxscript", "onnx_ir", "onnxruntime", "jinja2", "scipy")
 
 
 @contextmanager

@@ -76,7 +76,8 @@ def load_file(path: Path) -> tuple[onnx.ModelProto, dict[str, str]]:
 
     Raises:
         FileNotFoundError: no such file.
-        VerificationError: not an ONNX file, or not one of ours.
+        VerificationError: not an ONNX file, not written by `to_onnx`, of another format version, or of an opset that is
+            too old.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
@@ -84,15 +85,6 @@ def load_file(path: Path) -> tuple[onnx.ModelProto, dict[str, str]]:
         proto = onnx.load(str(path))
     except Exception as error:
         raise VerificationError(f"{path} is not an ONNX file: {error}") from error
-    return proto, read_metadata(proto, path)
-
-
-def read_metadata(proto: onnx.ModelProto, path: Path) -> dict[str, str]:
-    """What a file says about itself.
-
-    Raises:
-        VerificationError: not written by `to_onnx`, of another format version, or of an opset that is too old.
-    """
     found = {prop.key: prop.value for prop in proto.metadata_props}
     if "format_version" not in found:
         raise VerificationError(f"{path} was not written by export.to_onnx: it has no format_version in its metadata")
@@ -103,7 +95,7 @@ def read_metadata(proto: onnx.ModelProto, path: Path) -> dict[str, str]:
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < OPSET:
         raise VerificationError(f"{path} has opset {opset}, too old: quantized graphs need {OPSET} or newer")
-    return found
+    return proto, found
 
 
 def check_metadata(found: dict[str, str], path: Path, encoder: Encoder, run: BitWidth) -> None:

@@ -1,7 +1,5 @@
 """The arithmetic of low bits: one set of weights, seen at any bit-width."""
 
-from typing import TYPE_CHECKING
-
 from quant.activation import QuantActivation, valid_frames
 from quant.attention import AttentionProducts
 from quant.bias_correction import check_correctable, correct_bias, corrected_bit_widths, drop_corrections
@@ -46,14 +44,4 @@ __all__ = [
     "unprepare",
 ]
 
-__version__: str  # of the distribution
-
-if not TYPE_CHECKING:  # for whom every name would be a string
-
-    def __getattr__(name: str) -> str:
-        # Looked up when it is asked for: an import costs nothing, and works where nothing is installed.
-        if name != "__version__":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib.metadata import version
-
-        return version("ssql-toolkit")
+__version__ = "0.1.0"

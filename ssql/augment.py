@@ -3,7 +3,6 @@
 All randomness comes from torch's global generator; the training step seeds it from (seed, step, rank).
 """
 
-import math
 from collections.abc import Sequence
 
 import kornia.augmentation as K
@@ -16,37 +15,18 @@ from encoders.base import Encoder
 from encoders.speech.log_mel import WINDOW
 from quant.checks import check_at_least, check_share
 
+MIN_CROP = 0.6  # smallest part of a clip that a view keeps
+GAIN = (-12.0, 6.0)  # dB
+MEL_SCALE = 0.7  # smallest part of the mel axis and of the time axis that the resized crop keeps
+# SpecAugment's widest band in mels, and longest stretch as a part of the clip, that are masked.
+FREQUENCY_MASK, TIME_MASK = 12, 0.2
 # Lowest and highest signal-to-noise ratio in dB of added white noise, and of another clip of the batch behind a clip.
 NOISE_SNR, MIX_SNR = (5.0, 30.0), (5.0, 20.0)
 NOISE_PROBABILITY = 0.5  # share of the clips that get noise; another clip has the same share
 
 
 class SpeechAugmentation(nn.Module):
-    """Waveform crop, gain, mixing and noise, then mel random resized crop and masking.
-
-    Args:
-        min_crop: smallest part of a clip that a view keeps, 0 to 1.
-        gain_db: lowest and highest gain in dB.
-        mel_scale: smallest part of the mel axis and of the time axis that the resized crop keeps.
-        frequency_mask: widest band that is masked, in mels (SpecAugment); 0 masks none.
-        time_mask: longest stretch that is masked, as a part of the clip; 0 masks none.
-    """
-
-    def __init__(
-        self,
-        min_crop: float = 0.6,
-        gain_db: Sequence[float] = (-12.0, 6.0),
-        mel_scale: float = 0.7,
-        frequency_mask: int = 12,
-        time_mask: float = 0.2,
-    ) -> None:
-        super().__init__()
-        check_share(min_crop=min_crop, mel_scale=mel_scale, time_mask=time_mask)
-        check_at_least(0, frequency_mask=frequency_mask)
-        if len(gain_db) != 2 or not -math.inf < gain_db[0] <= gain_db[1] < math.inf:
-            raise ValueError(f"gain_db must be two numbers of dB, lowest first; got {list(gain_db)}")
-        self.min_crop, self.gain_db = min_crop, gain_db
-        self.mel_scale, self.frequency_mask, self.time_mask = mel_scale, frequency_mask, time_mask
+    """Waveform crop, gain, mixing and noise, then mel random resized crop and masking."""
 
     def forward(self, inputs: Tensor, lengths: Tensor, encoder: Encoder) -> tuple[Tensor, Tensor]:
         """One view of a batch.
@@ -59,33 +39,21 @@ class SpeechAugmentation(nn.Module):
         Returns:
             log_mel, shape (batch, n_mels, frames); frames of each clip, shape (batch,).
         """
-        waveform, lengths = random_crop(inputs, lengths, self.min_crop)
-        waveform = waveform * decibels(uniform(len(waveform), self.gain_db, waveform))
+        waveform, lengths = random_crop(inputs, lengths, MIN_CROP)
+        waveform = waveform * decibels(uniform(len(waveform), GAIN, waveform))
         waveform = self._add(waveform, waveform.roll(1, dims=0), MIX_SNR)
         waveform = self._add(waveform, torch.randn_like(waveform), NOISE_SNR)
         waveform = waveform * (torch.arange(waveform.shape[1], device=lengths.device) < lengths[:, None])
         log_mel, frames = encoder.front_end(waveform, lengths)
         if log_mel.dim() == 2:
             return log_mel, frames
-        log_mel = random_resized_crop(log_mel, frames, self.mel_scale)
-        return self._mask(log_mel, frames), frames
+        log_mel = random_resized_crop(log_mel, frames, MEL_SCALE)
+        return masked(log_mel, frames), frames
 
     def _add(self, signal: Tensor, other: Tensor, snr_db: Sequence[float]) -> Tensor:
         chosen = torch.rand(len(signal), 1, device=signal.device) < NOISE_PROBABILITY
         ratio = rms(signal) / rms(other) / decibels(uniform(len(signal), snr_db, signal))
         return signal + other * ratio * chosen
-
-    def _mask(self, log_mel: Tensor, frames: Tensor) -> Tensor:
-        batch, n_mels, time = log_mel.shape
-        longest = frames * self.time_mask
-        for axis, size, widest in ((1, n_mels, torch.full_like(longest, self.frequency_mask)), (2, time, longest)):
-            extent = torch.where(frames > 0, n_mels, frames) if axis == 1 else frames
-            width = torch.rand(batch, device=log_mel.device) * widest
-            start = torch.rand(batch, device=log_mel.device) * (extent - width).clamp_min(0)
-            position = torch.arange(size, device=log_mel.device)
-            hidden = (position >= start[:, None]) & (position < (start + width)[:, None])
-            log_mel = log_mel.masked_fill(hidden.unsqueeze(2 if axis == 1 else 1), 0)
-        return log_mel
 
 
 class ImageAugmentation(nn.Module):
@@ -153,6 +121,20 @@ def random_resized_crop(log_mel: Tensor, frames: Tensor, min_scale: float) -> Te
     )  # (batch, n_mels, time, 2)
     resized = F.grid_sample(log_mel.unsqueeze(1), points, padding_mode="border", align_corners=False)
     return resized.squeeze(1)
+
+
+def masked(log_mel: Tensor, frames: Tensor) -> Tensor:
+    """A random band and a random stretch of each clip are zero (SpecAugment, Park et al. 2019)."""
+    batch, n_mels, time = log_mel.shape
+    longest = frames * TIME_MASK
+    for axis, size, widest in ((1, n_mels, torch.full_like(longest, FREQUENCY_MASK)), (2, time, longest)):
+        extent = torch.where(frames > 0, n_mels, frames) if axis == 1 else frames
+        width = torch.rand(batch, device=log_mel.device) * widest
+        start = torch.rand(batch, device=log_mel.device) * (extent - width).clamp_min(0)
+        position = torch.arange(size, device=log_mel.device)
+        hidden = (position >= start[:, None]) & (position < (start + width)[:, None])
+        log_mel = log_mel.masked_fill(hidden.unsqueeze(2 if axis == 1 else 1), 0)
+    return log_mel
 
 
 def uniform(count: int, bounds: Sequence[float], like: Tensor) -> Tensor:

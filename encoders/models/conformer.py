@@ -63,13 +63,6 @@ class Conformer(BlockEncoder):
         x, lengths = self._stem(log_mel, lengths)
         return self.through_blocks(x, lengths) * frame_mask(lengths, x.shape[1]).unsqueeze(2), lengths
 
-    def block_outputs(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """What each block gives: see `BlockEncoder`."""
-        x, lengths = self._stem(log_mel, lengths)
-        outputs: list[Tensor] = []
-        self.through_blocks(x, lengths, outputs)
-        return outputs, lengths
-
     def _stem(self, log_mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Frames at 25 Hz, (batch, frames / 4, width), and how many each clip has."""
         x, lengths = checked_log_mel(log_mel, lengths, self.arguments["n_mels"])

@@ -107,13 +107,6 @@ class SpeechTransformer(BlockEncoder):
         x, lengths = self.adaptor(x * frame_mask(seen, x.shape[1]).unsqueeze(-1), lengths)
         return x, lengths
 
-    def block_outputs(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
-        """Residual stream after each block: see `BlockEncoder`."""
-        x, lengths, _ = self._stem(log_mel, lengths)
-        outputs: list[Tensor] = []
-        self.through_blocks(x, lengths, outputs)
-        return outputs, lengths
-
     def _stem(self, log_mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Frames at 50 Hz, how many of them are a clip's own, and how many with those of the lookahead."""
         lookahead = self.front_end.lookahead

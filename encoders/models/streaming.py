@@ -112,7 +112,9 @@ class StreamingTransformer(BlockEncoder):
         frames = log_mel.shape[2]
         log_mel = F.pad(log_mel, (0, -frames % self.chunk_mels))
         features, feature_lengths, _ = self.stream(log_mel, lengths, self.start(log_mel.shape[0], log_mel.device))
-        return features[:, : self._feature_frames(frames)], feature_lengths
+        frames = (frames + 1) // 2 // self.pooling
+        frames = frames if self.adaptor is None else (frames + 1) // 2
+        return features[:, :frames], feature_lengths
 
     def start(self, batch: int = 1, device: torch.device | None = None) -> State:
         """The state before the first piece of a stream, of a batch of streams."""
@@ -193,10 +195,6 @@ class StreamingTransformer(BlockEncoder):
         past = (state.past + real.shape[1]).clamp_max(size)
         new = State(mel[:, :, -2:], stem[:, :, -1:], torch.stack(keys), torch.stack(values), past, state.adaptor)
         return x, lengths, new
-
-    def _feature_frames(self, frames: int) -> int:
-        frames = (frames + 1) // 2 // self.pooling
-        return (frames + 1) // 2 if self.adaptor is not None else frames
 
 
 class ChunkedBlock(Block):

@@ -93,8 +93,11 @@ class VisionEncoder(Encoder):
                 f"images of shape {tuple(images.shape)} do not fit: {self.arguments['model_name']} takes (batch, "
                 f"{channels}, height, width); its in_channels is {channels}"
             )
-        size = fixed_size(self.model)
-        if size is not None and tuple(images.shape[2:]) != size:
+        embedding = getattr(self.model, "patch_embed", None)
+        size = getattr(embedding, "img_size", None)
+        if not getattr(embedding, "strict_img_size", True) or getattr(self.model, "dynamic_img_size", False):
+            size = None  # the model takes any
+        if size is not None and tuple(images.shape[2:]) != tuple(size):
             height, width = images.shape[2:]
             raise ValueError(
                 f"images of {height}x{width} do not fit: {self.arguments['model_name']} is built for "
@@ -124,20 +127,15 @@ class PixelNormalization(nn.Module):
         return (images - self.mean) / self.std, lengths
 
 
-def check_timm_model(name: str) -> None:
-    """Raise ValueError, with close names, where timm has no such model; names of hubs and folders are none."""
-    if not timm.is_model(name) or set(name) & set(":/\\"):
-        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise ValueError(f"timm has no model {name!r}; close names: {', '.join(close) or 'none'}")
-
-
 def described_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that describe a timm model: all but those by which it reads weights.
 
     Raises:
         ValueError: an unknown model, or an argument that its class does not take.
     """
-    check_timm_model(name)
+    if not timm.is_model(name) or set(name) & set(":/\\"):  # names of hubs and folders are none
+        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        raise ValueError(f"timm has no model {name!r}; close names: {', '.join(close) or 'none'}")
     unknown = sorted(arguments.keys() - READING - SCALING - _class_arguments(name)) if arguments else []
     if unknown:
         raise ValueError(
@@ -157,15 +155,6 @@ def check_timm_description(arguments: Mapping[str, Any]) -> None:
             "take the key out"
         )
     check_plain(model_arguments, "model_arguments")
-
-
-def fixed_size(model: nn.Module) -> tuple[int, int] | None:
-    """Height and width that a timm model is built for; None where it takes any."""
-    embedding = getattr(model, "patch_embed", None)
-    size = getattr(embedding, "img_size", None)
-    if size is None or not getattr(embedding, "strict_img_size", True) or getattr(model, "dynamic_img_size", False):
-        return None
-    return int(size[0]), int(size[1])
 
 
 @cache

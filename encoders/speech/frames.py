@@ -46,6 +46,13 @@ class BlockEncoder(FrameEncoder):
 
         Frames beyond a clip's length hold numbers without a meaning; arguments as in `forward`.
         """
+        outputs: list[Tensor] = []
+        x, lengths, *_ = self._stem(log_mel, lengths)
+        self.through_blocks(x, lengths, outputs)
+        return outputs, lengths
+
+    def _stem(self, log_mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, ...]:
+        """What the first block takes, (batch, frames, block_width), and the frames of each clip, (batch,)."""
         raise NotImplementedError
 
     def through_blocks(self, x: Tensor, lengths: Tensor, outputs: list[Tensor] | None = None) -> Tensor:

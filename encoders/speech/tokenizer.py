@@ -15,7 +15,7 @@ from encoders.base import Encoder, recorded
 from encoders.speech.frame_rates import Resampling
 from encoders.speech.frames import frame_mask
 from encoders.speech.interleaving import interleave
-from encoders.storage.folder import TOKENIZER_CONFIG, TOKENIZER_WEIGHTS, load_beside, save_beside
+from encoders.storage.folder import TOKENIZER_CONFIG, TOKENIZER_WEIGHTS, load_beside
 
 LINGUISTIC_RATE, SEMANTIC_RATE = 50 / 3, 25.0  # Hz
 PADDING = -1
@@ -153,20 +153,6 @@ class Tokenizer(nn.Module):
                 f"the tokenizer takes {self.feature_dim} features at {self.frame_rate:g} Hz, the {encoder.name} "
                 f"encoder gives {encoder.feature_dim}" + ("" if rate is None else f" at {rate:g} Hz")
             )
-
-
-def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
-    """Write `tokenizer.json` and `tokenizer.safetensors` into the folder of the encoder that the tokenizer goes with.
-
-    Each file is written to a temporary name and renamed. `encoders.save_encoder(..., tokenizer=tokenizer)` writes
-    both at once with the encoder.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: a weight is NaN or infinite.
-    """
-    description = {"format_version": FORMAT_VERSION, **tokenizer.arguments}
-    save_beside(tokenizer, description, Path(folder), TOKENIZER_CONFIG, TOKENIZER_WEIGHTS)
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer | None:

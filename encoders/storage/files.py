@@ -127,12 +127,6 @@ def remove_leftovers(folder: Path) -> None:
                 remove(left)
 
 
-def write_bytes(content: bytes, path: str | Path) -> None:
-    """Write bytes, whole or not at all: see `staged_file`."""
-    with staged_file(path) as staging:
-        staging.write_bytes(content)
-
-
 def write_together(contents: Mapping[Path, bytes]) -> None:
     """Write files that belong together: on a full disk all of the earlier ones stay."""
     with ExitStack() as stack:
@@ -142,14 +136,9 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             to_disk(staging)
 
 
-def write_text(text: str, path: str | Path) -> None:
-    """Write UTF-8, whole or not at all: see `utf8`."""
-    write_bytes(utf8(text), path)
-
-
 def write_json(value: Any, path: str | Path) -> None:
     """Write JSON, whole or not at all: see `json_bytes`."""
-    write_bytes(json_bytes(value), path)
+    write_together({Path(path): json_bytes(value)})
 
 
 def utf8(text: str) -> bytes:

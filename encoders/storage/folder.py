@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from encoders.storage.arguments import check_arguments
 from encoders.storage.description import ArtifactError, check_architecture, check_same_architecture, described, misfits
-from encoders.storage.files import OLD, beside, staged_file
+from encoders.storage.files import OLD, beside, utf8
 from encoders.storage.hub import PREFIX, downloaded
 from encoders.storage.ownership import check_folder
 from encoders.storage.paths import nearest_folder, shown
@@ -54,12 +54,10 @@ def local_folder(folder: str | Path) -> Path:
         hints.append(f"; the nearest is {shown(near)}")
     if len(path.parts) == 2 and not path.is_absolute() and path.parts[0] not in (".", ".."):
         hints.append(f"; for the hub write {PREFIX}{shown(path)}")
-    raise ArtifactError(f"no encoder at {shown(path)}: no such folder{''.join(hints)}{_interrupted(folder)}")
-
-
-def _interrupted(folder: str | Path) -> str:
     old = beside(folder, OLD)
-    return f", but {old} is what stood there when a command that replaced it was killed: rename it" * old.is_dir()
+    if old.is_dir():
+        hints.append(f", but {old} is what stood there when a command that replaced it was killed: rename it")
+    raise ArtifactError(f"no encoder at {shown(path)}: no such folder{''.join(hints)}")
 
 
 def check_folder_target(folder: str | Path, overwrite: bool) -> None:
@@ -103,16 +101,6 @@ def read_json(path: Path, keys: set[str], version: int) -> dict[str, Any]:
     if CHECKSUM not in config:
         raise ArtifactError(f"{path} must have the key {CHECKSUM}")
     return config
-
-
-def description_bytes(values: Mapping[str, Any], weights: Path) -> bytes:
-    """What a JSON file says: plain values, and the checksum of the weights that it goes with.
-
-    Raises:
-        ValueError: a value that is NaN or infinite, which JSON has not.
-    """
-    text = json.dumps({**values, CHECKSUM: file_sha256(weights)}, indent=2, ensure_ascii=False, allow_nan=False)
-    return f"{text}\n".encode(errors="backslashreplace")
 
 
 def file_sha256(path: Path) -> str:
@@ -177,25 +165,28 @@ def check_finite_weights(module: nn.Module, may_be_infinite: tuple[str, ...] = (
             raise ValueError(f"weight {prefix + key!r} is NaN or infinite: not worth keeping")
 
 
-def save_beside(module: nn.Module, description: Mapping[str, Any], folder: Path, config: str, weights: str) -> None:
-    """Write what goes with an encoder into its folder, each file whole or not at all.
+def save_part(
+    module: nn.Module, description: Mapping[str, Any], folder: Path, config: str, weights: str,
+    may_be_infinite: tuple[str, ...] = (),
+) -> None:  # fmt: skip
+    """Write an encoder, or what goes with it, into a folder that does not have its name yet.
 
     Args:
         module: whose state is written.
         description: plain values of the JSON file.
-        folder: of the encoder.
+        folder: to write into.
         config: name of the JSON file.
         weights: name of the safetensors file.
+        may_be_infinite: as in `save_weights`.
 
     Raises:
-        FileNotFoundError: no such folder.
-        ValueError: a weight is NaN or infinite.
+        ValueError: a weight is NaN or infinite, or a plain value, which JSON has not.
+        OSError: the disk is full.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} does not exist: save the encoder first")
-    with staged_file(folder / config) as staged_config, staged_file(folder / weights) as staged_weights:
-        save_weights(module, staged_weights)
-        staged_config.write_bytes(description_bytes(description, staged_weights))
+    save_weights(module, folder / weights, may_be_infinite)
+    values = {**description, CHECKSUM: file_sha256(folder / weights)}
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / config).write_bytes(utf8(text + "\n"))
 
 
 def load_beside(form: Callable[..., Part], folder: str | Path, config: str, weights: str, version: int) -> Part | None:

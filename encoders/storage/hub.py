@@ -4,6 +4,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,22 +43,15 @@ def downloaded(name: str, files: Sequence[str]) -> Path:
         wanted = [file for file in files if file in present]
         if not wanted:
             raise ValueError(f"it has none of {', '.join(files)}")
-        return _within(DOWNLOAD_SECONDS, lambda: _fetched(repository, info.sha, wanted))
+        # One by one: the hub's own way of fetching all at once has threads that outlive a time limit.
+        fetch = partial(hf_hub_download, repository, revision=info.sha, etag_timeout=ANSWER_SECONDS)
+        return Path(_within(DOWNLOAD_SECONDS, lambda: list(map(fetch, wanted)))[0]).parent
     except Exception as error:
         copy = _copy(repository, revision, files)
         if copy is None:
             raise ValueError(f"no encoder at {name}: {_first_line(error)}") from error
         log.warning("%s: the hub did not give it (%s); an earlier copy is used", name, _first_line(error))
         return copy
-
-
-def _fetched(repository: str, revision: str | None, files: Sequence[str]) -> Path:
-    # One by one: the hub's own way of fetching all at once has threads that outlive a time limit.
-    paths = [
-        hf_hub_download(repository, file, revision=revision, etag_timeout=ANSWER_SECONDS)
-        for file in files
-    ]  # fmt: skip
-    return Path(paths[0]).parent
 
 
 def _copy(repository: str, revision: str | None, files: Sequence[str]) -> Path | None:

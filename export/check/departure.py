@@ -60,7 +60,8 @@ def find_departure(
         departure = first_departure(followed, reference.front_end is not None)
         if departure is not None:
             return departure
-        if not _features_agree(followed.found[0], followed.expected[0], limit):
+        found, expected = followed.found[0], followed.expected[0]
+        if found.shape != expected.shape or (frame_errors(found.flatten(0, -2), expected.flatten(0, -2)) > limit).any():
             return Departure(next(reversed(followed.equal), None), None)
     return None
 
@@ -78,9 +79,3 @@ def first_departure(followed: Followed, front_end: bool) -> Departure | None:
         return None
     place = order.index(before)
     return Departure(order[place - 1] if place else None, before, front_end)
-
-
-def _features_agree(found: Tensor, expected: Tensor, limit: float) -> bool:
-    if found.shape != expected.shape:
-        return False
-    return bool((frame_errors(found.flatten(0, -2), expected.flatten(0, -2)) <= limit).all())

@@ -134,7 +134,8 @@ def _following(
             return None
         found = found.transpose(-2, -1) if place.transposed else found.reshape(values.shape)
         if place.scale is None or not isinstance(layer, QuantActivation):
-            followed.equal[name] = _agree(found, values, limit)
+            error = frame_errors(found.reshape(-1, 1), values.reshape(-1, 1)).mean()
+            followed.equal[name] = bool(error <= limit)
             return found
         scale, zero_point = (tensors[it] if isinstance(it, str) else it for it in (place.scale, place.zero_point))
         found = found.float() - zero_point
@@ -184,10 +185,6 @@ def _compare(
     at_edge = ((own - others).abs() == 1) & (distance <= NEAR_AN_EDGE + bias)
     followed.at_edge += int(at_edge.sum())
     return bool(at_edge.all())
-
-
-def _agree(found: Tensor, values: Tensor, limit: float) -> bool:
-    return bool(frame_errors(found.reshape(-1, 1), values.reshape(-1, 1)).mean() <= limit)
 
 
 def _places(graph: onnx.GraphProto, encoder: nn.Module, run: BitWidth, floats: bool) -> dict[str, Place]:

@@ -1,8 +1,14 @@
-"""What a file is verified with: real speech or the caller's clips, each alone and padded beside an empty one."""
+"""What a file is verified with: real speech or the caller's clips, each alone and padded beside an empty one.
+
+`speech.ogg` (11 s, 16 kHz, mono, Ogg Opus) is from President Kennedy's inaugural address of 20 January 1961, a work of
+the United States government in the public domain; Whisper's repository tests with the same recording.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import soundfile
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,7 +17,6 @@ from torch.nn.utils.rnn import pad_sequence
 from encoders import Encoder
 from encoders.speech.log_mel import SAMPLE_RATE
 from encoders.speech.windows import limits
-from export.check.speech import speech_cuts
 
 SHIPPED, GIVEN, GENERATED = "shipped speech", "given data", "generated images"
 SILENCE = 0.5  # seconds
@@ -19,6 +24,9 @@ TOGETHER = 8  # clips of a padded batch
 # A recording of 30 s beside short ones would only be padding.
 LONGEST_TOGETHER = 7 * SAMPLE_RATE
 IMAGES = 4
+RECORDING = Path(__file__).with_name("speech.ogg")
+# Where a cut starts and how long it is, in seconds.
+CUTS = ((5.5, 0.3), (3.3, 1.0), (8.0, 2.5), (0.0, 7.0), (0.0, 11.0))
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,23 @@ def verification_inputs(
         return Inputs(GIVEN if given else GENERATED, batches)
     clips = dict(zip(names, given, strict=True)) if given else shipped_clips(encoder)
     return Inputs(GIVEN if given else SHIPPED, speech_batches(encoder, form, clips))
+
+
+def speech_cuts(cuts: Sequence[tuple[float, float]] = CUTS) -> dict[str, Tensor]:
+    """Cuts of the recording by name, each float32 (samples,) at 16,000 Hz.
+
+    Args:
+        cuts: where each starts and how long it is, in seconds, within the recording's 11.
+    """
+    samples, rate = soundfile.read(RECORDING, dtype="float32")
+    assert rate == SAMPLE_RATE
+    speech = torch.from_numpy(samples)
+    return {
+        f"speech from {start:g} to {start + seconds:g} s": speech[
+            round(start * SAMPLE_RATE) : round((start + seconds) * SAMPLE_RATE)
+        ]
+        for start, seconds in cuts
+    }
 
 
 def shipped_clips(encoder: Encoder) -> dict[str, Tensor]:

@@ -51,7 +51,8 @@ def _pairs(graph: "_Graph", name: str, layer: QuantLayer, bits: BitWidth) -> Ite
         yield found_integers.flatten(), _in_file_order(integers, product).numpy().flatten()
         yield found_scale, _array(_in_file_order(scale, product) if scale.shape[1] > 1 else scale.flatten())
     if bits.activation == FLOAT_BITS:
-        yield np.array(graph.is_quantized(product.input[0])), np.array(False)
+        maker = graph.makers.get(product.input[0])
+        yield np.array(maker is not None and maker.op_type == "DequantizeLinear"), np.array(False)
         return
     if layer.activation_shift is not None:
         yield graph.shift(product, layer.per_token), _array(layer.activation_shift)
@@ -87,9 +88,6 @@ class _Graph:
 
     def value(self, name: str) -> np.ndarray:
         return numpy_helper.to_array(self.stored[name]).astype(np.float64)
-
-    def is_quantized(self, name: str) -> bool:
-        return name in self.makers and self.makers[name].op_type == "DequantizeLinear"
 
     def quantizes(self, scale: np.ndarray, zero_point: np.ndarray) -> bool:
         """Whether any tensor is quantized with these numbers: the exporter gives tensors no name to find them by."""

@@ -104,46 +104,30 @@ class Verification:
         where = self.first_difference or ""
         where = where if where.startswith("the ") else f"layer {where}"
         numbers = f"first difference in {where}" if self.first_difference else "integers equal"
-        parts = [
-            f"{numbers} ({self.layers} layers)",
-            "" if self.lengths_equal else "feature lengths differ",
-            "" if self.padding_zero else "features beyond a clip's length are not zero",
-            self._features_text(),
-            self._roundings_text(),
-            self.departure or "",
-            "the head's outputs differ" if self.head_equal is False else "",
-            "tokens are not those of the nearest codes" if self.tokens_equal is False else "",
-            "" if self.token_agreement is None else f"{self.token_agreement:.2f} % of the tokens equal",
-            str(self.accuracy or ""),
-            *self.notes,
-            self._by_default_text(),
-        ]
+        parts = [f"{numbers} ({self.layers} layers)"]
+        parts += [] if self.lengths_equal else ["feature lengths differ"]
+        parts += [] if self.padding_zero else ["features beyond a clip's length are not zero"]
+        if (features := self.features) is not None:
+            parts.append(
+                f"error over variance {features.error_over_variance:.2g} over {features.frames} frames of {self.clips} "
+                f"clips, worst frame {features.worst}, {features.frames_above} frames above {self.limit:g}"
+            )
+        if (roundings := self.roundings) is not None:
+            parts.append(
+                f"{roundings.at_edge} of {roundings.values} values at a rounding edge fell to its other side, and with "
+                f"the file's roundings torch has {roundings.error_over_variance:.2g}, worst frame {roundings.worst}"
+            )
+        parts += [] if self.departure is None else [self.departure]
+        parts += ["the head's outputs differ"] if self.head_equal is False else []
+        parts += ["tokens are not those of the nearest codes"] if self.tokens_equal is False else []
+        parts += [] if self.token_agreement is None else [f"{self.token_agreement:.2f} % of the tokens equal"]
+        parts += [] if self.accuracy is None else [str(self.accuracy)]
+        parts += self.notes
+        if self.by_default is not None:
+            exact = " and ".join(f"{name} {value}" for name, value in EXACT.items())
+            parts.append(
+                "but on this processor ONNX Runtime by default departs from that, error over variance "
+                f"{self.by_default:.2g}: sessions with {exact} do not, and w7a8 does not where w8a8 does"
+            )
         state = "verified" if self.passed else "FAILED"
-        return f"{state} at {self.bit_width} on {self.inputs}: {', '.join(filter(None, parts))}"
-
-    def _features_text(self) -> str:
-        if self.features is None:
-            return ""
-        features = self.features
-        return (
-            f"error over variance {features.error_over_variance:.2g} over {features.frames} frames of {self.clips} "
-            f"clips, worst frame {features.worst}, {features.frames_above} frames above {self.limit:g}"
-        )
-
-    def _roundings_text(self) -> str:
-        if self.roundings is None:
-            return ""
-        roundings = self.roundings
-        return (
-            f"{roundings.at_edge} of {roundings.values} values at a rounding edge fell to its other side, and with the "
-            f"file's roundings torch has {roundings.error_over_variance:.2g}, worst frame {roundings.worst}"
-        )
-
-    def _by_default_text(self) -> str:
-        if self.by_default is None:
-            return ""
-        exact = " and ".join(f"{name} {value}" for name, value in EXACT.items())
-        return (
-            "but on this processor ONNX Runtime by default departs from that, error over variance "
-            f"{self.by_default:.2g}: sessions with {exact} do not, and w7a8 does not where w8a8 does"
-        )
+        return f"{state} at {self.bit_width} on {self.inputs}: {', '.join(parts)}"

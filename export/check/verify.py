@@ -106,8 +106,10 @@ def verify(
         features=None, limit=limit, inputs=inputs.source, clips=inputs.clips, notes=notes,
         head_equal=None if own_head is None else all(comparison.head_equal for comparison in comparisons),
         tokens_equal=None if own_tokenizer is None else all(comparison.tokens_equal for comparison in comparisons),
-        token_agreement=None if own_tokenizer is None else _token_agreement(comparisons),
     )  # fmt: skip
+    if own_tokenizer is not None:
+        equal, tokens = map(sum, zip(*(comparison.tokens for comparison in comparisons), strict=True))
+        result.token_agreement = 100 * equal / tokens if tokens else math.nan
     if labelled is not None:
         head = own_head or head
         if head is None:
@@ -237,8 +239,3 @@ def _by_default(
             equal &= torch.equal(own, exact.found)
             features.append(Features(exact.clip, own, exact.found))
     return None if equal else agreement(features, result.limit, frame_rate).error_over_variance
-
-
-def _token_agreement(comparisons: list[_Comparison]) -> float:
-    equal, tokens = (sum(counts) for counts in zip(*(comparison.tokens for comparison in comparisons), strict=True))
-    return 100 * equal / tokens if tokens else math.nan

@@ -1,13 +1,17 @@
-"""A file that `to_onnx` wrote as an encoder of waveforms or pixels: what is shipped, measured as it is."""
+"""A file that `to_onnx` wrote as an encoder of waveforms or pixels, or of windows of long audio: what is shipped."""
 
+import json
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from encoders import WindowEncoder
 from encoders.models.vision import PixelNormalization
 from encoders.speech.log_mel import SAMPLE_RATE
+from encoders.speech.windows import limits
 from encoders.storage.folder import file_sha256
 from export.metadata import VerificationError, log_mel_of, longest_input
 from export.runtime.fresh_process import session_options
@@ -29,6 +33,8 @@ class FileEncoder:
         bit_width: that it was exported at.
         feature_dim: width of the features.
         weights_sha256: of the encoder that it was exported from: `encoders.weights_sha256`.
+        size_bytes: of the file.
+        file_sha256: hash of the file.
         longest: samples that it takes at most; None for any number, and for images.
 
     Raises:
@@ -39,6 +45,7 @@ class FileEncoder:
     def __init__(self, path: str | Path, threads: int = 0) -> None:
         self.path = Path(path)
         self.session = open_session(path, session_options(threads, exact=True))
+        self.size_bytes, self.file_sha256 = self.path.stat().st_size, file_sha256(self.path)
         self.about: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         self.form = self.about.get("input")
         if self.form not in ("waveform", "log_mel", "images"):
@@ -50,7 +57,11 @@ class FileEncoder:
         try:
             self.bit_width, self.weights_sha256 = self.about["bit_width"], self.about["weights_sha256"]
             self.feature_dim = int(self.about["feature_dim"])
-            self.front_end = _front_end(self.form, self.about)
+            self.front_end: nn.Module | None = None
+            if self.form == "images":
+                self.front_end = PixelNormalization(float(self.about["pixel_mean"]), float(self.about["pixel_std"]))
+            if self.form == "log_mel":
+                self.front_end = log_mel_of(self.about)
             self.longest = None if self.modality == "image" else longest_input(self.about)
             if self.feature_dim < 1 or (self.modality == "audio" and not 0 < self.frame_rate <= SAMPLE_RATE):
                 raise ValueError(f"features {self.feature_dim} wide, {self.about.get('frame_rate_hz')} a second")
@@ -61,16 +72,6 @@ class FileEncoder:
     def frame_rate(self) -> float:
         """Features a second, in Hz; of a speech file."""
         return float(self.about["frame_rate_hz"])
-
-    @property
-    def file_sha256(self) -> str:
-        """Hash of the file."""
-        return file_sha256(self.path)
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the file."""
-        return self.path.stat().st_size
 
     def __call__(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Features of a batch.
@@ -104,9 +105,29 @@ class FileEncoder:
         return features.sum(dim=1) / feature_lengths.clamp_min(1).unsqueeze(1)
 
 
-def _front_end(form: str, about: dict[str, str]) -> nn.Module | None:
-    if form == "images":
-        return PixelNormalization(float(about["pixel_mean"]), float(about["pixel_std"]))
-    if form == "log_mel":
-        return log_mel_of(about)
-    return None
+def file_window_encoder(path: str | Path, threads: int = 0) -> tuple[WindowEncoder, dict[str, str]]:
+    """A file's encoder of windows, and what the file says about itself; log-mels are made here where it takes them.
+
+    Args:
+        path: written by `to_onnx`, of a speech encoder.
+        threads: of ONNX Runtime; 0 takes its default.
+
+    Raises:
+        FileNotFoundError: no such file.
+        VerificationError: ONNX Runtime cannot read it, `to_onnx` did not write it, or it takes neither waveforms nor
+            log-mels, or says of itself what cannot be.
+    """
+    file = FileEncoder(path, threads)
+    if file.modality != "audio":
+        raise VerificationError(
+            f"{path} takes {file.form}: long audio needs a speech file that ssql export wrote, with waveform or "
+            "log_mel as its input"
+        )
+
+    def encode(waveforms: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        features, feature_lengths = file(torch.from_numpy(waveforms), torch.from_numpy(lengths))
+        assert feature_lengths is not None
+        return features.numpy(), feature_lengths.numpy()
+
+    _, step = limits(json.loads(file.about["arguments"]), file.frame_rate)
+    return WindowEncoder(encode, file.frame_rate, file.feature_dim, file.longest, step), file.about

@@ -1,5 +1,6 @@
 """Which inputs a file takes: its shortest one is tried, its longest follows from the encoder's positions."""
 
+from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,9 @@ def limits_of(path: Path) -> dict[str, Any]:
     if isinstance(first.shape[-1], int):  # log-mels of filled clips
         return {"channels": 1, "shortest": first.shape[-1], "longest": first.shape[-1]}
     longest, step = longest_input(about), 1 if first.name == "waveform" else HOP
-    shortest = _fewest(session, LONGEST_TRIED // step)
+    # The fewest that give a feature.
+    shortest = bisect_left(range(LONGEST_TRIED // step), True, 1, key=lambda size: _gives_a_feature(session, size))
     return {"channels": 1, "shortest": shortest, "longest": None if longest is None else longest // step}
-
-
-def _fewest(session: onnxruntime.InferenceSession, most: int) -> int:
-    """The fewest samples or frames, up to `most`, that give a feature, by bisection."""
-    least = 1
-    while least < most:
-        middle = (least + most) // 2
-        if _gives_a_feature(session, middle):
-            most = middle
-        else:
-            least = middle + 1
-    return most
 
 
 def _gives_a_feature(session: onnxruntime.InferenceSession, size: int) -> bool:

@@ -65,9 +65,6 @@ class Session(onnxruntime.InferenceSession):
             if not fits or str(found.dtype) != dtype:
                 shape = ", ".join(map(str, spec.shape))
                 return f"takes {name} of shape ({shape}), {dtype}; got {found.shape}, {found.dtype}"
-        return self._too_long(feeds)
-
-    def _too_long(self, feeds: Mapping[str, np.ndarray]) -> str | None:
         about = self.get_modelmeta().custom_metadata_map
         try:
             longest = longest_input(about)

@@ -7,7 +7,7 @@ import export as onnx_export
 from encoders.storage.ownership import LATENCIES
 from quant.checks import check_at_least
 from ssql.reports.figures import latency_figure
-from ssql.reports.result_files import refuse_existing, reserved, save
+from ssql.reports.result_files import reserved, save
 from ssql.reports.tables import latency_tables
 from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
@@ -46,7 +46,6 @@ def bench(
     targets = [Path(f"{output}.json"), Path(f"{output}.png")] if output is not None else []
     if output is not None:
         check_installed("matplotlib")
-    refuse_existing(targets, overwrite, LATENCIES)
     with reserved(Path(output), targets, overwrite, LATENCIES) if output is not None else nullcontext():
         rows = onnx_export.measure_files([Path(file) for file in files], seconds, threads, repeats)
         if output is not None:

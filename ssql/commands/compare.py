@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from ssql.commands.results import result_files, save_results
+from ssql.commands.results import reserved_results, save_results
 from ssql.reports.figures import accuracy_figure
-from ssql.reports.result_files import refuse_existing, reserved
 from ssql.reports.rows import load_rows
 from ssql.reports.tables import markdown_report
 from ssql.terminal.checks import not_empty
@@ -21,8 +20,7 @@ def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
         output: folder for the results.
         overwrite: replace earlier results.
     """
-    refuse_existing(result_files(output, "accuracy"), overwrite)
     not_empty(rows=rows)
-    merged = [row for file in rows for row in load_rows(Path(file))]
-    with reserved(Path(output) / "accuracy", result_files(output, "accuracy"), overwrite):
+    with reserved_results(output, "accuracy", overwrite):
+        merged = [row for file in rows for row in load_rows(Path(file))]
         save_results(merged, output, "accuracy", markdown_report(merged), accuracy_figure(merged))

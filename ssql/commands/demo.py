@@ -6,9 +6,8 @@ import logging
 import mimetypes
 import socket
 import threading
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,7 +28,6 @@ CONTENT_TYPES = {
     ".svg": "image/svg+xml",
     ".wasm": "application/wasm",
     ".wav": "audio/wav",
-    ".onnx": "application/octet-stream",
 }
 HEADERS = {
     # Cross-origin isolation: without it browsers give WebAssembly no threads.
@@ -44,20 +42,11 @@ HEADERS = {
 # What a browser on this machine needs moments for; a client that sends a byte now and then is not waited for.
 REQUEST_SECONDS, ANSWER_SECONDS = 10.0, 60.0
 CONNECTIONS = 64  # at once
-HEADERS_AT_MOST = 2**16  # bytes of a request's line and headers together
 SPOKEN = (("seven", "en-us+f2"), ("drei", "de+m1"), ("quatre", "fr+f4"), ("ocho", "es+m3"))
 
 
-@dataclass(frozen=True)
-class Resource:
-    """What the server answers to one path: bytes, or a file read when it is asked for."""
-
-    content_type: str
-    content: bytes | Path
-
-    def read(self) -> bytes:
-        """The bytes."""
-        return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
+# What the server answers to one path: the ending that tells its type, and bytes, or a file read when it is asked for.
+Resource = tuple[str, bytes | Path]
 
 
 def demo(files: str, port: int = 8000, clips: list[str] | None = None) -> None:
@@ -70,8 +59,6 @@ def demo(files: str, port: int = 8000, clips: list[str] | None = None) -> None:
         port: of 127.0.0.1; 0 takes a free one.
         clips: audio files to offer as examples; words spoken by eSpeak NG by default.
     """
-    if not 0 <= port < 2**16:
-        raise ValueError(f"--port is from 0 to 65535, not {port}")
     not_empty(clips=clips)
     with open_server(files, port, clips) as server:
         say(f"http://127.0.0.1:{server.server_port}  (Ctrl-C ends)")
@@ -92,16 +79,16 @@ def open_server(
 
     Raises:
         FileNotFoundError: the page is not built; no config.json; a file it lists, or a clip, does not exist.
-        ValueError: a config.json that is not of `ssql export --input waveform`.
+        ValueError: no port, or a config.json that is not of `ssql export --input waveform`.
         OSError: the port is taken.
     """
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port is from 0 to 65535, not {port}")
     resources = {**_page(Path(page)), **_files(Path(files)), **_clips(clips)}
     handler = type("Handler", (_Handler,), {"resources": resources})
     try:
         return _Server(("127.0.0.1", port), handler)
-    except (OSError, OverflowError) as error:
-        if isinstance(error, OverflowError):
-            raise ValueError(f"port {port} is none: write one from 0 to 65535") from None
+    except OSError as error:
         raise OSError(f"port {port} of 127.0.0.1 cannot be used ({error.strerror}): choose another --port") from error
 
 
@@ -114,12 +101,9 @@ class _Server(ThreadingHTTPServer):
         super().__init__(*arguments)
         self.free = threading.BoundedSemaphore(CONNECTIONS)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for a connection, or close it where there are too many."""
-        if not self.free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is room for one more; a connection is closed where there is not."""
+        return self.free.acquire(blocking=False)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answer on a connection until it ends."""
@@ -133,51 +117,22 @@ class _Server(ThreadingHTTPServer):
         log.debug("connection from %s broke", client_address, exc_info=True)
 
 
-class _InTime(io.RawIOBase):
-    """What a client sends, until a moment and up to a size: both are for each request anew."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.renew()
-
-    def renew(self) -> None:
-        """A request begins."""
-        self.until, self.left = time.monotonic() + REQUEST_SECONDS, HEADERS_AT_MOST
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Receive what has come, or wait for it until the moment.
-
-        Raises:
-            TimeoutError: the moment has passed, or more has come than a request has.
-        """
-        remaining = self.until - time.monotonic()
-        if remaining <= 0 or self.left <= 0:
-            raise TimeoutError("a request that takes too long, or is too long")
-        self.connection.settimeout(remaining)
-        count = self.connection.recv_into(buffer)
-        self.left -= count
-        return count
-
-
 class _Handler(BaseHTTPRequestHandler):
     resources: dict[str, Resource]
     protocol_version = "HTTP/1.1"
-
-    def setup(self) -> None:
-        """Read from a client that has only so much time."""
-        super().setup()
-        self.rfile.close()
-        self.incoming = _InTime(self.connection)
-        self.rfile = io.BufferedReader(self.incoming)
+    timeout = ANSWER_SECONDS
 
     def handle_one_request(self) -> None:
-        """A request, and its answer."""
-        self.incoming.renew()
+        """A request, which has only so much time to come, and its answer."""
+        end = threading.Timer(REQUEST_SECONDS, self._hear_no_more)
+        end.daemon = True
+        end.start()
         super().handle_one_request()
+        end.cancel()
+
+    def _hear_no_more(self) -> None:
+        with suppress(OSError):  # closed already
+            self.connection.shutdown(socket.SHUT_RD)
 
     def do_GET(self) -> None:
         """Answer with a resource, or 404."""
@@ -188,7 +143,6 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def _answer(self, with_body: bool) -> None:
-        self.connection.settimeout(ANSWER_SECONDS)
         assert isinstance(self.server, _Server)
         port = self.server.server_port
         if self.headers.get_all("Host", []) not in ([f"127.0.0.1:{port}"], [f"localhost:{port}"]):
@@ -197,17 +151,16 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
             self.close_connection = True  # a body is not read, and must not be taken for the next request
-        resource = self.resources.get(self.path.partition("?")[0])
         try:
-            body = resource.read() if resource else b""
-        except OSError as error:
-            log.error("%s: %s", self.path, error)
-            resource = None
-        if resource is None:
+            ending, content = self.resources[self.path.partition("?")[0]]
+            body = content if isinstance(content, bytes) else content.read_bytes()
+        except (KeyError, OSError) as error:
+            log.debug("%s: %s", self.path, error)
             self.send_error(HTTPStatus.NOT_FOUND)
             return
         self.send_response(HTTPStatus.OK)
-        for name, value in {"Content-Type": resource.content_type, "Content-Length": len(body), **HEADERS}.items():
+        content_type = CONTENT_TYPES.get(ending, "application/octet-stream")
+        for name, value in {"Content-Type": content_type, "Content-Length": len(body), **HEADERS}.items():
             self.send_header(name, str(value))
         self.end_headers()
         if with_body:
@@ -219,11 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _resource(path: Path) -> Resource:
-    return Resource(CONTENT_TYPES.get(path.suffix.lower(), "application/octet-stream"), path)
-
-
-def _json(value: object) -> Resource:
-    return Resource(CONTENT_TYPES[".json"], json.dumps(value).encode())
+    return path.suffix.lower(), path
 
 
 def _page(folder: Path) -> dict[str, Resource]:
@@ -268,7 +217,10 @@ def _clips(paths: Sequence[str | Path] | None) -> dict[str, Resource]:
         clips = [(Path(path).stem, _resource(Path(path))) for path in paths]
     urls = [f"/clips/{index}" for index in range(len(clips))]
     listing = [{"name": name, "url": url} for (name, _), url in zip(clips, urls, strict=True)]
-    return {"/clips/clips.json": _json(listing), **{url: clip for (_, clip), url in zip(clips, urls, strict=True)}}
+    return {
+        "/clips/clips.json": (".json", json.dumps(listing).encode()),
+        **{url: clip for (_, clip), url in zip(clips, urls, strict=True)},
+    }
 
 
 def _spoken() -> list[tuple[str, Resource]]:
@@ -277,9 +229,9 @@ def _spoken() -> list[tuple[str, Resource]]:
 
     from ssql.data.espeak import SAMPLE_RATE, Utterance, synthesize  # imports torch
 
-    clips = []
+    clips: list[tuple[str, Resource]] = []
     for text, waveform in zip(SPOKEN, synthesize(Utterance(*spoken) for spoken in SPOKEN), strict=True):
         file = io.BytesIO()
         soundfile.write(file, (32767 * waveform).short().numpy(), SAMPLE_RATE, format="WAV")
-        clips.append((text[0], Resource(CONTENT_TYPES[".wav"], file.getvalue())))
+        clips.append((text[0], (".wav", file.getvalue())))
     return clips

@@ -13,9 +13,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ssql.terminal.groups import GROUPS, groups_of, install_command
 
@@ -26,36 +29,19 @@ MEND = "make --always-make install"  # in a checkout: also where make thinks tha
 PAGE = Path(__file__).parents[1] / "page" / "index.html"
 FREE_GB = 5
 
-# Distribution and the module that has to load; one of a group may be missing, which is said of its group.
-NEEDED = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "torchaudio": "torchaudio",
-    "lightning": "lightning",
-    "jsonargparse": "jsonargparse",
-    "timm": "timm",
-    "safetensors": "safetensors.torch",
-    "soundfile": "soundfile",
-    "onnx": "onnx",
-    "onnxruntime": "onnxruntime",
-}
-# What some commands use, and what for.
-OPTIONAL = {
-    "espeakng-loader": ("espeakng_loader", "spoken words and prosody made on the spot"),
-    "bitsandbytes": ("bitsandbytes", "nf4 bases of adapters, 8-bit optimizers"),
-    "peft": ("peft", "adapters"),
-    "openvino": ("openvino", "exported files in another runtime"),
-}
-FEATURES = {
-    "avx2": "avx2", "avx512f": "avx512", "avx512_vnni": "avx512_vnni", "avx_vnni": "avx_vnni",
-    "avx512_bf16": "avx512_bf16", "amx_int8": "amx_int8", "amx_bf16": "amx_bf16",
-    "asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16", "sve": "sve",
-}  # fmt: skip
+# Modules that have to load, of distributions of their name; one of a group may be missing, which is said of its group.
+NEEDED = (
+    "torch", "torchvision", "torchaudio", "lightning", "jsonargparse", "timm", "safetensors.torch", "soundfile", "onnx",
+    "onnxruntime",
+)  # fmt: skip
+# What some commands use: spoken words, nf4 bases and 8-bit optimizers, adapters.
+OPTIONAL = ("espeakng_loader", "bitsandbytes", "peft")
+# Features that matter for low bits, as Linux and macOS name them.
+FEATURES = r"\b(?:avx2|avx512f|avx\w*_vnni|\w+_bf16|amx_int8|asimddp|i8mm|bf16|sve)\b|FEAT_(?:DotProd|I8MM|BF16)(?=: 1)"
 PROBE = """
 import importlib, json, sys
 for module in sys.argv[1:]:
-    print(json.dumps({"module": module, "starts": True}), flush=True)
-    found = {"module": module}
+    found = {}
     try:
         loaded = importlib.import_module(module)
         if module == "torch":
@@ -66,10 +52,10 @@ for module in sys.argv[1:]:
         if module == "onnxruntime":
             found["providers"] = loaded.get_available_providers()
         if module == "espeakng_loader":
-            found["library"] = str(loaded.get_library_path())
+            loaded.get_library_path()
     except BaseException as error:
         found["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    print(json.dumps(found), flush=True)
+    print(json.dumps([module, found]), flush=True)
 """
 
 
@@ -90,7 +76,9 @@ class Finding:
 
 def version() -> str:
     """`ssql-toolkit 0.1.0`, with the commit in a git checkout."""
-    return f"{NAME} {_installed(NAME) or 'not installed'}{_commit()}"
+    describe = ("git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=12")
+    commit = _output(*describe) if (HOME / ".git").exists() else ""
+    return f"{NAME} {_installed(NAME) or 'not installed'}{f' ({commit})' if commit else ''}"
 
 
 def doctor(args: Sequence[str]) -> int:
@@ -120,64 +108,47 @@ def findings() -> Iterator[Finding]:
     yield Finding("Python", f"{platform.python_version()} in {sys.prefix}", sys.version_info < (3, 11))
     yield Finding("system", f"{platform.system()} {platform.release()} {platform.machine()}")
     model, features = processor()
-    yield Finding("processor", f"{model}, {_cores()} cores; {', '.join(features) or 'no features known here'}")
-    yield Finding("memory", _memory())
+    # How many this process may use, as a container or Slurm has it.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Finding("processor", f"{model}, {cores} cores; {', '.join(features) or 'no features known here'}")
+    with suppress(ValueError, OSError, AttributeError):
+        yield Finding("memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB")
     yield from _libraries()
-    yield _node()
+    node = _output("node", "--version") or "not there"
+    if PAGE.exists():
+        yield Finding("ssql demo", f"its page is built (Node.js {node})")
+    else:
+        yield Finding("ssql demo", f"its page is not built (Node.js {node}; 20 or newer builds it)", mend="make web")
     yield from _folders()
     yield from _against_lock()
 
 
 def processor() -> tuple[str, list[str]]:
     """The processor's name, and which of the features that matter for low bits it has."""
-    if platform.system() == "Darwin":
-        name = _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
-        arm = {"FEAT_DotProd": "dotprod", "FEAT_I8MM": "i8mm", "FEAT_BF16": "bf16"}
-        return name, [
-            ours for feature, ours in arm.items() if _output("sysctl", "-n", f"hw.optional.arm.{feature}") == "1"
-        ]
-    try:
+    text = _output("sysctl", "hw.optional.arm", "machdep.cpu.brand_string")
+    with suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor() or platform.machine(), []
-    fields = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text, re.MULTILINE))
-    flags = set((fields.get("flags") or fields.get("Features") or "").split())
-    name = fields.get("model name") or platform.processor() or platform.machine()
-    return name, [ours for flag, ours in FEATURES.items() if flag in flags]
+    model = re.search(r"^(?:model name\s*|machdep\.cpu\.brand_string): (.*)$", text, re.MULTILINE)
+    name = model[1] if model else platform.processor() or platform.machine()
+    return name, sorted(set(re.findall(FEATURES, text)))
 
 
 def _libraries() -> Iterator[Finding]:
-    modules = [*NEEDED.values(), *(module for module, _ in OPTIONAL.values())]
-    found = _probe(modules)
-    for name, module in NEEDED.items():
-        installed, loaded = _installed(name), found[module]
+    found = _probe([*NEEDED, *OPTIONAL])
+    for module, loaded in found.items():
+        name, fault = module.partition(".")[0].replace("_", "-"), module in NEEDED
+        installed, wanted = _installed(name), _requirements().get(name)
         if installed is None:
             if not groups_of(module):
-                yield Finding(name, "is missing", True, _mend(name))
+                yield Finding(name, "is missing", fault, _mend(name))
         elif "error" in loaded:
-            yield Finding(name, f"{installed} does not load: {loaded['error']}", True, _mend(name))
+            yield Finding(name, f"{installed} does not load: {loaded['error']}", fault, _mend(name))
+        elif wanted is not None and not wanted.specifier.contains(installed, prereleases=True):
+            yield Finding(name, f"{installed}, but {NAME} needs {wanted.specifier}", True, _mend(name))
         else:
-            wanted = _refused_by_us(name, installed)
             more = f"; providers: {', '.join(loaded['providers'])}" if "providers" in loaded else ""
-            if wanted:
-                yield Finding(name, f"{installed}, but {NAME} needs {wanted}", True, _mend(name))
-            else:
-                yield Finding(name, installed + more)
-    for name, (module, purpose) in OPTIONAL.items():
-        installed, loaded = _installed(name), found[module]
-        if installed is None:
-            if not groups_of(module):
-                yield Finding(name, f"not there ({purpose})", mend=f"pip install {name}")
-        else:
-            error = loaded.get("error")
-            how = f"{installed} does not load ({purpose}): {error}" if error else f"{installed} ({purpose})"
-            yield Finding(name, how, mend=_mend(name) if error else "")
-    yield from _groups()
-    yield Finding("accelerators", ", ".join(found.get("torch", {}).get("devices", [])) or "none that torch can use")
-
-
-def _groups() -> Iterator[Finding]:
-    """What is missing of each group: none has to be there."""
+            yield Finding(name, installed + more)
+    # None of a group has to be there.
     missing = {
         group: [module for module in modules if importlib.util.find_spec(module) is None]
         for group, modules in GROUPS.items()
@@ -187,58 +158,34 @@ def _groups() -> Iterator[Finding]:
         if modules:
             mend = MEND if (HOME / LOCK).is_file() else install_command(group)
             yield Finding(f"group {group}", f"not installed: {', '.join(modules)}", mend=mend)
+    yield Finding("accelerators", ", ".join(found.get("torch", {}).get("devices", [])) or "none that torch can use")
 
 
-def _probe(modules: Sequence[str]) -> dict[str, dict]:
+def _probe(modules: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What came of loading each module; one that ends the process does not end the report."""
-    found: dict[str, dict] = {}
-    left = list(modules)
-    while left:
+    found: dict[str, dict[str, Any]] = {}
+    while left := [module for module in modules if module not in found]:
         ran = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", PROBE, *left], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, text=True, encoding="utf-8", env=os.environ | {"PYTHONIOENCODING": "utf-8"},
         )  # fmt: skip
-        started = ""
-        for line in ran.stdout.splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue  # a library's own words
-            if row.get("starts"):
-                started = row["module"]
-            else:
-                found[row["module"]] = row
-        if started and started not in found:
-            found[started] = {"error": f"Python ended with code {ran.returncode} while it loaded"}
-        elif not started:
-            found |= {module: {"error": f"Python ended with code {ran.returncode}"} for module in left}
-        left = [module for module in left if module not in found]
+        lines = [line for line in ran.stdout.splitlines() if line.startswith('["')]  # others are a library's own words
+        rows = dict(map(json.loads, lines))
+        died = next((module for module in left if module not in rows), None)
+        found |= rows | ({died: {"error": f"Python ended with code {ran.returncode} while it loaded"}} if died else {})
     return found
 
 
-def _node() -> Finding:
-    node = shutil.which("node")
-    said = _output(node, "--version") if node else "not there"
-    if PAGE.exists():
-        return Finding("ssql demo", f"its page is built (Node.js {said})")
-    return Finding("ssql demo", f"its page is not built (Node.js {said}; 20 or newer builds it)", mend="make web")
-
-
 def _folders() -> Iterator[Finding]:
+    folders = {"disk here": os.getcwd()}
     try:
-        with tempfile.TemporaryFile() as file:
-            file.write(b"ssql")
-        temporary = tempfile.gettempdir()
+        folders = {"temporary files": tempfile.gettempdir()} | folders  # the first folder in which a file can be made
     except OSError as error:
-        yield Finding("temporary files", f"cannot be written: {error}", True, "export TMPDIR=FOLDER")
-    else:
-        yield Finding("temporary files", f"{temporary}, {_free(temporary)}")
-    yield Finding("disk here", f"{os.getcwd()}, {_free(os.getcwd())}")
-
-
-def _free(folder: str) -> str:
-    free = shutil.disk_usage(folder).free / 1e9
-    return f"{free:.1f} GB free" + (f": less than {FREE_GB} GB, a run may fill it" if free < FREE_GB else "")
+        yield Finding("temporary files", str(error), True, "export TMPDIR=FOLDER")
+    for what, folder in folders.items():
+        free = shutil.disk_usage(folder).free / 1e9
+        few = f": less than {FREE_GB} GB, a run may fill it" if free < FREE_GB else ""
+        yield Finding(what, f"{folder}, {free:.1f} GB free{few}")
 
 
 def _against_lock() -> Iterator[Finding]:
@@ -246,57 +193,44 @@ def _against_lock() -> Iterator[Finding]:
     if not path.is_file():
         return
     different = []
-    for name, wanted in locked(path.read_text(encoding="utf-8")):
-        installed = _installed(name)
-        # A build of another index says so after a plus sign; what is missing is not needed here, or said above.
-        if installed is not None and installed.partition("+")[0] != wanted.partition("+")[0]:
-            different.append(f"{name} {installed} (locked {wanted})")
+    for requirement in _parsed(re.findall(r"^[\w.-]+==[^\\\n]+", path.read_text(encoding="utf-8"), re.MULTILINE)):
+        installed = _installed(requirement.name)
+        # What is missing is not needed here, or said above.
+        if installed is not None and not requirement.specifier.contains(installed, prereleases=True):
+            different.append(f"{requirement.name} {installed} (locked {requirement.specifier})")
     if different:
         yield Finding("lock", f"{len(different)} differ from {LOCK}: {', '.join(different)}", mend=MEND)
     else:
         yield Finding("lock", f"what is installed is what {LOCK} says")
 
 
-def locked(text: str) -> Iterator[tuple[str, str]]:
-    """Names and versions of a lock that are for this machine and this Python.
-
-    Args:
-        text: of the lock, lines of `name==version ; marker`.
-    """
-    try:
-        from packaging.markers import Marker
-    except ImportError:
-        return
-    for name, wanted, marker in re.findall(r"^([\w.-]+)==([^\s;\\]+)(?: ; ([^\\\n]+?))? ?\\?$", text, re.MULTILINE):
-        if not marker or Marker(marker).evaluate():
-            yield name, wanted
-
-
-def _refused_by_us(name: str, installed: str) -> str | None:
-    """What we ask for, where the installed version is not that."""
+def _parsed(lines: Iterable[str]) -> list[Any]:
+    """Requirements for this machine and this Python; none where nothing can read them."""
     try:
         from packaging.requirements import Requirement
+    except ImportError:
+        return []
+    found = [Requirement(line.strip()) for line in lines]
+    return [one for one in found if one.marker is None or "extra" in str(one.marker) or one.marker.evaluate()]
 
-        requirements = [Requirement(line) for line in importlib.metadata.requires(NAME) or []]
-    except (ImportError, importlib.metadata.PackageNotFoundError):
-        return None
-    for requirement in requirements:
-        if requirement.name == name and not requirement.specifier.contains(installed, prereleases=True):
-            return str(requirement.specifier)
-    return None
+
+@cache
+def _requirements() -> dict[str, Any]:
+    """What we ask for, by distribution."""
+    try:
+        return {one.name: one for one in _parsed(importlib.metadata.requires(NAME) or [])}
+    except importlib.metadata.PackageNotFoundError:
+        return {}
 
 
 def _mend(name: str) -> str:
     if (HOME / LOCK).is_file():
         return MEND
-    try:
-        wanted = [line for line in importlib.metadata.requires(NAME) or [] if re.match(rf"{name}\b(?!-)", line)]
-    except importlib.metadata.PackageNotFoundError:
-        wanted = []
-    # The three are built for each other: one alone does not mend it.
-    names = ["torch", "torchvision", "torchaudio"] if name.startswith("torch") else wanted or [name]
-    names = [name.partition(";")[0].strip() for name in names]  # without the group that it belongs to
-    return f"pip install --force-reinstall {' '.join(repr(part) for part in names)}"
+    wanted = _requirements().get(name)
+    names = [f"{name}{wanted.specifier if wanted else ''}"]
+    if name.startswith("torch"):  # the three are built for each other: one alone does not mend it
+        names = ["torch", "torchvision", "torchaudio"]
+    return f"pip install --force-reinstall {' '.join(map(repr, names))}"
 
 
 def _installed(name: str) -> str | None:
@@ -306,27 +240,8 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _commit() -> str:
-    if not (HOME / ".git").exists():
-        return ""
-    commit = _output("git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=12")
-    return f" ({commit})" if commit else ""
-
-
 def _output(*command: str) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-
-
-def _cores() -> int:
-    # How many this process may use, as a container or Slurm has it.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _memory() -> str:
-    try:
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB"
-    except (ValueError, OSError, AttributeError):
-        return "not known here"

@@ -1,16 +1,13 @@
 """`ssql evaluate_tokenizer`: which tokens stay at a bit-width."""
 
-from pathlib import Path
-
 from encoders import load_tokenizer
 from quant.checks import check_at_least
-from ssql.commands.results import load_encoders, result_files, save_results
+from ssql.commands.results import load_encoders, reserved_results, save_results
 from ssql.data import DataModule
 from ssql.evaluation.evaluate import BIT_WIDTHS
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer
 from ssql.evaluation.token_agreement import token_agreement
 from ssql.reports.figures import accuracy_figure
-from ssql.reports.result_files import refuse_existing, reserved
 from ssql.reports.tables import markdown_report
 from ssql.terminal.checks import not_empty
 
@@ -42,14 +39,13 @@ def evaluate_tokenizer(
         overwrite: replace earlier results.
     """
     not_empty(tokenizers=tokenizers, bit_widths=bit_widths, quantizers=quantizers)
-    refuse_existing(result_files(output, "tokens"), overwrite)
     check_at_least(1, calibration_batches=calibration_batches)
-    heads = {name: load_tokenizer(folder) for name, folder in tokenizers.items()}
-    missing = [folder for name, folder in tokenizers.items() if heads[name] is None]
-    if missing:
-        raise ValueError(f"no tokenizer in {', '.join(missing)}: give what ssql tokenizer wrote, OUTPUT/model")
-    loaded = load_encoders(tokenizers)
-    pairs = {name: (loaded[name], head) for name, head in heads.items() if head is not None}
-    with reserved(Path(output) / "tokens", result_files(output, "tokens"), overwrite):
+    with reserved_results(output, "tokens", overwrite):
+        heads = {name: load_tokenizer(folder) for name, folder in tokenizers.items()}
+        missing = [folder for name, folder in tokenizers.items() if heads[name] is None]
+        if missing:
+            raise ValueError(f"no tokenizer in {', '.join(missing)}: give what ssql tokenizer wrote, OUTPUT/model")
+        loaded = load_encoders(tokenizers)
+        pairs = {name: (loaded[name], head) for name, head in heads.items() if head is not None}
         rows = token_agreement(pairs, data, bit_widths, calibration_batches, quantizers)
         save_results(rows, output, "tokens", markdown_report(rows), accuracy_figure(rows, "agreement"))

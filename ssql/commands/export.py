@@ -2,13 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import export as onnx_export
 from encoders import load_encoder, load_head, load_tokenizer, state_sha256, weights_sha256
 from encoders.storage.ownership import LATENCIES, REPORT, refuse_foreign
-from ssql.commands.file_names import file_paths
-from ssql.commands.verification_data import labelled_of_head, verification_clips
+from ssql.commands.exported_files import file_paths, labelled_of_head, verification_clips
 from ssql.data import DataModule
 from ssql.evaluation.probe_head import probe_head
 from ssql.reports.result_files import refuse_existing, reserved, save
@@ -86,7 +84,15 @@ def export(
                 clips=clips, labelled=labelled, overwrite=overwrite,
             )  # fmt: skip
         latencies = onnx_export.measure_files(list(paths.values()))
-        save({latency_file: _with_others(latencies, latency_file)})
+        # After those that the file has of other ONNX files beside it.
+        earlier = (
+            json.loads(latency_file.read_text(encoding="utf-8"))
+            if latency_file.exists() and latency_file.stat().st_size
+            else []
+        )
+        names = {path.name for path in paths.values()}
+        others = [row for row in earlier if row["file"] not in names and (Path(output) / row["file"]).is_file()]
+        save({latency_file: others + latencies})
         say(*latency_tables(latencies))
         card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
         for entry in card["files"]:
@@ -97,11 +103,3 @@ def export(
             }
         onnx_export.write_card(card, Path(output), kept)
         say(f"model card: {Path(output) / 'README.md'}")
-
-
-def _with_others(latencies: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
-    """Latencies, after those that a file has of other ONNX files beside it."""
-    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() and file.stat().st_size else []
-    measured = {row["file"] for row in latencies}
-    others = [row for row in earlier if row["file"] not in measured and file.with_name(row["file"]).is_file()]
-    return others + latencies

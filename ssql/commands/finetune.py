@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser
+from lightning.pytorch.cli import ArgsType
 
 from encoders import Encoder, save_encoder, state_sha256, weights_sha256
 from quant.checks import check_at_least
@@ -20,7 +20,7 @@ from ssql.reports.tables import terminal_table
 from ssql.terminal.console import say
 from ssql.training.checkpoint_files import is_whole
 from ssql.training.checkpoints import BestCheckpoint, LastCheckpoint
-from ssql.training.launch import RunCLI, Words, add_words, kept_if_it_fails
+from ssql.training.launch import Options, RunCLI, kept_if_it_fails
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ HELP = """Fine-tune an encoder with a task head at the bit-width it will run at.
   ssql finetune ... --bit_width w4a4 --quantizer lsq       (learned steps)
   ssql finetune ... --bit_width random                     (one model for all bit-widths)
   ssql finetune ... --freeze true                          (the head alone)
-  ssql finetune ... --model.learning.adapters.base nf4     (low-rank adapters on a frozen 4-bit base)
+  ssql finetune ... --model.adapters.base nf4              (low-rank adapters on a frozen 4-bit base)
   ssql finetune ... --task text                            (speech recognition by CTC; WER and CER)
   ssql finetune ... --task '[pitch, energy]' --data SpokenProsody      (numbers, answered in their units)
   ssql finetune --encoder SpeechTransformer --encoder.width 144 ...    (from scratch)
@@ -39,31 +39,26 @@ HELP = """Fine-tune an encoder with a task head at the bit-width it will run at.
 Leaves model/ (the encoder's folder with head.json and head.safetensors), results.json (test scores at each
 bit-width), checkpoints/ and logs/ in the output folder. Validation items are taken out of the training split.
 """
-WORDS: Words = {
-    "encoder": (Encoder | str | Path, None, "model.encoder", "folder of an encoder, or a class for a fresh one"),
-    "task": (str | list[str], None, "model.task", "classes, numbers to predict, or text"),
-    "bit_width": (str, "fp", "model.precision.bit_width", "fp, w8a8, w4a8, w4a4, ... or random"),
-    "quantizer": (Literal["min_max", "lsq"], "min_max", "model.precision.quantizer", "ranges, or learned steps"),
-    "freeze": (bool, False, "model.learning.freeze", "train the head alone"),
+OPTIONS: Options = {
+    "encoder": (Encoder | str | Path, ..., "folder of an encoder, or a class for a fresh one", "model.encoder"),
+    "task": (str | list[str], ..., "classes, numbers to predict, or text", "model.task"),
+    "bit_width": (str, "fp", "fp, w8a8, w4a8, w4a4, ... or random", "model.precision.bit_width"),
+    "quantizer": (Literal["min_max", "lsq"], "min_max", "ranges, or learned steps", "model.precision.quantizer"),
+    "freeze": (bool, False, "train the head alone", "model.freeze"),
+    "name": (str | None, None, "in results.json; the output folder's name"),
+    "validation": (float, 0.1, "share of training items that validate"),
+    "train_limit": (int | None, None, "labelled training items in all"),
+    "patience": (int | None, None, "validations without a better one"),
+    "calibration_batches": (int, 8, "batches that set activation ranges"),
 }
 
 
 class FinetuneCLI(RunCLI):
-    """Adds the task's words, the validation split and early stopping."""
+    """Adds the validation split and early stopping."""
 
+    help, options = HELP, OPTIONS
     products = ("model", "results.json")
     harmless = ("name", "model.precision.test_at")
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Arguments beside trainer, model and data."""
-        super().add_arguments_to_parser(parser)
-        parser.description = HELP
-        add_words(parser, WORDS)
-        parser.add_argument("--name", type=str | None, default=None, help="in results.json; the output folder's name")
-        parser.add_argument("--validation", type=float, default=0.1, help="share of training items that validate")
-        parser.add_argument("--train_limit", type=int | None, default=None, help="labelled training items in all")
-        parser.add_argument("--patience", type=int | None, default=None, help="validations without a better one")
-        parser.add_argument("--calibration_batches", type=int, default=8, help="batches that set activation ranges")
 
     def check_options(self) -> None:
         """What is looked at once the data is there, or after the run."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from lightning import Callback
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser
+from lightning.pytorch.cli import ArgsType
 
 import quant
 from encoders import Encoder, save_encoder
@@ -14,7 +14,7 @@ from quant.checks import check_at_least
 from ssql.evaluation.calibration import calibrate_on, correct_bias_on
 from ssql.methods import Method
 from ssql.training.checkpoints import HealthyCheckpoint
-from ssql.training.launch import RunCLI, kept_if_it_fails
+from ssql.training.launch import Options, RunCLI, kept_if_it_fails
 from ssql.training.sharding import gathered_encoder
 
 log = logging.getLogger(__name__)
@@ -36,27 +36,20 @@ Methods: SimSiam, BYOL, MoCo, SimCLR, MaskedPrediction, Distillation. Optimizers
 
 Leaves encoder/ (config.json, model.safetensors), checkpoints/ and logs/ (CSV, TensorBoard) in the output folder.
 """
+OPTIONS: Options = {
+    "calibration_batches": (int, 8, "batches that set the saved ranges"),
+    "calibration_observer": (Literal["min_max", "moving_average", "mse"], "mse", "how they are found"),
+    "bias_correction": (list[str], ["w8a8", "w4a8", "w4a4"], "bit-widths at which biases are corrected, so that layers "
+                        "keep their mean outputs of full precision"),
+}  # fmt: skip
 
 
 class PretrainCLI(RunCLI):
     """Adds calibration and checkpoints of good health."""
 
+    help, options = HELP, OPTIONS
     products = ("encoder",)
-    harmless = ("calibration_batches", "calibration_observer", "bias_correction")
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Arguments beside trainer, model and data."""
-        super().add_arguments_to_parser(parser)
-        parser.description = HELP
-        parser.add_argument("--calibration_batches", type=int, default=8, help="batches that set the saved ranges")
-        parser.add_argument(
-            "--calibration_observer", type=Literal["min_max", "moving_average", "mse"], default="mse",
-            help="how the saved activation ranges are found",
-        )  # fmt: skip
-        parser.add_argument(
-            "--bias_correction", type=list[str], default=["w8a8", "w4a8", "w4a4"],
-            help="bit-widths at which the biases are corrected: layers then have their mean outputs of full precision",
-        )  # fmt: skip
+    harmless = tuple(OPTIONS)  # they come after the training
 
     def check_options(self) -> None:
         """What calibration after the run is going to take."""

@@ -1,5 +1,6 @@
 """What the commands that measure share: the encoders they load and the files they leave."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ from matplotlib.figure import Figure  # here, so that a command without it ends 
 
 from encoders import Encoder, load_encoder
 from ssql.evaluation.embeddings import ExportedFile
-from ssql.reports.result_files import save
+from ssql.reports.result_files import reserved, save
 from ssql.reports.rows import Row, results_of_file
 from ssql.reports.tables import terminal_table
 from ssql.terminal.console import say
@@ -34,6 +35,11 @@ def load_measured(encoders: dict[str, str]) -> dict[str, Encoder | ExportedFile]
 def result_files(output: str, name: str) -> list[Path]:
     """The files that `save_results` writes."""
     return [Path(output) / f"{name}.{ending}" for ending in ("json", "csv", "md", "png")]
+
+
+def reserved_results(output: str, name: str, overwrite: bool) -> AbstractContextManager[None]:
+    """Be their only writer: see `reserved`."""
+    return reserved(Path(output) / name, result_files(output, name), overwrite)
 
 
 def save_results(rows: list[Row], output: str, name: str, markdown: str, figure: Figure) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import export as onnx_export
 from encoders import StreamingTransformer, load_encoder
-from ssql.commands.file_names import file_paths
-from ssql.reports.result_files import refuse_existing, reserved
+from ssql.commands.exported_files import file_paths
+from ssql.reports.result_files import reserved
 from ssql.terminal.checks import not_empty
 
 
@@ -25,10 +25,9 @@ def stream(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overw
     not_empty(bit_width=bit_width)
     bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
     paths = file_paths(output, "stream", bit_widths)
-    refuse_existing(paths.values(), overwrite)
-    loaded = load_encoder(encoder)
-    if not isinstance(loaded, StreamingTransformer):
-        raise ValueError(f"{encoder} holds a {loaded.name} encoder: only a StreamingTransformer runs step by step")
     with reserved(Path(output) / "stream", paths.values(), overwrite):
+        loaded = load_encoder(encoder)
+        if not isinstance(loaded, StreamingTransformer):
+            raise ValueError(f"{encoder} holds a {loaded.name} encoder: only a StreamingTransformer runs step by step")
         for b, path in paths.items():
             onnx_export.stream_to_onnx(loaded, path, bit_width=b, overwrite=overwrite)

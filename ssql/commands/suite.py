@@ -4,12 +4,12 @@ import logging
 from pathlib import Path
 
 from quant.checks import check_at_least
-from ssql.commands.results import load_measured, result_files, save_results
+from ssql.commands.results import load_measured, reserved_results, save_results
 from ssql.evaluation.evaluate import evaluate as evaluate_encoders
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer
 from ssql.evaluation.suite import PARTS, RECORDINGS, speech_suite
 from ssql.reports.figures import retained_figure
-from ssql.reports.result_files import refuse_existing, reserved, save
+from ssql.reports.result_files import refuse_existing, save
 from ssql.reports.rows import load_rows, retained_rows
 from ssql.reports.tables import suite_report, terminal_table
 from ssql.terminal.checks import not_empty
@@ -52,7 +52,6 @@ def suite(
     """
     not_empty(encoders=encoders if parts else None, bit_widths=bit_widths, quantizers=quantizers)
     partial = Path(output) / "suite.partial.json"
-    refuse_existing(result_files(output, "suite"), overwrite)
     refuse_existing([partial], overwrite or str(partial) in map(str, map(Path, rows)))
     check_at_least(1, calibration_batches=calibration_batches)
     modules, skipped = speech_suite(parts, recordings, seed)
@@ -60,11 +59,11 @@ def suite(
         log.warning("%s", sentence)
     if not modules and not rows:
         raise ValueError(f"nothing to measure: {'; '.join(skipped) or 'choose parts'}")
-    loaded = load_measured(encoders)
-    for data in modules.values():
-        data.setup()  # what cannot be read is said before anything is measured
-    found = [row for file in rows for row in load_rows(Path(file))]
-    with reserved(Path(output) / "suite", result_files(output, "suite"), overwrite):
+    with reserved_results(output, "suite", overwrite):
+        loaded = load_measured(encoders)
+        for data in modules.values():
+            data.setup()  # what cannot be read is said before anything is measured
+        found = [row for file in rows for row in load_rows(Path(file))]
         for name, data in modules.items():
             log.info("suite: %s", name)
             measured = evaluate_encoders(loaded, data, bit_widths, None, calibration_batches, quantizers)

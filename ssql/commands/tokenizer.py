@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from lightning import Callback
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser
+from lightning.pytorch.cli import ArgsType
 
 from encoders import Encoder, load_head, save_encoder
 from quant.checks import check_at_least
@@ -12,7 +12,7 @@ from ssql.data.held_out import HeldOut, check_validation
 from ssql.terminal.console import say
 from ssql.tokenizing.training import TokenizerTraining
 from ssql.training.checkpoints import LastCheckpoint
-from ssql.training.launch import RunCLI, Words, add_words, kept_if_it_fails
+from ssql.training.launch import Options, RunCLI, kept_if_it_fails
 
 HELP = """Train a tokenizer on a speech encoder: linguistic tokens at 16.7 Hz, semantic tokens at 25 Hz.
 
@@ -31,29 +31,22 @@ Leaves model/ (the encoder's folder with tokenizer.json and tokenizer.safetensor
 folder; `ssql evaluate_tokenizer` tells how many tokens stay at a bit-width, `ssql export --encoder .../model` puts the
 tokens into the files. Validation items are taken out of the training split.
 """
-WORDS: Words = {
-    "encoder": (Encoder | str | Path, None, "model.encoder", "folder of a speech encoder, or a class for a fresh one"),
-    "linguistic_codes": (int, 1024, "model.codebooks.linguistic", "size of the linguistic codebook"),
-    "semantic_codes": (int, 4096, "model.codebooks.semantic", "size of the semantic codebook"),
-    "ssql": (bool, False, "model.ssql", "each step also a quantized pass at drawn bits"),
-    "freeze": (bool, True, "model.freeze", "the encoder does not learn"),
+OPTIONS: Options = {
+    "encoder": (Encoder | str | Path, ..., "folder of a speech encoder, or a class for a fresh one", "model.encoder"),
+    "linguistic_codes": (int, 1024, "size of the linguistic codebook", "model.codebooks.linguistic"),
+    "semantic_codes": (int, 4096, "size of the semantic codebook", "model.codebooks.semantic"),
+    "ssql": (bool, False, "each step also a quantized pass at drawn bits", "model.ssql"),
+    "freeze": (bool, True, "the encoder does not learn", "model.freeze"),
+    "validation": (float, 0.1, "share of training items that validate"),
+    "start_batches": (int, 32, "batches that means, projection and codebooks start from"),
 }
 
 
 class TokenizerCLI(RunCLI):
-    """Adds the tokenizer's words and the validation split."""
+    """Adds the validation split."""
 
+    help, options = HELP, OPTIONS
     products = ("model",)
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Arguments beside trainer, model and data."""
-        super().add_arguments_to_parser(parser)
-        parser.description = HELP
-        add_words(parser, WORDS)
-        parser.add_argument("--validation", type=float, default=0.1, help="share of training items that validate")
-        parser.add_argument(
-            "--start_batches", type=int, default=32, help="batches that means, projection and codebooks start from"
-        )
 
     def check_options(self) -> None:
         """What is looked at once the data is there, or after the run."""

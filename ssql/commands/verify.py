@@ -5,7 +5,7 @@ from pathlib import Path
 import export as onnx_export
 from encoders import load_encoder, load_head, load_tokenizer
 from encoders.storage.ownership import REPORT, refuse_foreign
-from ssql.commands.verification_data import labelled_of_head, verification_clips
+from ssql.commands.exported_files import labelled_of_head, verification_clips
 from ssql.data import DataModule
 from ssql.evaluation.probe_head import probe_head
 from ssql.reports.result_files import save

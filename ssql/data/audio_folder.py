@@ -6,8 +6,9 @@ import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,76 +101,81 @@ class AudioFolder(DataModule):
         self.targets = {match["name"]: match["unit"] for match in targets.values()}
         tasks = [name for name in used[0][0].labels if name not in targets]
         self.classes = {task: sorted({entry.labels[task] for entry, _ in used}) for task in tasks}
+        length = int(self.max_seconds * SAMPLE_RATE)
+        segments = [
+            (entry, part)
+            for entry, whole in used
+            for part in whole.split(min(length, len(whole)))
+            if len(part) >= WINDOW
+        ]
         splits: dict[str, Dataset[Batch]] = {}
         for name in ("train", "test"):
-            clips: list[Tensor] = []
-            texts: list[str] = []
-            labels: dict[str, list[float]] = {task: [] for task in (*tasks, *self.targets)}
-            for entry, waveform in used:
-                if entry.split == name:
-                    segments = self._segments(waveform)
-                    clips += segments
-                    texts += [entry.text or ""] * len(segments)
-                    for task in tasks:
-                        labels[task] += [self.classes[task].index(entry.labels[task])] * len(segments)
-                    for column, match in targets.items():
-                        labels[match["name"]] += [_number(entry, column)] * len(segments)
-            splits[name] = LabelledTensors(clips, labels, None if self.texts is None else texts)
+            chosen = [(entry, segment) for entry, segment in segments if entry.split == name]
+            entries, clips = [entry for entry, _ in chosen], [segment for _, segment in chosen]
+            labels: dict[str, Sequence[float]] = {
+                task: [self.classes[task].index(entry.labels[task]) for entry in entries] for task in tasks
+            }
+            labels |= {
+                match["name"]: [_number(entry, column) for entry in entries] for column, match in targets.items()
+            }
+            texts = None if self.texts is None else [entry.text or "" for entry in entries]
+            splits[name] = LabelledTensors(clips, labels, texts)
         return splits
 
     def _entries(self) -> list[Entry]:
         if not self.root.is_dir():
             raise FileNotFoundError(f"audio folder {shown(self.root)} does not exist")
-        if self.labels is not None and self.labels.endswith(".csv"):
-            entries = _read_manifest(Path(self.labels), self.root)
+        if self._has_manifest:
+            entries = _read_manifest(Path(str(self.labels)), self.root)
         else:
             paths = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in EXTENSIONS)
             if not paths:
                 raise ValueError(f"audio folder {shown(self.root)} has no {', '.join(EXTENSIONS)} file")
-            entries = [Entry(path) for path in paths]
-            self._label(entries)
+            entries = [Entry(path, self._labels(path)) for path in paths]
         self._add_texts(entries)
         for index, entry in enumerate(entries):
             if self.test_pattern:
-                entry.split = "test" if self.test_pattern.search(self._relative(entry)) else "train"
+                entry.split = "test" if self.test_pattern.search(self._relative(entry.path)) else "train"
             elif entry.split is None:
                 entry.split = "test" if index % 10 == 9 else "train"
         return entries
 
-    def _relative(self, entry: Entry) -> str:
-        within = entry.path.is_relative_to(self.root)
-        return shown(entry.path.relative_to(self.root).as_posix() if within else entry.path)
+    @property
+    def _has_manifest(self) -> bool:
+        return self.labels is not None and self.labels.endswith(".csv")
 
-    def _label(self, entries: Iterable[Entry]) -> None:
+    def _relative(self, path: Path) -> str:
+        return shown(path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path)
+
+    def _labels(self, path: Path) -> dict[str, str]:
+        if self.labels is None:
+            return {}
         if self.labels == "folder":
-            for entry in entries:
-                entry.labels = {"class": shown(entry.path.parent.name)}
-        elif self.labels is not None:
-            pattern = _compiled(self.labels, "labels")
-            if not pattern.groupindex:
-                raise ValueError(f"labels {self.labels!r} has no named group: write like (?P<speaker>[a-z]+)_")
-            for entry in entries:
-                match = pattern.search(self._relative(entry))
-                if not match:
-                    raise ValueError(f"file {self._relative(entry)} does not match labels {self.labels!r}")
-                entry.labels = match.groupdict()
-                absent = [name for name, text in entry.labels.items() if text is None]
-                if absent:
-                    raise ValueError(
-                        f"file {self._relative(entry)} gives labels {self.labels!r} no {absent[0]}: that group is "
-                        "optional, and every file needs a label"
-                    )
+            return {"class": shown(path.parent.name)}
+        pattern, name = _compiled(self.labels, "labels"), self._relative(path)
+        if not pattern.groupindex:
+            raise ValueError(f"labels {self.labels!r} has no named group: write like (?P<speaker>[a-z]+)_")
+        match = pattern.search(name)
+        if not match:
+            raise ValueError(f"file {name} does not match labels {self.labels!r}")
+        found = match.groupdict()
+        if None in found.values():
+            absent = next(group for group, text in found.items() if text is None)
+            raise ValueError(
+                f"file {name} gives labels {self.labels!r} no {absent}: that group is optional, and every file needs a "
+                "label"
+            )
+        return found
 
     def _add_texts(self, entries: Iterable[Entry]) -> None:
-        if isinstance(self.texts, Spelling):
-            for entry in entries:
-                entry.text = self.texts.text(entry.labels)
-        elif self.texts is not None:
-            transcripts = read_transcripts(Path(self.texts))
-            for entry in entries:
-                entry.text = transcripts.get(self._relative(entry))
-                if entry.text is None:
-                    raise ValueError(f"transcript file {self.texts} has no line for {self._relative(entry)}")
+        if self.texts is None:
+            return
+        transcripts = {} if isinstance(self.texts, Spelling) else read_transcripts(Path(self.texts))
+        for entry in entries:
+            name = self._relative(entry.path)
+            entry.text = self.texts.text(entry.labels) if isinstance(self.texts, Spelling) else transcripts.get(name)
+            if entry.text is None:
+                raise ValueError(f"transcript file {self.texts} has no line for {name}")
 
     def _read_all(self, entries: list[Entry]) -> list[Tensor | None]:
         skipped: dict[str, list[str]] = defaultdict(list)
@@ -181,7 +187,7 @@ class AudioFolder(DataModule):
                     raise UnusableAudioError(f"longer than {self.max_seconds:g} s: its text cannot be cut")
                 return waveform
             except UnusableAudioError as error:
-                skipped[str(error)].append(self._relative(entry))
+                skipped[str(error)].append(self._relative(entry.path))
                 return None
             except ValueError as error:
                 raise ValueError(f"manifest row {entry.row}: {error}") from None
@@ -201,16 +207,12 @@ class AudioFolder(DataModule):
         files = f"{shown(self.root)} has {usable} usable file{'s' * (usable != 1)}"
         if self.test_pattern:
             return f"{files}, and test_pattern {self.test_pattern.pattern!r} leaves none for the {split} split"
-        if self.labels is not None and self.labels.endswith(".csv"):
+        if self._has_manifest:
             return f"{files}, and none of them is in the {split} split: mark files with a split column or test_pattern"
         return (
             f"{files}, which leave no {split} split: every tenth file is a test file, so give at least 10, or mark "
             "test files with test_pattern"
         )
-
-    def _segments(self, waveform: Tensor) -> list[Tensor]:
-        segments = waveform.split(min(int(self.max_seconds * SAMPLE_RATE), max(len(waveform), 1)))
-        return [segment for segment in segments if len(segment) >= WINDOW]
 
 
 def read_audio(path: Path, sample_rate: int | None = None) -> Tensor:
@@ -243,14 +245,11 @@ def read_audio(path: Path, sample_rate: int | None = None) -> Tensor:
 
 
 def _number(entry: Entry, column: str) -> float:
-    text = entry.labels[column]
-    try:
-        number = float(text)
-    except ValueError:
-        raise ValueError(f"manifest row {entry.row}: {column} is {text!r}, not a number") from None
-    if not math.isfinite(number):
-        raise ValueError(f"manifest row {entry.row}: {column} is {text!r}, not a finite number")
-    return number
+    with suppress(ValueError):
+        number = float(entry.labels[column])
+        if math.isfinite(number):
+            return number
+    raise ValueError(f"manifest row {entry.row}: {column} is {entry.labels[column]!r}, not a finite number")
 
 
 def _compiled(pattern: str, argument: str) -> re.Pattern[str]:

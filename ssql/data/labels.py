@@ -19,29 +19,25 @@ def check_labels(data: DataModule, tasks: Sequence[str]) -> None:
         ValueError: a split without items, a single class in training, a number to predict that is not finite, or the
             same for every item that it is measured on; the sentence names task and split.
     """
-    splits = {split: data.dataset(split) for split in ("train", *data.test_splits)}
-    for split, dataset in splits.items():
-        held = in_memory(dataset)
+    for split in ("train", *data.test_splits):
+        held = in_memory(data.dataset(split))
         for task in tasks:
-            if held is not None and task in held.labels:
-                _check(data, task, split, np.asarray(held.labels[task]))
-
-
-def _check(data: DataModule, task: str, split: str, answers: np.ndarray) -> None:
-    leave = f"leave {task} out of the tasks"
-    if task in data.targets:
-        check_numbers(task, split, answers)
-        if split != "train" and np.ptp(answers) == 0:
-            raise ValueError(
-                f"{task} is {answers[0]:g} {data.targets[task]} in all {len(answers)} items of the {split} split: R2, "
-                f"error over variance, has no meaning there; give items that differ, or {leave}"
-            )
-    elif split == "train" and len(np.unique(answers)) == 1:
-        name = data.classes[task][int(answers[0])]
-        raise ValueError(
-            f"all {len(answers)} training items have the same {task}, {name!r}: there is nothing to tell apart; give "
-            f"items of two classes or more, or {leave}"
-        )
+            if held is None or task not in held.labels:
+                continue
+            answers, leave = np.asarray(held.labels[task]), f"leave {task} out of the tasks"
+            if task in data.targets:
+                check_numbers(task, split, answers)
+                if split != "train" and np.ptp(answers) == 0:
+                    raise ValueError(
+                        f"{task} is {answers[0]:g} {data.targets[task]} in all {len(answers)} items of the {split} "
+                        f"split: R2, error over variance, has no meaning there; give items that differ, or {leave}"
+                    )
+            elif split == "train" and len(np.unique(answers)) == 1:
+                name = data.classes[task][int(answers[0])]
+                raise ValueError(
+                    f"all {len(answers)} training items have the same {task}, {name!r}: there is nothing to tell "
+                    f"apart; give items of two classes or more, or {leave}"
+                )
 
 
 def check_numbers(task: str, split: str, answers: np.ndarray) -> None:

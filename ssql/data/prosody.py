@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from encoders.speech.log_mel import SAMPLE_RATE
@@ -88,8 +87,8 @@ class SpokenProsody(DataModule):
         clips = []
         for first, energy in zip(utterances[::3], labels["energy"], strict=True):
             pause = torch.zeros(round(PAUSE * 175 / first.words_per_minute * SAMPLE_RATE))
-            spoken_words = (next(words), pause, next(words), pause, next(words))
-            clips.append(at_energy(torch.cat(spoken_words), energy))
+            clip = torch.cat([next(words), pause, next(words), pause, next(words)])
+            clips.append(clip * (10 ** (energy / 20) / clip.square().mean().sqrt()))
         return LabelledTensors(clips, labels)
 
 
@@ -124,8 +123,3 @@ def semitones(voice: str) -> list[float]:
 def nearest(values: Sequence[float], wanted: float) -> int:
     """Index of the value that is nearest."""
     return min(range(len(values)), key=lambda index: abs(values[index] - wanted))
-
-
-def at_energy(waveform: Tensor, energy: float) -> Tensor:
-    """The waveform, shape (samples,), with an RMS of `energy` dB below full scale."""
-    return waveform * (10 ** (energy / 20) / waveform.square().mean().sqrt())

@@ -51,13 +51,10 @@ class ResumableSampler(Sampler[int]):
         generator = Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
         order = torch.randperm(self.size, generator=generator)[: len(self) * self.world_size]
         if self.lengths is not None:
-            order = self._grouped(order, torch.tensor(self.lengths), generator)
+            lengths, batch = torch.tensor(self.lengths), self.batch_size * self.world_size
+            groups = [group[lengths[group].argsort(stable=True)] for group in order.split(SORTED_BATCHES * batch)]
+            batches = torch.cat(groups).view(self.batches, batch)
+            order = batches[torch.randperm(self.batches, generator=generator)].flatten()
         mine = order[self.rank :: self.world_size].tolist()
         skip, self.skip = self.skip * self.batch_size, 0
         return iter(mine[skip:])
-
-    def _grouped(self, order: torch.Tensor, lengths: torch.Tensor, generator: Generator) -> torch.Tensor:
-        batch = self.batch_size * self.world_size
-        groups = [group[lengths[group].argsort(stable=True)] for group in order.split(SORTED_BATCHES * batch)]
-        batches = torch.cat(groups).view(self.batches, batch)
-        return batches[torch.randperm(self.batches, generator=generator)].flatten()

@@ -1,6 +1,6 @@
 """Embeddings of whole splits, by an encoder at a bit-width or by an exported file."""
 
-from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,11 +12,7 @@ import quant
 from encoders.base import Encoder
 from ssql.data import DataModule
 from ssql.evaluation.calibration import inputs_of
-from ssql.evaluation.finite import check_finite
 from ssql.terminal.progress import track
-
-# Waveforms or pixels, and lengths in samples, to embeddings.
-Embed = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class ExportedFile(Protocol):
@@ -30,14 +26,8 @@ class ExportedFile(Protocol):
     bit_width: str
     feature_dim: int
     weights_sha256: str
-
-    @property
-    def file_sha256(self) -> str:
-        """Hash of the file."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the file."""
+    file_sha256: str
+    size_bytes: int
 
     def __call__(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Features, and frames of each clip."""
@@ -53,63 +43,57 @@ class Features(NamedTuple):
     answers: dict[str, np.ndarray]
 
 
-def embed_splits(encoder: Encoder, data: DataModule, bit_width: str) -> dict[str, Features]:
-    """Embeddings and answers of the training split and all test splits at a bit-width."""
-    splits = ["train", *data.test_splits]
-    return {split: Features(*embed_split(encoder, data, split, bit_width)) for split in splits}
-
-
-def embed_splits_by_file(file: ExportedFile, data: DataModule) -> dict[str, Features]:
-    """The same by an exported file."""
-    embed = _embedding(data, file.embed_raw, file)
-    cpu = torch.device("cpu")
-    splits = ["train", *data.test_splits]
-    return {split: Features(*collected(embed, data, split, file.bit_width, cpu)) for split in splits}
-
-
-def _embedding(data: DataModule, whole: Embed, frames: Callable[[Tensor, Tensor | None], Any]) -> Embed:
-    """One embedding of each clip, or of as many parts of it as the data ask for, side by side."""
-    if data.probed_parts == 1:
-        return whole
-
-    def of_parts(inputs: Tensor, lengths: Tensor | None) -> Tensor:
-        features, counts = frames(inputs, lengths)
-        return part_means(features, counts, data.probed_parts)
-
-    return of_parts
+def embed_splits(encoder: Encoder | ExportedFile, data: DataModule, bit_width: str) -> dict[str, Features]:
+    """Embeddings and answers of the training split and all test splits: see `embed_split`."""
+    return {split: embed_split(encoder, data, split, bit_width) for split in ("train", *data.test_splits)}
 
 
 @torch.no_grad()
-def embed_split(
-    encoder: Encoder, data: DataModule, split: str, bit_width: str
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Embeddings and labels (clips,) of a whole split at a bit-width.
+def embed_split(encoder: Encoder | ExportedFile, data: DataModule, split: str, bit_width: str) -> Features:
+    """Embeddings and labels of a whole split at a bit-width; of a file, at its own.
 
     Embeddings are (clips, feature_dim), or (clips, parts * feature_dim) where the data ask for several parts of a clip.
 
     Raises:
         ValueError: embeddings that are NaN or infinite.
     """
-    encoder.eval()
-    embed = _embedding(data, encoder.embed_raw, lambda *inputs: encoder(*encoder.front_end(*inputs)))
-    with quant.at(encoder, bit_width, reuse_weights=True):
-        return collected(embed, data, split, bit_width, next(encoder.parameters()).device)
-
-
-def collected(
-    embed: Embed, data: DataModule, split: str, bit_width: str, device: torch.device
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """What `embed` gives of a whole split, and its labels."""
     embeddings: list[Tensor] = []
     labels: dict[str, list[Tensor]] = {}
     loader = data.evaluation_dataloader(split)
-    for batch in track(loader, f"encoding {split} at {bit_width}: batches", len(loader)):
-        embeddings.append(embed(*inputs_of(batch, device)).float().cpu())
-        for task, values in batch["labels"].items():
-            labels.setdefault(task, []).append(values)
+    device = next(encoder.eval().parameters()).device if isinstance(encoder, Encoder) else torch.device("cpu")
+    with quant.at(encoder, bit_width, reuse_weights=True) if isinstance(encoder, Encoder) else nullcontext():
+        for batch in track(loader, f"encoding {split} at {bit_width}: batches", len(loader)):
+            embeddings.append(_embed(encoder, *inputs_of(batch, device), data.probed_parts).float().cpu())
+            for task, values in batch["labels"].items():
+                labels.setdefault(task, []).append(values)
     found = torch.cat(embeddings)
     check_finite(found, f"embeddings at {bit_width} of the split {split}")
-    return found.numpy(), {task: torch.cat(values).numpy() for task, values in labels.items()}
+    return Features(found.numpy(), {task: torch.cat(values).numpy() for task, values in labels.items()})
+
+
+def _embed(encoder: Encoder | ExportedFile, inputs: Tensor, lengths: Tensor | None, parts: int) -> Tensor:
+    """One embedding of each clip, or of as many parts of it, side by side."""
+    if parts == 1:
+        return encoder.embed_raw(inputs, lengths)
+    given = encoder.front_end(inputs, lengths) if isinstance(encoder, Encoder) else (inputs, lengths)
+    features, counts = encoder(*given)
+    assert counts is not None
+    return part_means(features, counts, parts)
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise ValueError where one of the values of clips or images, (count, ...), is NaN or infinite.
+
+    Args:
+        values: of a whole split, in its order.
+        what: what they are, for the message: `embeddings at w4a4 of the split test`.
+    """
+    wrong = (~values.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if wrong:
+        raise ValueError(
+            f"{what} are NaN or infinite for {len(wrong)} of {len(values)} items, the first of them item {wrong[0]}: "
+            "look at the encoder's weights and at that item"
+        )
 
 
 def part_means(features: Tensor, lengths: Tensor, parts: int) -> Tensor:

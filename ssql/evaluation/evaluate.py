@@ -8,7 +8,7 @@ from encoders import weights_sha256
 from encoders.base import Encoder
 from ssql.data import DataModule
 from ssql.data.labels import check_labels
-from ssql.evaluation.embeddings import ExportedFile, Features, embed_splits, embed_splits_by_file
+from ssql.evaluation.embeddings import ExportedFile, Features, embed_splits
 from ssql.evaluation.probes import (
     Heads,
     Outcome,
@@ -81,25 +81,19 @@ def evaluate(
             rows += [common | row for row in probed.rows(data.targets, full)]
     files = {method: file for method, file in encoders.items() if not isinstance(file, Encoder)}
     for method, file in sorted(files.items(), key=lambda item: item[1].bit_width != "fp"):
-        rows += _file_rows(method, file, data, tasks, known)
+        known_full = known.get(file.weights_sha256)
+        probed = Probed(embed_splits(file, data, file.bit_width), tasks, known_full)
+        if file.bit_width == "fp":
+            known_full = known.setdefault(file.weights_sha256, probed)
+        common = {"method": method, "bit_width": file.bit_width, "quantizer": AS_SAVED, "calibration_clips": None}
+        common |= {name: getattr(file, name) for name in ("weights_sha256", "size_bytes", "file_sha256")}
+        log.info("%s (file) at %s done", method, file.bit_width)
+        for row in probed.rows(data.targets, known_full or probed):
+            if known_full is not None:
+                rows.append(common | row)
+            elif not row["metric"].endswith("_fp_head"):  # nothing to compare with
+                rows.append(common | {key: value for key, value in row.items() if not key.startswith("retained")})
     return rows
-
-
-def _file_rows(
-    method: str, file: ExportedFile, data: DataModule, tasks: Sequence[str], known: dict[str, "Probed"]
-) -> list[Row]:
-    """Rows of one file; at full precision it becomes `known`."""
-    full = known.get(file.weights_sha256)
-    probed = Probed(embed_splits_by_file(file, data), tasks, full)
-    if file.bit_width == "fp":
-        full = known.setdefault(file.weights_sha256, probed)
-    common: Row = {"method": method, "bit_width": file.bit_width, "quantizer": AS_SAVED, "calibration_clips": None}
-    common |= {"weights_sha256": file.weights_sha256, "size_bytes": file.size_bytes, "file_sha256": file.file_sha256}
-    log.info("%s (file) at %s done", method, file.bit_width)
-    if full is not None:
-        return [common | row for row in probed.rows(data.targets, full)]
-    rows = [common | row for row in probed.rows(data.targets, probed) if not row["metric"].endswith("_fp_head")]
-    return [{key: value for key, value in row.items() if not key.startswith("retained")} for row in rows]
 
 
 def check_measurable(

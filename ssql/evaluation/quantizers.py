@@ -75,7 +75,11 @@ def quantized(
         if quantizer.as_saved:
             variant, clips = in_full_precision(encoder), None
         else:
-            variant = _recalibrated(encoder, data, calibration_batches, quantizer)
+            variant, policy = _sharing_weights(encoder), quantizer.policy
+            if quant.is_prepared(variant):  # learned steps and bias corrections are left behind
+                policy = policy or quant.policy_of(variant)
+                quant.unprepare(variant)
+            calibrate_on(quant.prepare(variant, policy), data, calibration_batches, quantizer.observer)
             clips = min(calibration_batches * data.batch_size, len(data.dataset("train")))  # type: ignore[arg-type]
         label = method + f", {name}" * (len(quantizers) > 1)
         for bit_width in sorted(bit_widths, key=lambda bits: bits != "fp"):  # fp first
@@ -90,17 +94,6 @@ def quantized(
 def in_full_precision(encoder: Encoder) -> Encoder:
     """The encoder itself where it is prepared; else a copy that is, sharing its weights: it runs at `fp`."""
     return encoder if quant.is_prepared(encoder) else quant.prepare(_sharing_weights(encoder))
-
-
-def _recalibrated(encoder: Encoder, data: DataModule, batches: int, quantizer: Quantizer) -> Encoder:
-    """A copy that shares the weights, with new ranges; learned steps and bias corrections are left behind."""
-    variant = _sharing_weights(encoder)
-    policy = quantizer.policy
-    if quant.is_prepared(variant):
-        policy = policy or quant.policy_of(variant)
-        quant.unprepare(variant)
-    calibrate_on(quant.prepare(variant, policy), data, batches, quantizer.observer)
-    return variant
 
 
 def _sharing_weights(encoder: Encoder) -> Encoder:

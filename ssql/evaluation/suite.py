@@ -47,17 +47,12 @@ def speech_suite(
             found[part] = Noisy(SpokenWords(seed=seed), noisy_tasks=["word"], seed=seed)
         elif part == "prosody":
             found[part] = SpokenProsody(seed=seed)
+        elif part == "fsdd":
+            labels = r"(?P<digit>\d)_(?P<speaker>[a-z]+)_"
+            data = AudioFolder(folders[part], labels=labels, test_pattern=r"_[0-4]\.wav$")
+            found[part] = Noisy(data, noisy_tasks=["digit"], seed=seed)
         else:
-            found[part] = _fsdd(folders[part], seed) if part == "fsdd" else _prompts(folders[part], seed)
+            # A folder a language, en/7.wav or en_US_f_Allison/digits/7.wav; every tenth file is a test file.
+            data = AudioFolder(folders[part], labels=r"^(?P<language>[a-z]{2})[_/]", max_seconds=3.0)
+            found[part] = Subset(data, train_size=1000, test_size=300, seed=seed)
     return found, skipped
-
-
-def _fsdd(folder: str, seed: int) -> DataModule:
-    labels = r"(?P<digit>\d)_(?P<speaker>[a-z]+)_"
-    return Noisy(AudioFolder(folder, labels=labels, test_pattern=r"_[0-4]\.wav$"), noisy_tasks=["digit"], seed=seed)
-
-
-def _prompts(folder: str, seed: int) -> DataModule:
-    # A folder a language, en/7.wav or en_US_f_Allison/digits/7.wav; every tenth file is a test file, long ones are cut.
-    data = AudioFolder(folder, labels=r"^(?P<language>[a-z]{2})[_/]", max_seconds=3.0)
-    return Subset(data, train_size=1000, test_size=300, seed=seed)

@@ -12,8 +12,8 @@ from encoders.speech.tokenizer import PADDING
 from ssql.data import DataModule
 from ssql.evaluation.calibration import inputs_of
 from ssql.evaluation.codebooks import code_counts, perplexity, use
+from ssql.evaluation.embeddings import check_finite
 from ssql.evaluation.evaluate import BIT_WIDTHS, check_measurable
-from ssql.evaluation.finite import check_finite
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer, Row, in_full_precision, quantized
 
 RESAMPLES = 1000
@@ -103,7 +103,10 @@ def compare_tokens(expected: Sequence[Tensor], found: Sequence[Tensor], codes: i
         raise ValueError("no clip is long enough for a token: a linguistic token is 60 ms")
     equal = np.array([int((a == b).sum()) for a, b in zip(expected, found, strict=True)])
     sizes = np.array([len(clip) for clip in found])
-    low, high = _interval(equal, sizes)
+    # Over clips drawn with replacement: tokens of a clip are not independent.
+    drawn = np.random.default_rng(0).integers(len(sizes), size=(RESAMPLES, len(sizes)))
+    shares = 100 * equal[drawn].sum(axis=1) / sizes[drawn].sum(axis=1).clip(1)
+    low, high = map(float, np.percentile(shares, [2.5, 97.5]))
     chance = float((code_counts(torch.cat(list(expected)), codes) / tokens) @ (counts / tokens))
     common = {"clips": len(found), "tokens": tokens}
     agreement = {"value": 100 * equal.sum() / tokens, "low": low, "high": high, "unit": "%", "chance": 100 * chance}
@@ -112,11 +115,3 @@ def compare_tokens(expected: Sequence[Tensor], found: Sequence[Tensor], codes: i
         {"metric": "perplexity", "value": perplexity(counts), "unit": "codes", **common},
         {"metric": "use", "value": use(counts), "unit": "%", **common},
     ]
-
-
-def _interval(equal: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
-    """95 % of the agreement, in percent, over clips drawn with replacement: tokens of a clip are not independent."""
-    drawn = np.random.default_rng(0).integers(len(sizes), size=(RESAMPLES, len(sizes)))
-    shares = 100 * equal[drawn].sum(axis=1) / sizes[drawn].sum(axis=1).clip(1)
-    low, high = np.percentile(shares, [2.5, 97.5])
-    return float(low), float(high)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,37 +25,13 @@ from ssql.methods.method import View, seeded
 from ssql.tasks import Score, Task, task_of
 from ssql.training.batch_norm import frozen_statistics
 from ssql.training.draw import draw_bit_width
-from ssql.training.schedule import built, scheduled, total_steps
+from ssql.training.schedule import WARMUP, built, scheduled, total_steps
 
 # Ranges follow the inputs of the training steps; one batch alone would make them jump.
 OBSERVER = quant.MovingAverage(0.9)
 # Learning rate of learned steps, in units of the encoder's: an optimizer such as Adam moves every number by about the
 # learning rate, and steps are much smaller than weights.
 STEP_LR = 0.1
-
-
-@dataclass(frozen=True)
-class Learning:
-    """What learns, and how fast.
-
-    Args:
-        freeze: only the head learns; the encoder keeps its weights and ranges.
-        adapters: low-rank adapters learn on a frozen 4-bit or 8-bit base, and are merged at the end.
-        warmup: share of the run in which the learning rate rises.
-
-    Raises:
-        ValueError: both frozen and with adapters, or a warm-up that is no share.
-    """
-
-    freeze: bool = False
-    adapters: Adapters | None = None
-    warmup: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.freeze and self.adapters:
-            raise ValueError("freeze trains the head alone, adapters change the encoder: choose one of them")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is a share of the run, from 0 to below 1; got {self.warmup}")
 
 
 class Finetuning(lightning.LightningModule):
@@ -66,7 +41,8 @@ class Finetuning(lightning.LightningModule):
         encoder: folder of an encoder, with a head or without, or a fresh encoder.
         task: name of classes, of one or more numbers to predict, or `text`: see `ssql.tasks`.
         precision: bits and quantizer.
-        learning: what learns, and how fast.
+        freeze: only the head learns; the encoder keeps its weights and ranges.
+        adapters: low-rank adapters learn on a frozen 4-bit or 8-bit base, and are merged at the end.
         optimizer: any of torch, timm or bitsandbytes (`bitsandbytes.optim.AdamW8bit`).
         augmentation: makes a random view of a batch; for `text`, one that keeps the whole of each clip.
         new_head: leave the folder's head aside.
@@ -81,7 +57,8 @@ class Finetuning(lightning.LightningModule):
         encoder: Encoder | str,
         task: str | list[str],
         precision: Precision = Precision(),  # noqa: B008
-        learning: Learning = Learning(),
+        freeze: bool = False,
+        adapters: Adapters | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=5e-4, weight_decay=0.01),
         augmentation: nn.Module | None = None,
         new_head: bool = False,
@@ -90,15 +67,18 @@ class Finetuning(lightning.LightningModule):
         super().__init__()
         self.encoder = load_encoder(encoder) if isinstance(encoder, str) else encoder
         self.folder_head = load_head(encoder) if isinstance(encoder, str) and not new_head else None
-        self.names, self.precision, self.learning, self.seed = task, precision, learning, seed
+        self.names, self.precision, self.seed = task, precision, seed
+        self.frozen, self.adapters = freeze, adapters
         self.optimizer, self.augmentation = optimizer, augmentation
         self.metrics: dict[str, MetricCollection] = {}
         self.policy_after_merge: quant.Policy | None = None
+        if freeze and adapters:
+            raise ValueError("freeze trains the head alone, adapters change the encoder: choose one of them")
         # The frozen base of adapters comes from the encoder's folder, not from checkpoints.
-        self.strict_loading = learning.adapters is None
-        if learning.adapters and precision.bit_width != "fp":
+        self.strict_loading = adapters is None
+        if adapters and precision.bit_width != "fp":
             raise ValueError(
-                f"adapters learn on a frozen {learning.adapters.base} base with float inputs: bit_width must be fp, "
+                f"adapters learn on a frozen {adapters.base} base with float inputs: bit_width must be fp, "
                 f"not {precision.bit_width}; test_at says where the merged encoder is tested"
             )
 
@@ -116,14 +96,14 @@ class Finetuning(lightning.LightningModule):
         with seeded(self.seed, self.device):
             self.head = self.folder_head or self.task.new_head(self.encoder, data)
             self.task.check_head(self.head)
-            if self.learning.freeze:
+            if self.frozen:
                 start_frozen(self.encoder, self.precision)
             else:
                 start_at(self.encoder, self.precision, data, calibration_batches)
-            if self.learning.adapters:
+            if self.adapters:
                 self.policy_after_merge = quant.policy_of(self.encoder)
-                add_adapters(quant.unprepare(self.encoder), self.learning.adapters)
-            if self.learning.freeze:
+                add_adapters(quant.unprepare(self.encoder), self.adapters)
+            if self.frozen:
                 self.encoder.requires_grad_(False)
             self.train()  # an encoder comes from its folder in evaluation mode, and Lightning would leave it there
             self.standardization = Standardization.of(self._outputs(data.first_batches(calibration_batches)))
@@ -140,7 +120,7 @@ class Finetuning(lightning.LightningModule):
             merge_adapters(self.encoder)
             prepare_anew(self.encoder, self.policy_after_merge)
             self.policy_after_merge = None
-        elif self.learning.freeze or self.precision.bit_width != "fp":
+        elif self.frozen or self.precision.bit_width != "fp":
             return
         calibrate_on(self.encoder, data, calibration_batches, "mse")
 
@@ -205,7 +185,11 @@ class Finetuning(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One group each for encoder, learned steps and head, with a linear warm-up and a cosine to zero."""
-        named = {group: list(self._learning_parameters(group)) for group in ("encoder", "steps", "head")}
+        named: dict[str, list[nn.Parameter]] = {"encoder": [], "steps": [], "head": []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                kind = "head" if name.startswith("head.") else "steps" if name.endswith("_step") else "encoder"
+                named[kind].append(parameter)
         groups: list[dict[str, Any]] = [{"params": found, "name": name} for name, found in named.items() if found]
         optimizer = built(self.optimizer, groups)
         for group in optimizer.param_groups:
@@ -213,7 +197,7 @@ class Finetuning(lightning.LightningModule):
                 group["lr"] *= STEP_LR
                 group["weight_decay"] = 0.0
         total = total_steps(self.trainer)
-        return scheduled(optimizer, round(self.learning.warmup * total), total)
+        return scheduled(optimizer, round(WARMUP * total), total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen base of adapters out."""
@@ -223,7 +207,7 @@ class Finetuning(lightning.LightningModule):
     def train(self, mode: bool = True) -> "Finetuning":
         """A frozen encoder stays in evaluation mode: its running statistics do not move."""
         super().train(mode)
-        if self.learning.freeze:
+        if self.frozen:
             self.encoder.eval()
         return self
 
@@ -255,7 +239,7 @@ class Finetuning(lightning.LightningModule):
     def _observed(self) -> AbstractContextManager[Any]:
         """The run's own inputs move the ranges that it will have in its next step."""
         follows = self.precision.quantizer == "min_max" and self.precision.bit_width != "fp"
-        return quant.observe(self.encoder, OBSERVER) if follows and not self.learning.freeze else nullcontext()
+        return quant.observe(self.encoder, OBSERVER) if follows and not self.frozen else nullcontext()
 
     def _measure(self, batch: Batch, bit_widths: list[str]) -> None:
         view = self.encoder.front_end(batch["inputs"], batch["lengths"])
@@ -264,10 +248,3 @@ class Finetuning(lightning.LightningModule):
             with self._at(bit_width):
                 outputs, lengths = self(*view)
             metrics.update(*self.task.answers(outputs, lengths, batch))
-
-    def _learning_parameters(self, group: str) -> Iterator[nn.Parameter]:
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                kind = "head" if name.startswith("head.") else "steps" if name.endswith("_step") else "encoder"
-                if kind == group:
-                    yield parameter

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from encoders.base import Encoder
 from quant.checks import check_at_least
-from ssql.methods.method import SSQLOptions, View
+from ssql.methods.method import SSQLOptions
 from ssql.methods.momentum import MomentumMethod
 from ssql.methods.projectors import predictor, projector
-from ssql.methods.simsiam import Siamese, SimSiam
+from ssql.methods.simsiam import SimSiam
 
 
 class BYOL(MomentumMethod):
@@ -42,8 +42,4 @@ class BYOL(MomentumMethod):
         super().__init__(encoder, augmentation, ssql, head, momentum, **common)
         self.predictor = predictor(dim)
 
-    branch, loss = SimSiam.branch, SimSiam.loss
-
-    def targets(self, views: list[View], branch: Siamese) -> list[Tensor]:
-        """The teacher's projections of both views."""
-        return self.teach(views)
+    loss = SimSiam.loss

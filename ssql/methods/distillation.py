@@ -75,8 +75,14 @@ class Distillation(Method):
         return [rows(self.teacher.encoder, views)]
 
     def loss(self, branch: Rows, targets: list[Tensor]) -> Tensor:
-        """Squared distance to the teacher's features, each over its variance."""
-        return standardized_distance(branch.predictions, targets[0])
+        """Mean square distance to the teacher's features, each over its own variance across the rows.
+
+        A feature that hardly varies counts as if it had a hundredth of the mean variance.
+        """
+        reference = targets[0].detach().float()
+        variance = reference.var(dim=0, correction=0)
+        variance = variance.clamp_min(float(torch.finfo(torch.float32).tiny)).maximum(variance.mean() / 100)
+        return ((branch.predictions.float() - reference).square() / variance).mean()
 
     def features(self, branch: Rows) -> Tensor:
         """The features, which are also what shows a collapse."""
@@ -95,24 +101,6 @@ class FrozenEncoder(nn.Module):
     def train(self, mode: bool = True) -> "FrozenEncoder":
         """Stays in evaluation mode."""
         return super().train(False)
-
-
-def standardized_distance(features: Tensor, reference: Tensor) -> Tensor:
-    """Mean square distance of features to a reference, each feature over its own variance across the rows.
-
-    A feature that hardly varies counts as if it had a hundredth of the mean variance.
-
-    Args:
-        features: shape (count, dim).
-        reference: shape (count, dim); no gradient flows into it.
-
-    Returns:
-        shape ().
-    """
-    reference = reference.detach().float()
-    variance = reference.var(dim=0, correction=0)
-    variance = variance.clamp_min(float(torch.finfo(torch.float32).tiny)).maximum(variance.mean() / 100)
-    return ((features.float() - reference).square() / variance).mean()
 
 
 def rows(encoder: Encoder, view: View) -> Tensor:

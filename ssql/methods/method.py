@@ -1,7 +1,7 @@
 """The training step all methods share: a full-precision pass and, with SSQL, a quantized pass at random bits."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -80,10 +80,11 @@ class SSQLOptions:
 
 
 class Projected(NamedTuple):
-    """Features of the encoder and projections of each view, each (batch, dim)."""
+    """Features of the encoder, projections z and, with a predictor, predictions p of each view, each (batch, dim)."""
 
     features: list[Tensor]
     projections: list[Tensor]
+    predictions: list[Tensor] = []
 
 
 class Method(lightning.LightningModule):
@@ -103,6 +104,9 @@ class Method(lightning.LightningModule):
         seed: of bit-widths and augmentations.
         views: both views of a branch in one batch (`together`), or one after the other (`apart`, as published).
     """
+
+    projector: nn.Module
+    predictor: nn.Module
 
     def __init__(
         self,
@@ -128,12 +132,17 @@ class Method(lightning.LightningModule):
         self.health = Health()
 
     def branch(self, views: Any) -> Any:
-        """One pass of the student over the views; what `targets` and `loss` need of it."""
-        raise NotImplementedError
+        """One pass of the student over the views; what `targets` and `loss` need of it.
+
+        Where a method does not say otherwise: through encoder, projector and, if there is one, predictor.
+        """
+        stages = [self.projector, *([self.predictor] if hasattr(self, "predictor") else [])]
+        return Projected(*self.through(views, *stages))
 
     def targets(self, views: Any, branch: Any) -> list[Tensor]:
-        """What is to be predicted, from the views and the branch that gives targets."""
-        raise NotImplementedError
+        """What is to be predicted, from the views and the branch that gives targets: its projections by default."""
+        projections: list[Tensor] = branch.projections
+        return projections
 
     def loss(self, branch: Any, targets: list[Tensor]) -> Tensor:
         """Self-supervised loss of a branch against targets, shape ()."""
@@ -156,10 +165,16 @@ class Method(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Views, full-precision pass, random bit-width, quantized pass against the targets."""
-        with self._seeded():
+        moment = self.global_step
+        if self._trainer is not None and self.trainer.accumulate_grad_batches > 1:
+            moment = self.trainer.fit_loop.total_batch_idx  # global_step stands still between optimizer steps
+        # Torch's generators are a function of (seed, step, rank): a resumed run draws the same.
+        with seeded(hash((self.seed, moment, self.global_rank)) % 2**63, self.device):
             views = self.random_views(batch)
         loss, targets, logs = self._plain_step(views) if self.ssql is None else self._ssql_step(views, self.ssql)
-        self._check_health(loss, logs)
+        watched = {"loss": loss.detach()} | {name: value for name, value in logs.items() if not name.endswith("_bits")}
+        values = torch.stack([value.float() for value in watched.values()])
+        self.health.watch(self.global_step, list(watched), mean_over_ranks(values))
         self.after_step(targets)
         self.log("loss", loss.detach(), prog_bar=True)
         self.log_dict({name: value.float() for name, value in logs.items()}, prog_bar=False)
@@ -304,18 +319,6 @@ class Method(lightning.LightningModule):
                 x = stage(x)
                 output += x.chunk(parts)
         return outputs
-
-    def _seeded(self) -> AbstractContextManager[None]:
-        """Inside, torch's generators are a function of (seed, step, rank): a resumed run draws the same."""
-        step = self.global_step
-        if self._trainer is not None and self.trainer.accumulate_grad_batches > 1:
-            step = self.trainer.fit_loop.total_batch_idx  # global_step stands still between optimizer steps
-        return seeded(hash((self.seed, step, self.global_rank)) % 2**63, self.device)
-
-    def _check_health(self, loss: Tensor, logs: dict[str, Tensor]) -> None:
-        names = ["loss", *(name for name in logs if not name.endswith("_bits"))]
-        values = torch.stack([loss.detach().float(), *(logs[name].float() for name in names[1:])])
-        self.health.watch(self.global_step, names, mean_over_ranks(values))
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Stop a run that is lost."""

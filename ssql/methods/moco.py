@@ -73,11 +73,11 @@ class MoCo(MomentumMethod):
 
     def branch(self, views: list[View]) -> Projected:
         """Queries of the first view."""
-        return Projected(*self.through(views[:1], self.projector))
+        return super().branch(views[:1])  # type: ignore[no-any-return]
 
     def targets(self, views: list[View], branch: Projected) -> list[Tensor]:
         """The teacher's keys of the second view."""
-        return self.teach(views[1:])
+        return super().targets(views[1:], branch)
 
     def loss(self, branch: Projected, targets: list[Tensor]) -> Tensor:
         """Each query among its key and the queue."""

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import quant
 from encoders.base import Encoder
-from ssql.methods.method import Method, SSQLOptions, View
+from ssql.methods.method import Method, SSQLOptions
 from ssql.methods.projectors import PROJECTOR_POLICY
 
 
@@ -70,7 +70,7 @@ class MomentumMethod(Method):
         self.momentum = ends
 
     @torch.no_grad()
-    def teach(self, views: list[View]) -> list[Tensor]:
+    def targets(self, views: Any, branch: Any) -> list[Tensor]:
         """The teacher's projections of the views, each (batch, dim)."""
         return self.through(views, self.teacher.projector, encoder=self.teacher.encoder)[1]
 

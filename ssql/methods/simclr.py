@@ -11,7 +11,7 @@ import quant
 from encoders.base import Encoder
 from quant.checks import check_above, check_at_least
 from ssql.methods.gathering import gathered, rank
-from ssql.methods.method import Method, Projected, SSQLOptions, View
+from ssql.methods.method import Method, Projected, SSQLOptions
 from ssql.methods.objectives import nt_xent
 from ssql.methods.projectors import PROJECTOR_POLICY, contrastive_projector
 
@@ -54,14 +54,6 @@ class SimCLR(Method):
         super().check_run(trainer, data)
         if getattr(data, "batch_size", 2) * trainer.world_size < 2:
             raise ValueError("SimCLR takes its negatives from the batch: batch_size must be at least 2")
-
-    def branch(self, views: list[View]) -> Projected:
-        """Both views through encoder and projector."""
-        return Projected(*self.through(views, self.projector))
-
-    def targets(self, views: list[View], branch: Projected) -> list[Tensor]:
-        """The projections themselves."""
-        return branch.projections
 
     def loss(self, branch: Projected, targets: list[Tensor]) -> Tensor:
         """Each projection's other view among the targets of all processes."""

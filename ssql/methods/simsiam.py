@@ -1,23 +1,15 @@
 """SimSiam, and SSQL-SimSiam: the quantized branch predicts the full-precision features beside it."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
 import quant
 from encoders.base import Encoder
 from quant.checks import check_at_least
-from ssql.methods.method import Method, SSQLOptions, View
+from ssql.methods.method import Method, Projected, SSQLOptions
 from ssql.methods.objectives import symmetric_negative_cosine
 from ssql.methods.projectors import PROJECTOR_POLICY, predictor, projector
-
-
-class Siamese(NamedTuple):
-    """Features of the encoder, projections z and predictions p of both views, each (batch, dim)."""
-
-    features: list[Tensor]
-    projections: list[Tensor]
-    predictions: list[Tensor]
 
 
 class SimSiam(Method):
@@ -47,14 +39,6 @@ class SimSiam(Method):
         self.projector = quant.prepare(projector(encoder.feature_dim, dim), PROJECTOR_POLICY)
         self.predictor = predictor(dim)
 
-    def branch(self, views: list[View]) -> Siamese:
-        """Both views through encoder, projector and predictor."""
-        return Siamese(*self.through(views, self.projector, self.predictor))
-
-    def targets(self, views: list[View], branch: Siamese) -> list[Tensor]:
-        """The projections."""
-        return branch.projections
-
-    def loss(self, branch: Siamese, targets: list[Tensor]) -> Tensor:
+    def loss(self, branch: Projected, targets: list[Tensor]) -> Tensor:
         """Each view's prediction against the other view's target."""
         return symmetric_negative_cosine(branch.predictions, targets)

@@ -225,26 +225,15 @@ def _lines_figure(
     for axis, (task, metric) in zip(axes, panels, strict=True):
         for line in lines:
             if (line.task, line.metric) == (task, metric):
-                _draw(axis, line, places(line), f"C{methods.index(line.method)}", linestyle)
+                drawn = [(x, cell) for x, cell in zip(places(line), line.cells, strict=True) if cell is not None]
+                axis.errorbar(
+                    [x for x, _ in drawn], [cell.mean for _, cell in drawn],
+                    np.array([cell.arms for _, cell in drawn]).reshape(-1, 2).T, marker="o", markersize=4, capsize=2,
+                    color=f"C{methods.index(line.method)}", linestyle=linestyle, elinewidth=1, label=line.method,
+                )  # fmt: skip
         axis.set(title=task, ylabel=metric_name(metric))
     _legend(figure, axes, methods)
     return figure, axes
-
-
-def _draw(axis: "Axes", line: Line, places: Sequence[float], colour: str, linestyle: str) -> None:
-    drawn = [(place, cell) for place, cell in zip(places, line.cells, strict=True) if cell is not None]
-    below, above = [], []
-    for _, cell in drawn:
-        if cell.deviation is not None or cell.low is None or cell.high is None:
-            ends = (cell.deviation or 0.0, cell.deviation or 0.0)
-        else:
-            ends = (max(cell.mean - cell.low, 0.0), max(cell.high - cell.mean, 0.0))
-        below.append(ends[0])
-        above.append(ends[1])
-    axis.errorbar(
-        [place for place, _ in drawn], [cell.mean for _, cell in drawn], [below, above], color=colour, marker="o",
-        markersize=4, capsize=2, linestyle=linestyle, elinewidth=1, label=line.method,
-    )  # fmt: skip
 
 
 def _legend(figure: "Figure", axes: Sequence["Axes"], names: Sequence[str]) -> None:

@@ -112,10 +112,8 @@ def _retained(rows: Sequence[Row]) -> Section:
     for title, metrics in (("the head trained at the bit-width", HEADLINES), ("the head trained at fp", FP_HEADS)):
         kept = retained_rows(rows, metrics)
         if any(row["bit_width"] != "fp" for row in kept):
-            bit_widths, lines = pivot(kept, "retained")
-            table = [[line.task, line.method, *line.texts()] for line in lines]
             picture = _svg(figures.retained_figure(kept), f"retained{len(blocks)}", f"retained, {title}")
-            blocks.append(Block(title, [picture], ["task", "method", *bit_widths], table, title))
+            blocks.append(_results(title, kept, "retained", title, [picture]))
     note = (
         "Accuracy above that of the most frequent class, R2, or words still right, divided by the same at full "
         "precision; worse than a constant answer is 0."
@@ -139,13 +137,15 @@ def _accuracy(rows: Sequence[Row]) -> Section:
 
 
 def _tables(rows: Sequence[Row]) -> Section:
-    blocks = []
-    for metric in dict.fromkeys(row["metric"] for row in rows):
-        bit_widths, lines = pivot(rows, metric)
-        table = [[line.task, line.method, *line.texts()] for line in lines]
-        name = metric_name(metric)
-        blocks.append(Block(name, heads=["task", "method", *bit_widths], lines=table, choice=name))
+    names = {metric: metric_name(metric) for metric in dict.fromkeys(row["metric"] for row in rows)}
+    blocks = [_results(name, rows, metric, name) for metric, name in names.items()]
     return Section("tables", "Comparison: all tasks and metrics", blocks, filter="metric")
+
+
+def _results(title: str, rows: Sequence[Row], metric: str, choice: str, pictures: Sequence[Markup] = ()) -> Block:
+    bit_widths, lines = pivot(rows, metric)
+    table = [[line.task, line.method, *line.texts()] for line in lines]
+    return Block(title, list(pictures), ["task", "method", *bit_widths], table, choice)
 
 
 def _sensitivity(encoders: Mapping[str, Encoder], data: DataModule, batches: int) -> Section:

@@ -77,6 +77,13 @@ class Cell(NamedTuple):
     low: float | None = None
     high: float | None = None
 
+    @property
+    def arms(self) -> tuple[float, float]:
+        """How far the deviation or the interval reaches below the mean, and above; 0 where neither is known."""
+        if self.deviation is not None or self.low is None or self.high is None:
+            return self.deviation or 0.0, self.deviation or 0.0
+        return max(self.mean - self.low, 0.0), max(self.high - self.mean, 0.0)
+
     def text(self, decimals: int = 1, interval: bool = True) -> str:
         """`78.3`, `78.3 ± 1.2` (sample standard deviation of runs), or `78.3 (75.0 to 81.2)`."""
         if self.deviation is not None:
@@ -115,7 +122,8 @@ def pivot(rows: Sequence[Row], metrics: str | Sequence[str]) -> tuple[list[str],
     for row in rows:
         by_bits = found.setdefault((row["task"], row["metric"], row["method"]), {})
         by_bits.setdefault(row["bit_width"], []).append(row)
-    bit_widths, *orders = (_distinct(rows, key) for key in ("bit_width", "task", "metric", "method"))
+    keys = ("bit_width", "task", "metric", "method")
+    bit_widths, *orders = (list(dict.fromkeys(row[key] for row in rows)) for key in keys)
     lines = []
     for task, metric, method in product(*orders):
         if (task, metric, method) not in found:
@@ -251,10 +259,6 @@ def _result_name(row: Row) -> str:
     measure = "%" if row["metric"] in ("linear", "accuracy") else metric_name(row["metric"])
     probe = ", linear probe" if row["metric"] in ("linear", "r2") and "head_sha256" not in row else ""
     return f"{row['task']}, {measure}{probe}"
-
-
-def _distinct(rows: Sequence[Row], key: str) -> list[str]:
-    return list(dict.fromkeys(row[key] for row in rows))
 
 
 def _cell(measured: list[Row]) -> Cell:

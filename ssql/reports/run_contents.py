@@ -74,7 +74,10 @@ def differences(configurations: Mapping[str, str]) -> dict[str, list[str]]:
 def _read(folder: Path, name: str) -> Run:
     if not folder.is_dir():
         raise FileNotFoundError(f"run {folder} does not exist")
-    files = [file for file in sorted(folder.glob("*.json")) if not _superseded(file) and _holds_rows(file)]
+    # Parts of a suite that was stopped do not count beside those of a whole one.
+    names = {file.name for file in folder.glob("*.json")}
+    names -= {name.replace(".json", ".partial.json") for name in names}
+    files = [file for file in map(folder.joinpath, sorted(names)) if _holds_rows(file)]
     rows = [row for file in files for row in load_rows(file)]
     logs = sorted(folder.glob("logs/version_*"), key=lambda path: int(re.sub(r"\D", "", path.name) or 0))
     curves = _curves([path / "metrics.csv" for path in logs])
@@ -84,12 +87,6 @@ def _read(folder: Path, name: str) -> Run:
         raise ValueError(f"run {folder} holds no results (*.json), no logs/ and no encoder/: nothing to report")
     configuration = configurations[-1].read_text(encoding="utf-8", errors="replace") if configurations else ""
     return Run(name, rows, curves, configuration, encoder)
-
-
-def _superseded(file: Path) -> bool:
-    """Whether these are parts of a suite that was stopped, beside those of a whole one."""
-    whole = file.name.replace(".partial.json", ".json")
-    return whole != file.name and file.with_name(whole).is_file()
 
 
 def _holds_rows(file: Path) -> bool:

@@ -14,24 +14,23 @@ HOME = Path(__file__).resolve().parents[2]
 OUR_PACKAGES = tuple(str(HOME / name) + "/" for name in ("quant", "encoders", "export", "ssql"))
 # What our own code raises to be read; an AssertionError or a KeyError is a bug wherever it comes from.
 FOR_USERS = (ValueError, OSError, RuntimeError, TypeError, ImportError)
-# Errors of other libraries about a file or the machine, by module and name: the libraries are not imported here.
+# Errors of other libraries about a file or the machine, by how their names start: the libraries are not imported here.
 OF_FILES = {
-    ("json.decoder", "JSONDecodeError"): "a file is not JSON",
-    ("builtins", "UnicodeDecodeError"): "a file is not UTF-8 text",
-    ("yaml", ""): "a file is not YAML",
-    ("safetensors", ""): "a safetensors file cannot be read or written",
-    ("safetensors_rust", ""): "a safetensors file cannot be read or written",
-    ("onnxruntime", ""): "ONNX Runtime",
-    ("onnx", ""): "an ONNX file is not valid",
-    ("google.protobuf", "DecodeError"): "a file is not ONNX",
-    ("soundfile", ""): "an audio file cannot be read",
-    ("PIL", "UnidentifiedImageError"): "an image cannot be read",
-    ("zipfile", "BadZipFile"): "a file is damaged",
-    ("lightning.pytorch.utilities.exceptions", "MisconfigurationException"): "",
-    ("lightning.fabric.utilities.exceptions", "MisconfigurationException"): "",
-    ("binascii", "Error"): "a file is damaged",
-    ("_pickle", "UnpicklingError"): "a checkpoint is damaged, or is none",
-    ("builtins", "EOFError"): "a file ends too early",
+    "json.decoder.JSONDecodeError": "a file is not JSON",
+    "builtins.UnicodeDecodeError": "a file is not UTF-8 text",
+    "yaml.": "a file is not YAML",
+    "safetensors": "a safetensors file cannot be read or written",
+    "onnxruntime.": "ONNX Runtime",
+    "onnx.": "an ONNX file is not valid",
+    "google.protobuf.message.DecodeError": "a file is not ONNX",
+    "soundfile.": "an audio file cannot be read",
+    "PIL.UnidentifiedImageError": "an image cannot be read",
+    "zipfile.BadZipFile": "a file is damaged",
+    "lightning.pytorch.utilities.exceptions.MisconfigurationException": "",
+    "lightning.fabric.utilities.exceptions.MisconfigurationException": "",
+    "binascii.Error": "a file is damaged",
+    "_pickle.UnpicklingError": "a checkpoint is damaged, or is none",
+    "builtins.EOFError": "a file ends too early",
 }
 # Sentences of others that say it in their own terms: a pattern of theirs, and ours.
 KNOWN = (
@@ -102,12 +101,13 @@ def _whole_sentence(error: BaseException) -> str | None:
     known = next((ours for pattern, ours in KNOWN if re.search(pattern, text, re.DOTALL)), None)
     if known:
         return known
-    if _raised_by_us(error):
+    if _innermost(error)[1].startswith(OUR_PACKAGES) and _raised(error):
         return nested_sentence(str(error)) if isinstance(error, FOR_USERS) else None
-    in_worker = _in_worker(str(error))
-    if in_worker:
-        return in_worker
-    about = _about_files(type(error))
+    places = re.findall(r'File "([^"]+)", line', text) if "Original Traceback" in text else []
+    if places and places[-1].startswith(OUR_PACKAGES):  # our own error in a process of a data loader
+        return str(error).strip().splitlines()[-1].partition(": ")[2]
+    names = [f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__]
+    about = next((about for start, about in OF_FILES.items() if any(name.startswith(start) for name in names)), None)
     if about is not None:
         return f"{about}: {text}" if about else text
     if isinstance(error, OSError):
@@ -224,26 +224,3 @@ def _while_importing(error: BaseException) -> bool:
         frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") != "__main__" for frame in frames
     )
     return loading and not ours and isinstance(error, OSError | RuntimeError | AttributeError)
-
-
-def _raised_by_us(error: BaseException) -> bool:
-    return _innermost(error)[1].startswith(OUR_PACKAGES) and _raised(error)
-
-
-def _in_worker(text: str) -> str | None:
-    """The sentence of our own error that a process of a data loader had."""
-    if "Original Traceback" not in text:
-        return None
-    places = re.findall(r'File "([^"]+)", line', text)
-    last = text.strip().splitlines()[-1]
-    return last.partition(": ")[2] if places and places[-1].startswith(OUR_PACKAGES) else None
-
-
-def _about_files(kind: type) -> str | None:
-    for ancestor in kind.__mro__:
-        for (module, name), about in OF_FILES.items():
-            if (ancestor.__module__ == module or ancestor.__module__.startswith(module + ".")) and (
-                not name or name == ancestor.__name__
-            ):
-                return about
-    return None

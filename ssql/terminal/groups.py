@@ -12,7 +12,7 @@ GROUPS = {
         "lightning", "jsonargparse", "docstring_parser", "kornia", "vector_quantize_pytorch", "torchmetrics",
         "tensorboard", "sklearn", "scipy", "espeakng_loader", "PIL", "yaml", "rich",
     ),
-    "export": ("onnx", "onnxscript", "onnx_ir", "onnxruntime", "scipy"),
+    "export": ("onnx", "onnxscript", "onnx_ir", "onnxruntime", "jinja2", "scipy"),
     "adapters": ("bitsandbytes", "peft"),
     "report": ("jinja2", "markupsafe", "matplotlib"),
     "web": ("jsonargparse", "docstring_parser", "rich"),

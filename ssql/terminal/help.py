@@ -1,7 +1,7 @@
 """`ssql COMMAND --help` at once: read out of the command's source, so that nothing heavy is imported.
 
 Importing torch and Lightning takes longer than reading a help text. What a command takes is written in its source
-anyway: in the signature and docstring of a typed function, or in the calls of `add_argument` around a Lightning CLI.
+anyway: in the signature and docstring of a typed function, or in the OPTIONS of a Lightning CLI.
 """
 
 import ast
@@ -56,7 +56,7 @@ def command_help(name: str, function: str) -> str:
     """
     tree = _tree(f"ssql.commands.{function}")
     if name in RUNS:
-        about, options = ast.literal_eval(_assigned(tree, "HELP")), list(_run_options(tree))
+        about, options = ast.literal_eval(_assigned(tree, "HELP")), [option for option, _ in _run_options(tree)]
     else:
         definition = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
         about = _with_examples(ast.get_docstring(definition) or "")
@@ -74,10 +74,10 @@ def _model_and_trainer(name: str) -> Iterator[str]:
     model = RUNS[name]
     if model:
         tree = _tree(model[0])
-        shown = {target for _, target in _words(_tree(f"ssql.commands.{name}"))}
+        deeper = [target for _, target in _run_options(_tree(f"ssql.commands.{name}"))]
         yield "\nmodel:"
         for option in _class_options(tree, model[1], "model."):
-            if option.name not in shown:
+            if option.name not in deeper:
                 yield str(option)
     yield "\ntrainer, of which these are the most used:\n" + TRAINER.rstrip()
 
@@ -117,32 +117,17 @@ def _exported(module: str, *but: str) -> list[str]:
     ]
 
 
-def _run_options(tree: ast.Module) -> Iterator[Option]:
-    """Of a Lightning CLI: its words, then what is given to `add_argument` there and in what it shares."""
-    yield from (option for option, _ in _words(tree))
-    for source in (_tree("ssql.training.launch"), tree):
-        for node in ast.walk(source):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
-                given = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
-                if node.args and isinstance(node.args[0], ast.Constant):
-                    default = None if "required" in given else _shown(source, given.get("default"))
-                    text = ast.literal_eval(given["help"]) if "help" in given else ""
-                    kind = _kind(given["type"]) if "type" in given else ""
-                    yield Option(str(node.args[0].value).removeprefix("--"), kind, default, text)
-
-
-def _words(tree: ast.Module) -> Iterator[tuple[Option, str]]:
-    """Options that stand for one deeper inside, and which."""
-    try:
-        words = _assigned(tree, "WORDS")
-    except LookupError:
-        return
-    assert isinstance(words, ast.Dict)
-    for key, value in zip(words.keys, words.values, strict=True):
-        assert isinstance(key, ast.Constant) and isinstance(value, ast.Tuple)
-        kind, default, target, text = value.elts
-        shown = None if ast.unparse(default) == "None" else _shown(tree, default)
-        yield Option(str(key.value), _kind(kind), shown, ast.literal_eval(text)), ast.literal_eval(target)
+def _run_options(tree: ast.Module) -> Iterator[tuple[Option, str | None]]:
+    """Of a Lightning CLI: its own options, then those of all; and for which one deeper inside an option stands."""
+    for source in (tree, _tree("ssql.training.launch")):
+        options = _assigned(source, "OPTIONS")
+        assert isinstance(options, ast.Dict)
+        for key, value in zip(options.keys, options.values, strict=True):
+            assert isinstance(key, ast.Constant) and isinstance(value, ast.Tuple)
+            kind, default, text, *target = value.elts
+            shown = None if ast.unparse(default) == "..." else _shown(source, default)
+            deeper = ast.literal_eval(target[0]) if target else None
+            yield Option(str(key.value), _kind(kind), shown, ast.literal_eval(text)), deeper
 
 
 def _options(

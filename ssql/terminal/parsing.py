@@ -98,7 +98,11 @@ class Sentences(ArgumentParser):
         if refused:
             return f"unknown option {refused[1]}{did_you_mean(refused[1], options)}"
         missing = re.search(r"there is no class (\w+)$", sentence)
-        return sentence + did_you_mean(missing[1], _classes()) if missing else sentence
+        # Names that options take: of data, methods, encoders, augmentations and readers.
+        modules = ("ssql.data", "ssql.methods", "ssql.augment", "ssql.evaluation.whisper_decoder", "encoders")
+        loaded = [sys.modules.get(module) for module in modules]
+        classes = [name for module in loaded for name in dir(module) if name[0].isupper()]
+        return sentence + did_you_mean(missing[1], classes) if missing else sentence
 
 
 def _configs() -> list[str]:
@@ -149,15 +153,6 @@ def _parameters(owner: Any) -> dict[str, tuple[Any, Any]]:
             continue
         found |= {key: (hints.get(key), parameter.default) for key, parameter in parameters.items()}
     return found
-
-
-def _classes() -> list[str]:
-    """Names that options take: of data, methods, encoders and augmentations."""
-    loaded = [
-        sys.modules.get(module)
-        for module in ("ssql.data", "ssql.methods", "ssql.augment", "ssql.evaluation.whisper_decoder", "encoders")
-    ]
-    return [name for module in loaded for name in dir(module) if name[0].isupper()]
 
 
 def did_you_mean(word: str, known: Iterable[str], dashes: str = "") -> str:

@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from lightning import Callback, LightningModule, Trainer
@@ -51,7 +52,8 @@ def track(
         done, now = done + count(item), time.monotonic()
         if now - said >= seconds:
             said = now
-            left = f" of {total}, {_duration((now - started) / done * (total - done))} left" if total and done else ""
+            rest = timedelta(seconds=round((now - started) / done * (total - done))) if total and done else None
+            left = "" if rest is None else f" of {total}, {rest} left"
             log.info("%s: %d%s", description, done, left)
 
 
@@ -104,11 +106,5 @@ class LogProgress(Callback):
             parts.append(f"loss {float(loss):.4g}")
         parts.append(f"{rate:.3g} steps/s")
         if ends and rate > 0 and step < steps:
-            parts.append(f"{_duration((steps - step) / rate)} left")
+            parts.append(f"{timedelta(seconds=round((steps - step) / rate))} left")
         return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -39,7 +39,7 @@ from ssql.methods.method import View, seeded
 from ssql.methods.objectives import relative_distance
 from ssql.training.batch_norm import frozen_statistics
 from ssql.training.draw import draw_bit_width
-from ssql.training.schedule import built, scheduled, total_steps
+from ssql.training.schedule import WARMUP, built, scheduled, total_steps
 
 # Distances that k-means holds at once, as many as fill 128 MB.
 MOST_DISTANCES = 2**25
@@ -93,7 +93,6 @@ class TokenizerTraining(lightning.LightningModule):
             full-precision pass (weights 2 to 8 bits, activations 4 to 8). It moves what learns: the semantic
             projection, and the encoder where it is not frozen.
         optimizer: any of torch, timm or bitsandbytes.
-        warmup: share of the run in which the learning rate rises.
         seed: of codebooks, decoder, drawn bits and revived codes.
 
     Attributes:
@@ -111,15 +110,12 @@ class TokenizerTraining(lightning.LightningModule):
         freeze: bool = True,
         ssql: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.01),
-        warmup: float = 0.1,
         seed: int = 0,
     ) -> None:
         super().__init__()
         loaded = load_encoder(encoder) if isinstance(encoder, str) else encoder
         if not isinstance(loaded, FrameEncoder):
             raise ValueError(f"tokens need an encoder of frames, such as SpeechTransformer; {loaded.name} has none")
-        if not 0 <= warmup < 1:
-            raise ValueError(f"warmup is a share of the run, from 0 to below 1; got {warmup}")
         prepare_anew(loaded, None)
         learned = quant.learned_bit_width(loaded)
         if learned is not None and (ssql or not freeze):
@@ -128,7 +124,7 @@ class TokenizerTraining(lightning.LightningModule):
                 "true) without drawn bits (ssql false), or start from another encoder"
             )
         self.encoder, self.codebooks, self.frozen, self.ssql = loaded, codebooks, freeze, ssql
-        self.optimizer, self.warmup, self.seed = optimizer, warmup, seed
+        self.optimizer, self.seed = optimizer, seed
 
     def start(self, data: DataModule, batches: int) -> None:
         """Everything that needs the data: ranges, means, the projection's start, codebooks by k-means.
@@ -205,7 +201,7 @@ class TokenizerTraining(lightning.LightningModule):
         """The optimizer, with a linear warm-up and a cosine to zero over the whole run."""
         optimizer = built(self.optimizer, (parameter for parameter in self.parameters() if parameter.requires_grad))
         total = total_steps(self.trainer)
-        return scheduled(optimizer, round(self.warmup * total), total)
+        return scheduled(optimizer, round(WARMUP * total), total)
 
     def setup(self, stage: str) -> None:
         """Refuse several processes: each would have codebooks of its own."""
@@ -257,15 +253,11 @@ class TokenizerTraining(lightning.LightningModule):
 
     def _reconstruction(self, codes: Tensor, mask: Tensor, batch: Batch) -> Tensor:
         """Squared error of the log-mel that the decoder makes of codes (batch, tokens, code_dim), over its variance."""
-        target, counts = self._target(batch)
+        target, counts = self.mel_resampling(*self._log_mel_frames(batch))  # (batch, frames at 25 Hz, n_mels)
+        target = (target - self.mel_mean) / self.mel_std
         tokens = min(codes.shape[1], target.shape[1])  # encoder and log-mel may round a clip's end in their own ways
         mask = mask[:, :tokens] & frame_mask(counts, tokens)
         return (self.decoder(codes[:, :tokens]) - target[:, :tokens])[mask].square().mean()
-
-    def _target(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Log-mel at 25 Hz, each band standardized, (batch, frames, n_mels), and frames of each clip."""
-        log_mel, counts = self.mel_resampling(*self._log_mel_frames(batch))
-        return (log_mel - self.mel_mean) / self.mel_std, counts
 
     def _log_mel_frames(self, batch: Batch) -> tuple[Tensor, Tensor]:
         log_mel, lengths = self.log_mel(batch["inputs"], batch["lengths"])

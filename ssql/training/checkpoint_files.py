@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from encoders.storage.files import remove, to_disk
+from encoders.storage.files import remove, staged_file, to_disk
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ NEW, LAST, PREVIOUS = "new.ckpt", "last.ckpt", "previous.ckpt"
 
 
 class WholeCheckpoints(CheckpointIO):
-    """Writes a checkpoint beside its target, flushes it to the disk and renames it; loads without pickles."""
+    """Writes a checkpoint whole or not at all; loads without pickles."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write one file.
@@ -26,19 +26,11 @@ class WholeCheckpoints(CheckpointIO):
         Raises:
             OSError: it could not be written; earlier checkpoints stay, and no part of this one.
         """
-        path = Path(path)
-        staging = staging_of(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with staging.open("wb") as file:
+            with staged_file(path) as staging, staging.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            take_place(staging, path)
         except (OSError, RuntimeError) as error:
-            raise unwritten(path, error) from error
-        finally:
-            remove(staging)
+            raise unwritten(Path(path), error) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
@@ -53,7 +45,7 @@ class WholeCheckpoints(CheckpointIO):
 
 
 def staging_of(path: Path) -> Path:
-    """Where a checkpoint is written before it gets its name."""
+    """Where the parts of a checkpoint are written before the folder gets its name."""
     return path.with_name(f".{path.name}.tmp")
 
 
@@ -76,9 +68,9 @@ def rotate(folder: Path) -> None:
 def unwritten(path: Path, error: BaseException) -> OSError:
     """What to say of a checkpoint that could not be written."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
+    while cause is not None and not getattr(cause, "strerror", None):
         cause = cause.__cause__ or cause.__context__
-    reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
+    reason = getattr(cause, "strerror", error)
     return OSError(f"checkpoint {path} could not be written ({reason}); earlier checkpoints are whole")
 
 
@@ -117,8 +109,4 @@ def newest_whole(folder: Path) -> Path:
                 state = "damaged" if (folder / LAST).exists() else "missing"
                 log.warning("%s is %s: going on from %s, which is older", folder / LAST, state, path.name)
             return path
-    raise ValueError(f"nothing to resume: no checkpoint in {folder} is whole ({', '.join(map(_name, found))})")
-
-
-def _name(path: Path) -> str:
-    return path.name
+    raise ValueError(f"nothing to resume: no checkpoint in {folder} is whole ({', '.join(one.name for one in found)})")

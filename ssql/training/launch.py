@@ -24,20 +24,21 @@ from ssql.training.activation_checkpointing import checkpoint_activations
 from ssql.training.batch_norm import SyncBatchNorms
 from ssql.training.checkpoint_files import WholeCheckpoints, newest_whole
 from ssql.training.memory import keep_freed_memory
-from ssql.training.run_folder import OPTIONS, RunFolder, claimed
+from ssql.training.run_folder import CONFIG, RunFolder, claimed
 from ssql.training.run_options import check_same_items, check_same_run, input_hashes, save_options
 from ssql.training.schedule import check_ends
 
-# Top-level words of a command: type, default (None: required), where the model has them, help.
-Words = Mapping[str, tuple[Any, Any, str, str]]
-
-
-def add_words(parser: LightningArgumentParser, words: Words) -> None:
-    """Let users write `--bit_width` for what the model has deeper inside."""
-    for name, (kind, default, target, text) in words.items():
-        required = {"required": True} if default is None else {"default": default}
-        parser.add_argument(f"--{name}", type=kind, help=text, **required)
-        parser.link_arguments(name, target)
+# Options of a command beside those of trainer, model and data: type, default (`...`: it must be given), help, and where
+# the model has it deeper inside. `ssql COMMAND --help` reads them in the source.
+Options = Mapping[str, tuple[Any, Any, str] | tuple[Any, Any, str, str]]
+OPTIONS: Options = {
+    "output": (str, ..., "folder of the run"),
+    "resume": (bool, False, "go on from the run's last checkpoint"),
+    "overwrite": (bool, False, "replace an earlier run in the folder, which is kept until this one has finished"),
+    "checkpoint_steps": (int, 200, "steps from checkpoint to checkpoint"),
+    "activation_checkpointing": (bool, False, "less memory: blocks of the encoder are computed again in the backward "
+                                 "pass, with the same numbers"),
+}  # fmt: skip
 
 
 class RunParser(Sentences, LightningArgumentParser):
@@ -45,7 +46,7 @@ class RunParser(Sentences, LightningArgumentParser):
 
 
 class RunCLI(LightningCLI):
-    """The Lightning CLI with an output folder and resuming; subclasses add arguments and callbacks.
+    """The Lightning CLI with an output folder and resuming; subclasses add options and callbacks.
 
     Args:
         model_class: of the model.
@@ -56,11 +57,15 @@ class RunCLI(LightningCLI):
         trainer_defaults: of the command, beside those that all have.
 
     Attributes:
+        help: of the command.
+        options: of the command, beside those of all.
         products: names in the output folder that the run leaves when it has finished.
         harmless: options that leave the trained weights as they are, beside those of every command.
     """
 
-    products: ClassVar[tuple[str, ...]] = ()
+    help: ClassVar[str]
+    options: ClassVar[Options]
+    products: ClassVar[tuple[str, ...]]
     harmless: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -114,18 +119,13 @@ class RunCLI(LightningCLI):
         self.trainer.fit(self.model, data, ckpt_path=self.last, weights_only=True)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Arguments beside trainer, model and data."""
-        parser.add_argument("--output", type=str, required=True, help="folder of the run")
-        parser.add_argument("--resume", type=bool, default=False, help="go on from the run's last checkpoint")
-        parser.add_argument(
-            "--overwrite", type=bool, default=False,
-            help="replace an earlier run in the folder, which is kept until this one has finished",
-        )  # fmt: skip
-        parser.add_argument("--checkpoint_steps", type=int, default=200, help="steps from checkpoint to checkpoint")
-        parser.add_argument(
-            "--activation_checkpointing", type=bool, default=False,
-            help="less memory: blocks of the encoder are computed again in the backward pass, with the same numbers",
-        )  # fmt: skip
+        """Options beside those of trainer, model and data."""
+        parser.description = self.help
+        for name, (kind, default, text, *target) in {**OPTIONS, **self.options}.items():
+            given: dict[str, Any] = {"required": True} if default is ... else {"default": default}
+            parser.add_argument(f"--{name}", type=kind, help=text, **given)
+            if target:
+                parser.link_arguments(name, target[0])
 
     def callbacks(self) -> list[Callback]:
         """Callbacks of the command; the model and the data module are there already."""
@@ -222,7 +222,7 @@ class RunCLI(LightningCLI):
         with suppress(FileNotFoundError, ValueError):
             newest_whole(self.folder.checkpoints)
             kept = "; the run that it replaces is kept until then" if self.folder.replaced else ""
-            options = self.folder.checkpoints / OPTIONS
+            options = self.folder.checkpoints / CONFIG
             return f"interrupted; go on with: {self.command} --config {options} --resume true{kept}"
         return "interrupted before a checkpoint was written: start again with --overwrite true"
 

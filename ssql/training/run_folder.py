@@ -13,10 +13,10 @@ from encoders.storage.ownership import RESULTS, refuse_foreign
 
 CHECKPOINTS, LOGS = "checkpoints", "logs"
 # In `checkpoints/`, from the first step on: what a resumed run must agree with.
-OPTIONS, INPUTS = "config.yaml", "inputs.json"
+CONFIG, INPUTS = "config.yaml", "inputs.json"
 # Names that the toolkit writes, relative to the run's folder.
 _OWN = re.compile(
-    r"checkpoints/(config\.yaml|inputs\.json|\.?[^/]+\.ckpt(\.tmp)?(/(\.metadata|meta\.pt|[^/]+\.distcp))?|\.[^/]+\.tmp)"
+    r"checkpoints/(config\.yaml|inputs\.json|\.?[^/]+\.ckpt(\.tmp)?(/(\.metadata|meta\.pt|[^/]+\.distcp))?|\.[^/]+[.-](tmp|lock))"
     r"|logs/version_\d+(/(metrics\.csv|hparams\.yaml|config\.yaml|events\.out\.tfevents[^/]*))?"
 )
 
@@ -40,7 +40,7 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether a run in the folder has done its first step."""
-        return (self.checkpoints / OPTIONS).exists()
+        return (self.checkpoints / CONFIG).exists()
 
     @property
     def resumable(self) -> bool:
@@ -112,7 +112,7 @@ class RunFolder:
 
     def heal(self) -> None:
         """Finish what a kill has cut off, and remove what it left."""
-        for path in [*self.path.glob(".discarded-*"), *self.checkpoints.glob(".*.tmp")]:
+        for path in [*self.path.glob(".discarded-*"), *self.checkpoints.glob(".*tmp")]:
             remove(path)
         if self.replaced and (not self.begun or not any(self.replaced[-1].iterdir())):
             self.check_replaceable(tuple(path.name for path in self.replaced[-1].iterdir()) or (LOGS,))
@@ -156,7 +156,13 @@ def claimed(folder: RunFolder, resume: bool, overwrite: bool) -> Iterator[None]:
         with locked(path):
             folder.heal()
             if not resume:
-                _make_room(folder, overwrite)
+                if folder.found() and not overwrite:
+                    raise FileExistsError(
+                        f"{path} holds an earlier run: go on with --resume true, replace it with --overwrite true, or "
+                        "choose another --output"
+                    )
+                folder.check_replaceable()
+                folder.set_aside()
             before = folder.found()
             try:
                 yield
@@ -174,16 +180,6 @@ def claimed(folder: RunFolder, resume: bool, overwrite: bool) -> Iterator[None]:
         if made:
             with suppress(OSError):
                 path.rmdir()  # only when it is empty
-
-
-def _make_room(folder: RunFolder, overwrite: bool) -> None:
-    if folder.found() and not overwrite:
-        raise FileExistsError(
-            f"{folder.path} holds an earlier run: go on with --resume true, replace it with --overwrite true, "
-            "or choose another --output"
-        )
-    folder.check_replaceable()
-    folder.set_aside()
 
 
 @contextmanager

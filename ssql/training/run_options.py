@@ -1,7 +1,6 @@
 """What a run was started with, kept beside its checkpoints, and compared when it is resumed."""
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -10,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from encoders.storage.files import json_bytes, write_together
 from encoders.storage.folder import HEAD_WEIGHTS, WEIGHTS, file_sha256
-from ssql.training.checkpoint_files import staging_of
-from ssql.training.run_folder import INPUTS, OPTIONS, RunFolder
+from ssql.training.run_folder import CONFIG, INPUTS, RunFolder
 
 # Options that leave the trained weights as they are: where things are written and shown, how fast they are computed.
 _HARMLESS = re.compile(
@@ -49,12 +48,9 @@ def input_hashes(options: str, command: str, output: Path) -> dict[str, Any]:
 
 
 def save_options(folder: RunFolder, options: str, inputs: Mapping[str, Any]) -> None:
-    """Write both beside the checkpoints; the options last, since with them a run has begun."""
-    folder.checkpoints.mkdir(parents=True, exist_ok=True)
-    for name, text in ((INPUTS, json.dumps(inputs, indent=1)), (OPTIONS, options)):
-        path = folder.checkpoints / name
-        staging_of(path).write_text(text, encoding="utf-8")
-        os.replace(staging_of(path), path)
+    """Write both beside the checkpoints; the options get their name last, since with them a run has begun."""
+    for name, content in ((INPUTS, json_bytes(inputs)), (CONFIG, options.encode())):
+        write_together({folder.checkpoints / name: content})
 
 
 def check_same_run(folder: RunFolder, options: str, inputs: Mapping[str, Any], harmless: tuple[str, ...] = ()) -> None:
@@ -72,7 +68,7 @@ def check_same_run(folder: RunFolder, options: str, inputs: Mapping[str, Any], h
     saved = _read(folder.checkpoints / INPUTS)
     if saved.get("command", inputs["command"]) != inputs["command"]:
         raise ValueError(f"{folder.path} is a run of {saved['command']}, not of {inputs['command']}")
-    before = flattened(_read(folder.checkpoints / OPTIONS))
+    before = flattened(_read(folder.checkpoints / CONFIG))
     now = flattened(yaml.safe_load(options))
     compared = [key for key in dict.fromkeys([*now, *before]) if key not in harmless and not _HARMLESS.fullmatch(key)]
     different = [key for key in compared if before and _differ(before.get(key), now.get(key))]
@@ -82,14 +78,8 @@ def check_same_run(folder: RunFolder, options: str, inputs: Mapping[str, Any], h
         length = "; the learning rate follows the length of the whole run" if set(different) & set(_LENGTH) else ""
         raise ValueError(
             f"the run in {folder.path} was started with other options: {'; '.join(said[:3])}{more}{length}: "
-            f"go on with --config {folder.checkpoints / OPTIONS} --resume true, or start anew in another --output"
+            f"go on with --config {folder.checkpoints / CONFIG} --resume true, or start anew in another --output"
         )
-    _check_inputs(folder, saved, inputs, before, now)
-
-
-def _check_inputs(
-    folder: RunFolder, saved: Mapping[str, Any], inputs: Mapping[str, Any], before: dict[str, str], now: dict[str, str]
-) -> None:
     for kind, thing in (("weights", "other weights"), ("names", "other files")):
         for option, found in (saved[kind] if isinstance(saved.get(kind), dict) else {}).items():
             if inputs[kind].get(option) != found:

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+WARMUP = 0.1  # share of a run of fine-tuning, or of a tokenizer's, in which the learning rate rises
 log = logging.getLogger(__name__)
 
 

@@ -12,7 +12,7 @@ from written import to_file
 
 import export
 from encoders import Head, SpeechTransformer, VisionEncoder, save_encoder
-from export.card import snippet
+from export.card import card_text
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,10 @@ def whole(encoder, head, tmp_path_factory):
 def folder(whole, tmp_path):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     return tmp_path
+
+
+def program_of(text: str) -> str:
+    return text.split("```python\n")[1].split("```")[0]
 
 
 def run(program: str, folder) -> str:
@@ -86,7 +90,7 @@ def test_the_cards_program_runs_without_torch_and_answers_as_the_file_does(folde
         clip.setsampwidth(2)
         clip.setframerate(16_000)
         clip.writeframes(samples.tobytes())
-    program = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    program = program_of((folder / "README.md").read_text())
     session = onnxruntime.InferenceSession(str(folder / "w4a8.onnx"))
     feeds = {"waveform": (samples / 32768).astype(np.float32)[None], "lengths": np.array([8_000])}
     answer = head.classes[session.run(["logits"], feeds)[0].argmax()]
@@ -104,7 +108,7 @@ def test_programs_for_log_mels_images_and_other_heads_run_too(encoder, tmp_path)
     for name, (model, options, shape) in cases.items():
         path = to_file(model, tmp_path / f"{name}.onnx", check=False, **options)
         config = export.describe([path], model)
-        assert run(snippet(config), tmp_path).startswith(shape)
+        assert run(program_of(card_text(config)), tmp_path).startswith(shape)
         if name == "log_mel":
             assert config["outputs"]["values"]["unit"] == "Hz"
 

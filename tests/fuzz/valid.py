@@ -94,12 +94,12 @@ OVERWRITE = {"overwrite": "bool"}
 ENCODER = ("models/speech", "artifact")
 FINETUNE_MORE = OVERWRITE | MORE_TRAINER | MORE_DATA | {
     "validation": "share", "train_limit": "count_or_null", "patience": "count_or_null", "name": "text",
-    "model.seed": "integer", "model.new_head": "bool", "model.learning.warmup": "share",
+    "model.seed": "integer", "model.new_head": "bool",
     "model.optimizer.lr": "rate",
     "model.precision.test_at": "bits_list", "freeze": "bool", "quantizer": "choice", "bit_width": "bits",
 }  # fmt: skip
 TOKENIZER_MORE = OVERWRITE | MORE_TRAINER | MORE_DATA | {
-    "validation": "share", "model.seed": "integer", "model.warmup": "share", "model.optimizer.lr": "rate",
+    "validation": "share", "model.seed": "integer", "model.optimizer.lr": "rate",
     "model.codebooks.code_dim": "count", "ssql": "bool", "freeze": "bool",
 }  # fmt: skip
 PRETRAIN_MORE = OVERWRITE | MORE_TRAINER | MORE_DATA | {

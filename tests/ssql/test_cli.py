@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import yaml
 from jsonargparse import capture_parser
+from written import unmeasured
 
 from encoders import Head, load_encoder, load_head
 from ssql import cli
@@ -120,8 +121,8 @@ BAD_LINES = {
     "calibrate --encoder x --data Digits --output y --batches eight": "--batches takes a whole number, not eight",
     "calibrate --encoder x --data Digits --output y --policy.shitf true": "did you mean shift?",
     "export --encoder x --output y --input wave": "--input takes log_mel or waveform, not wave",
-    "finetune --encoder x --task w --data Digits --output y --model.learning.freeze true":
-        "write --freeze instead of --model.learning.freeze",
+    "finetune --encoder x --task w --data Digits --output y --model.freeze true":
+        "write --freeze instead of --model.freeze",
     "finetune --encoder SpeechTransformr --encoder.width 3 --task w --data Digits --output y":
         "there is no class SpeechTransformr: did you mean SpeechTransformer?",
     "pretrain --config nowhere.yaml": "nowhere.yaml",
@@ -273,7 +274,7 @@ def test_transcripts_reach_recognition_as_a_path(audio, saved, ssql, tmp_path, c
     assert set("yes") < set("".join(head.classes))
     lines = [record.getMessage() for record in caplog.records if record.name == "ssql.terminal.progress"]
     assert re.match(r"training [\d,]+ of [\d,]+ parameters on cpu", lines[0])
-    assert re.match(r"epoch 1 of 1, step 1 of 2, loss [\d.]+, [\d.]+ steps/s, \d+ s left", lines[1])
+    assert re.match(r"epoch 1 of 1, step 1 of 2, loss [\d.]+, [\d.]+ steps/s, \d:\d\d:\d\d left", lines[1])
     assert lines[-1].endswith("trained")
     for chatter in ("FLOPs", "litlogger", "eval mode", "weights_only", "does not have many workers"):
         assert chatter not in out + err
@@ -298,7 +299,8 @@ def test_spelling_and_files_for_encoders_on_the_command_line(audio, saved, ssql,
         assert f"no encoder at {saved / name}" in err
 
 
-def test_data_without_a_test_split_serves_what_measures_nothing(audio, saved, ssql, tmp_path):
+def test_data_without_a_test_split_serves_what_measures_nothing(audio, saved, ssql, tmp_path, monkeypatch):
+    monkeypatch.setattr("export.measure_files", unmeasured)
     words = ["--encoder", saved, "--data", "AudioFolder", "--data.root", audio, "--data.batch_size", 4]
     words += ["--data.test_pattern", "nothing", "--output", tmp_path / "run"]
     training = ["--trainer.max_steps", 1, "--validation", 0.34]

@@ -5,6 +5,7 @@ import sys
 
 import onnx
 import pytest
+from written import unmeasured
 
 import export
 import quant
@@ -28,9 +29,14 @@ def exported(saved, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     words = ["--encoder", saved, "--output", folder, "--bit_width", "[fp, w8a8]", "--input", "waveform"]
     words += [*WORDS, "--task", "word", "--licence", "MIT", "--trained_on", "noise"]
+    verified, verify = [], export.verify
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.write.verify", lambda *args: verified.append(args) or verify(*args))
+        patch.setattr("export.verify", lambda *args: pytest.fail("verified a second time"))
+        patch.setattr("export.runtime.bench.COLD_STARTS", 1)
         patch.setattr(sys, "argv", ["ssql", "export", *map(str, words)])
         cli.main()
+    assert len(verified) == 2  # each file once
     return folder
 
 
@@ -48,15 +54,6 @@ def test_export_writes_probed_files_reports_and_a_card(exported):
         outputs = onnx.load(exported / entry["file"]).graph.output
         assert [output.name for output in outputs] == ["features", "feature_lengths", "logits"]
     assert "| word, % (this file) |" in (exported / "README.md").read_text()
-
-
-def test_each_file_is_verified_once(saved, ssql, tmp_path, monkeypatch):
-    calls = []
-    real = export.verify
-    monkeypatch.setattr("export.write.verify", lambda *args: calls.append(args) or real(*args))
-    monkeypatch.setattr("export.verify", lambda *args: pytest.fail("verified a second time"))
-    ssql("export", "--encoder", saved, "--output", tmp_path, "--bit_width", "w8a8")
-    assert len(calls) == 1
 
 
 def test_verify_needs_only_the_file_and_the_encoder(exported, saved, ssql, capsys):
@@ -86,27 +83,25 @@ def measured(folder) -> dict:
     return row | {"weights_sha256": weights_sha256(encoder)}
 
 
-def test_a_later_export_joins_the_card_with_results_of_evaluate(saved, ssql, tmp_path):
-    ssql("export", "--encoder", saved, "--output", tmp_path / "files", "--bit_width", "w8a8")
+def test_a_later_export_joins_the_card_with_results_of_evaluate(saved, ssql, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "measure_files", unmeasured)
+    head = Head("ctc", 32, ["a", "b"], label="text")  # beside the encoder: it goes into the files
+    save_encoder(load_encoder(saved), tmp_path / "model", head=head)
+    words = ["--encoder", tmp_path / "model", "--output", tmp_path / "files"]
+    ssql("export", *words, "--bit_width", "fp", "--float16", "true")
     others = [
         {"weights_sha256": "f00d", "value": 1.0},
         {"metric": "knn", "value": 2.0},
         {"file_sha256": "1", "value": 3},
     ]
     (tmp_path / "accuracy.json").write_text(json.dumps([measured(saved) | other for other in ({}, *others)]))
-    words = ["--encoder", saved, "--output", tmp_path / "files", "--bit_width", "w4a8"]
-    ssql("export", *words, "--accuracy", tmp_path / "accuracy.json")
+    ssql("export", *words, "--bit_width", "w4a8", "--accuracy", tmp_path / "accuracy.json")
     config = json.loads((tmp_path / "files" / "config.json").read_text())
-    assert [entry["bit_width"] for entry in config["files"]] == ["w8a8", "w4a8"]
+    assert config["head"] == head.arguments
+    assert [entry["file"] for entry in config["files"]] == ["encoder-fp16.onnx", "encoder-int4.onnx"]
     assert config["files"][1]["accuracy"] == {}
     assert config["files"][1]["accuracy_in_torch"] == {"digit, %, linear probe": 81.25}
     assert "| digit, %, linear probe (torch) |" in (tmp_path / "files" / "README.md").read_text()
-
-    # A file that is another by now has no entry, and so no latency of before.
-    (tmp_path / "files" / "encoder-int8.onnx").write_bytes((tmp_path / "files" / "encoder-int4.onnx").read_bytes())
-    ssql("export", *words, "--overwrite", "true")
-    config = json.loads((tmp_path / "files" / "config.json").read_text())
-    assert [entry["file"] for entry in config["files"]] == ["encoder-int4.onnx"]
 
 
 def test_results_of_other_weights_ranges_or_heads_do_not_come_into_a_card(saved, ssql, tmp_path):
@@ -135,13 +130,6 @@ def test_results_of_other_weights_ranges_or_heads_do_not_come_into_a_card(saved,
     assert not (tmp_path / "files").exists()
 
 
-def test_a_head_beside_the_encoder_goes_into_the_file(saved, ssql, tmp_path):
-    head = Head("ctc", 32, ["a", "b"], label="text")
-    save_encoder(load_encoder(saved), tmp_path / "model", head=head)
-    ssql("export", "--encoder", tmp_path / "model", "--output", tmp_path / "files", "--bit_width", "w8a8")
-    assert json.loads((tmp_path / "files" / "config.json").read_text())["head"] == head.arguments
-
-
 def test_words_that_do_not_go_together_are_refused(saved, ssql, tmp_path):
     with pytest.raises(SystemExit, match="a task needs data to learn it from"):
         ssql("export", "--encoder", saved, "--output", tmp_path, "--task", "word")
@@ -150,8 +138,9 @@ def test_words_that_do_not_go_together_are_refused(saved, ssql, tmp_path):
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_bench_takes_files_and_leaves_rows_and_a_plot(exported, ssql, tmp_path, capsys):
+def test_bench_takes_files_and_leaves_rows_and_a_plot(exported, ssql, tmp_path, capsys, monkeypatch):
     files = [exported / "encoder-fp32.onnx", exported / "encoder-int8.onnx"]
+    monkeypatch.setattr("export.runtime.bench.COLD_STARTS", 1)
     ssql("bench", *files, "--seconds", "[0.5]", "--repeats", "2", "--output", tmp_path / "latency")
     rows = json.loads((tmp_path / "latency.json").read_text())
     assert [(row["file"], row["threads"]) for row in rows] == [(file.name, t) for t in (1, 2) for file in files]
@@ -160,12 +149,3 @@ def test_bench_takes_files_and_leaves_rows_and_a_plot(exported, ssql, tmp_path, 
     assert printed.count("encoder-int8") == 1 + 2  # a line of the files, two of the latencies
     with pytest.raises(SystemExit, match="nowhere.onnx does not exist"):
         ssql("bench", "nowhere.onnx")
-
-
-def test_float16_files_are_exported_beside_the_others(saved, ssql, tmp_path):
-    for words in ((), ("--float16", "true")):
-        ssql("export", "--encoder", saved, "--output", tmp_path, "--bit_width", "fp", *words)
-    full, half = ((tmp_path / f"encoder-{name}.onnx").stat().st_size for name in ("fp32", "fp16"))
-    assert half < full
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert [entry["file"] for entry in config["files"]] == ["encoder-fp32.onnx", "encoder-fp16.onnx"]

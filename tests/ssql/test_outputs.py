@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
-from written import to_file
+from written import to_file, unmeasured
 
 import export.write
 import export.write_stream
@@ -61,11 +61,6 @@ def graphs():
 @pytest.fixture
 def quick(monkeypatch, graphs):
     """Tracing once is enough, and measuring is not what is tested here."""
-    row = {"size_bytes": 1, "size_ratio": 1.0, "cold_start_ms": 1.0, "peak_memory_bytes": 1, "threads": 1}
-    row |= {"seconds": 1.0, "latency_ms": 1.0, "spread_ms": 0.1, "fastest_ms": 1.0, "speedup": 1.0}
-
-    def measure(files, *_):
-        return [row | {"file": Path(file).name, "real_time_factor": 0.1} for file in files]
 
     def build_once(module):
         build = module._build
@@ -77,7 +72,7 @@ def quick(monkeypatch, graphs):
 
         return built
 
-    monkeypatch.setattr(export, "measure_files", measure)
+    monkeypatch.setattr(export, "measure_files", unmeasured)
     for module in (export.write, export.write_stream):
         monkeypatch.setattr(module, "_build", build_once(module))
 

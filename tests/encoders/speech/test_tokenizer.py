@@ -12,7 +12,6 @@ from encoders import (
     load_encoder,
     load_tokenizer,
     save_encoder,
-    save_tokenizer,
 )
 
 
@@ -119,5 +118,5 @@ def test_damaged_tokenizer_says_what_is_wrong(encoder, tokenizer, tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="'linguistic.codebook' is NaN"):
         tokenizer.linguistic.codebook.fill_(torch.nan)
-        save_tokenizer(tokenizer, folder)
+        save_encoder(encoder, folder, overwrite=True, tokenizer=tokenizer)
     assert load_tokenizer(folder).linguistic.codebook.isfinite().all()

@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import onnx
 import pytest
 
 from encoders import check_folder_target
 from encoders.storage import files, ownership
-from encoders.storage.files import sole_writer, staged_file, staged_folder, write_bytes, write_json, write_text
+from encoders.storage.files import sole_writer, staged_file, staged_folder, utf8, write_json, write_together
 
 
 def listing(folder):
@@ -34,18 +35,18 @@ def test_a_file_takes_its_name_when_it_is_finished_and_not_before(tmp_path):
         staging.write_text("half")
         raise KeyboardInterrupt
     assert listing(tmp_path) == {"new": None, "a.txt": b"first"}
-    write_text("second, ä, \udcff", target)
+    write_together({target: utf8("second, ä, \udcff")})
     assert target.read_bytes() == "second, ä, \\udcff".encode()
 
 
 def test_a_relative_name_and_the_folder_one_stands_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_text("a", "a.txt")
+    write_together({Path("a.txt"): utf8("a")})
     assert listing(tmp_path) == {"a.txt": b"a"}
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     with staged_folder(".", anything) as staging:
-        write_text("b", staging / "b.txt")
+        write_together({staging / "b.txt": utf8("b")})
     assert listing(tmp_path) == {"a.txt": b"a", "empty": None, "b.txt": b"b"}
 
 
@@ -68,7 +69,7 @@ def test_a_full_disk_is_named_and_changes_nothing(kind, small_disk, tmp_path):
         target.write_bytes(b"old")
         before = listing(tmp_path)
         with pytest.raises(OSError, match="target was not written, and what was there is unchanged: File too large"):
-            write_bytes(bytes(10_001), target)
+            write_together({target: bytes(10_001)})
     else:
         target.mkdir()
         (target / "old").write_bytes(b"old")
@@ -77,7 +78,7 @@ def test_a_full_disk_is_named_and_changes_nothing(kind, small_disk, tmp_path):
             pytest.raises(OSError, match=r"/target was not written, and what was there is unchanged: File too large"),
             staged_folder(target, anything) as staging,
         ):
-            write_bytes(bytes(10_001), staging / "new")
+            write_together({staging / "new": bytes(10_001)})
     assert listing(tmp_path) == before
 
 
@@ -96,7 +97,7 @@ def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
         "mine/a.json": r"mine/a.json cannot be written: .*mine is not a folder",
     }.items():
         with pytest.raises(OSError, match=message):
-            write_text("text", tmp_path / name)
+            write_together({tmp_path / name: utf8("text")})
         with pytest.raises(OSError, match=message):
             ownership.refuse_foreign(tmp_path / name, ownership.RESULTS)
     assert sorted(os.listdir(tmp_path)) == before
@@ -170,7 +171,7 @@ def test_a_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypat
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    write_text("a", tmp_path / "a.txt")
+    write_together({tmp_path / "a.txt": utf8("a")})
     (tmp_path / ".b.txt.ssql-tmp").write_text("of somebody who may still be writing")
     files.remove_leftovers(tmp_path)
     with sole_writer(tmp_path / "c") as locked:
@@ -260,7 +261,7 @@ def test_ours_is_what_says_so(tmp_path):
 def test_a_folder_without_permission_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
     with pytest.raises(PermissionError, match=f"a.json cannot be written: no permission to write in {tmp_path}"):
-        write_text("a", tmp_path / "a.json")
+        write_together({tmp_path / "a.json": utf8("a")})
 
 
 def test_two_dots_are_the_folder_above_whatever_the_system_sees(tmp_path, monkeypatch):

@@ -50,8 +50,8 @@ MODES = {
     "lsq": ["--bit_width", "w4a4", "--quantizer", "lsq"],
     "random": ["--bit_width", "random"],
     "freeze": ["--bit_width", "w4a8", "--freeze", "true"],
-    "nf4": ["--model.learning.adapters.base", "nf4", "--model.precision.test_at", "[fp, w8a8]"],
-    "int8": ["--model.learning.adapters.base", "int8"],
+    "nf4": ["--model.adapters.base", "nf4", "--model.precision.test_at", "[fp, w8a8]"],
+    "int8": ["--model.adapters.base", "int8"],
     "8-bit": ["--model.optimizer", "bitsandbytes.optim.AdamW8bit", "--model.optimizer.min_8bit_size", "64"],
 }
 TESTED = {
@@ -344,8 +344,8 @@ def run_here(tmp_path, monkeypatch, pretrained):
         (["--quantizer", "lsq"], "quantizer lsq learns the steps of one bit-width, not of fp"),
         (["--bit_width", "random", "--quantizer", "lsq"], "not of random"),
         (["--bit_width", "w4a4", "--quantizer", "lsq", "--model.precision.test_at", "[w4a4, w8a8]"], "test_at w8a8"),
-        (["--bit_width", "w4a4", "--model.learning.adapters.base", "nf4"], "bit_width must be fp, not w4a4"),
-        (["--freeze", "true", "--model.learning.adapters.base", "nf4"], "choose one of them"),
+        (["--bit_width", "w4a4", "--model.adapters.base", "nf4"], "bit_width must be fp, not w4a4"),
+        (["--freeze", "true", "--model.adapters.base", "nf4"], "choose one of them"),
         (["--freeze", "true", "--bit_width", "w4a4", "--quantizer", "lsq"], "a frozen encoder does not"),
         (["--data", "Digits", "--task", "class"], "encoder takes audio, the data is image"),
         (["--data.batch_size", "60"], "56 training items on 1 process(es) do not fill one batch of 60"),

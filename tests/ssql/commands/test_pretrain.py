@@ -49,10 +49,16 @@ def run(folder: Path, *arguments: str, steps: int = 40) -> tuple[int, str]:
     return process.returncode, output
 
 
-def test_killed_and_resumed_run_ends_with_the_same_weights(tmp_path):
-    code, output = run(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    code, output = run(folder)
     assert code == 0, output
+    return folder
 
+
+def test_killed_and_resumed_run_ends_with_the_same_weights(whole, tmp_path):
     process = start(tmp_path / "killed")
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 600
@@ -68,22 +74,20 @@ def test_killed_and_resumed_run_ends_with_the_same_weights(tmp_path):
 
     code, output = run(tmp_path / "killed", "--resume", "true")
     assert code == 0, output
-    whole, killed = (
-        safetensors.torch.load_file(tmp_path / name / "encoder" / "model.safetensors") for name in ("whole", "killed")
+    expected, found = (
+        safetensors.torch.load_file(folder / "encoder" / "model.safetensors") for folder in (whole, tmp_path / "killed")
     )
-    assert whole.keys() == killed.keys()
-    assert all(torch.equal(whole[key], killed[key]) for key in whole)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
-def test_run_leaves_logs_of_losses_bits_and_collapse_and_a_calibrated_encoder(tmp_path):
-    code, output = run(tmp_path / "run", steps=10)
-    assert code == 0, output
-    logs = tmp_path / "run" / "logs" / "version_0"
+def test_run_leaves_logs_of_losses_bits_and_collapse_and_a_calibrated_encoder(whole):
+    logs = whole / "logs" / "version_0"
     header = (logs / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"loss", "loss_fp", "loss_quantized", "weight_bits", "activation_bits", "feature_std"} <= set(header)
     assert list(logs.glob("events.out.tfevents*"))
     assert (logs / "config.yaml").exists()
-    encoder = load_encoder(tmp_path / "run" / "encoder")
+    encoder = load_encoder(whole / "encoder")
     for bit_width in ("w8a8", "w4a8", "w2a2"):
         with quant.at(encoder, bit_width):  # one calibration serves them all
             pass

@@ -33,7 +33,7 @@ def test_evaluate_and_compare_leave_rows_tables_and_a_plot(encoder, tmp_path):
         }
     assert "± 0.0" in (tmp_path / "both" / "accuracy.md").read_text()
     with pytest.raises(FileExistsError, match="accuracy.json exists already"):
-        compare([], str(tmp_path / "both"))
+        compare([str(tmp_path / "0" / "accuracy.json")], str(tmp_path / "both"))
 
 
 def test_the_suite_puts_recognition_prosody_and_other_rows_side_by_side(encoder, tmp_path, monkeypatch):

@@ -160,7 +160,6 @@ def test_whitened_frames_have_unit_variance_in_the_leading_directions():
         (["--encoder", "VisionEncoder"], "tokens need an encoder of frames"),
         (["--data", "Digits"], "encoder takes audio, not image"),
         (["--linguistic_codes", "1"], "codebooks need two codes or more"),
-        (["--model.warmup", "2"], "warmup is a share of the run"),
         (["--resume", "true"], "nothing to resume"),
     ],
 )

@@ -50,7 +50,7 @@ def test_a_manifest_column_with_a_unit_is_a_number(folder):
     assert (data.classes, data.targets) == ({"word": ["a", "b"]}, {"pitch": "Hz"})
     assert (batch["labels"]["pitch"].tolist(), batch["labels"]["word"].tolist()) == ([90.0], [1])
     manifest.write_text("path,pitch (Hz)\nann/0_ann.wav,high\n")
-    with pytest.raises(ValueError, match=r"manifest row 2: pitch \(Hz\) is 'high', not a number"):
+    with pytest.raises(ValueError, match=r"manifest row 2: pitch \(Hz\) is 'high', not a finite number"):
         AudioFolder(str(folder), labels=str(manifest)).setup()
 
 

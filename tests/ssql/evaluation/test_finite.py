@@ -10,7 +10,7 @@ import torch
 
 from encoders import Tokenizer, load_encoder, save_encoder
 from ssql.cli import main
-from ssql.evaluation.finite import check_finite
+from ssql.evaluation.embeddings import check_finite
 from ssql.feature_files.recordings import check_features
 
 

@@ -33,7 +33,7 @@ def test_step_equals_a_naive_moco_at_two_precisions(build, naive, step, assert_s
 def test_queue_takes_the_keys_in_turn_and_is_in_the_checkpoint(build, step):
     model = build(MoCo, queue_size=20)
     before = model.queue.clone()
-    keys = F.normalize(model.teach([(model.augmentation.views[1], None)])[0])
+    keys = F.normalize(model.targets([None, (model.augmentation.views[1], None)], None)[0])
     step(model)
     assert torch.equal(model.queue[:12], before[8:])
     assert torch.allclose(model.queue[12:], keys, atol=1e-6)

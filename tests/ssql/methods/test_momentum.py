@@ -23,9 +23,9 @@ def test_teacher_gives_full_precision_targets_while_the_student_is_quantized(bui
     views = [(view, None) for view in model.augmentation.views]
     with quant.observe(model):
         model.branch(views)
-    plain = model.teach(views)
+    plain = model.targets(views, None)
     with quant.at(model, "w2a4"):
-        assert all(torch.equal(*pair) for pair in zip(model.teach(views), plain, strict=True))
+        assert all(torch.equal(*pair) for pair in zip(model.targets(views, None), plain, strict=True))
         assert not torch.allclose(model.branch(views).projections[0], plain[0], atol=1e-2)
 
 

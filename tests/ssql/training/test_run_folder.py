@@ -301,6 +301,18 @@ def test_ctrl_c_in_any_command_is_130_without_a_traceback(monkeypatch, capsys):
     assert capsys.readouterr().err == "ssql bench: interrupted\n"
 
 
+UNBROKEN = {}
+
+
+@pytest.fixture
+def whole(ssql, tmp_path):
+    """Weights of that run had nothing stopped it; one run serves all tests."""
+    if not UNBROKEN:
+        assert ssql("finetune", "--output", tmp_path / "whole")[0] == 0
+        UNBROKEN.update(weights(tmp_path / "whole" / "model"))
+    return UNBROKEN
+
+
 @pytest.fixture
 def half(ssql, tmp_path, monkeypatch):
     """A run of fine-tuning that can go on."""
@@ -349,19 +361,17 @@ def test_options_that_change_nothing_may_change(ssql, half, tmp_path, monkeypatc
     assert {row["method"] for row in json.loads((half / "results.json").read_text())} == {"x"}
 
 
-def test_a_run_in_a_moved_folder_still_knows_its_best_checkpoint(ssql, half, tmp_path):
-    assert ssql("finetune", "--output", tmp_path / "whole")[0] == 0
+def test_a_run_in_a_moved_folder_still_knows_its_best_checkpoint(ssql, half, whole, tmp_path):
     os.rename(half, tmp_path / "moved")
     code, said = ssql("finetune", "--output", tmp_path / "moved", "--resume", "true")
     assert code == 0, said
-    assert alike(weights(tmp_path / "whole" / "model"), weights(tmp_path / "moved" / "model"))
+    assert alike(whole, weights(tmp_path / "moved" / "model"))
 
 
-def test_a_damaged_last_checkpoint_is_one_sentence_or_an_older_one(ssql, half, tmp_path):
+def test_a_damaged_last_checkpoint_is_one_sentence_or_an_older_one(ssql, half, whole):
     (half / "checkpoints" / "last.ckpt").write_bytes(b"")
     assert ssql("finetune", "--output", half, "--resume", "true")[0] == 0
-    assert ssql("finetune", "--output", tmp_path / "whole")[0] == 0
-    assert alike(weights(tmp_path / "whole" / "model"), weights(half / "model"))
+    assert alike(whole, weights(half / "model"))
     for path in (half / "checkpoints").glob("*.ckpt"):
         path.write_bytes(b"PK")
     code, said = ssql("finetune", "--output", half, "--resume", "true")
@@ -370,7 +380,7 @@ def test_a_damaged_last_checkpoint_is_one_sentence_or_an_older_one(ssql, half, t
     assert "\n" not in said
 
 
-def test_a_full_disk_is_one_sentence_and_the_run_goes_on_afterwards(ssql, half, tmp_path):
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_afterwards(ssql, half, whole):
     before = contents(half)
     for way in ("--resume", "--overwrite"):  # a new run that leaves no checkpoint leaves the earlier one
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -384,8 +394,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_afterwards(ssql, half, 
         assert said.endswith("could not be written (File too large); earlier checkpoints are whole")
         assert contents(half) == before
     assert ssql("finetune", "--output", half, "--resume", "true")[0] == 0
-    assert ssql("finetune", "--output", tmp_path / "whole")[0] == 0
-    assert alike(weights(tmp_path / "whole" / "model"), weights(half / "model"))
+    assert alike(whole, weights(half / "model"))
 
 
 @pytest.fixture

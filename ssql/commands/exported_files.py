@@ -1,14 +1,28 @@
-"""The clips that files are verified with, and the labelled data of their heads."""
+"""What the commands that export and verify share: names of files, clips, labelled data of heads."""
+
+from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor
 
 import export as onnx_export
 from encoders import Encoder, Head
+from quant import parse_bit_width
 from ssql.data import DataModule
 from ssql.evaluation.probe_head import labelled_test
 
-# Of data that a file is verified with.
-CLIPS = 32
+NAMES = {"fp": "fp32", "w8a8": "int8", "w4a8": "int4"}
+CLIPS = 32  # of data that a file is verified with
+
+
+def file_paths(output: str, what: str, bit_widths: Sequence[str], float16: bool = False) -> dict[str, Path]:
+    """`<output>/<what>-int8.onnx` for w8a8, and so on, for each bit-width; of fp, `-fp16` where float16 is stored.
+
+    Raises:
+        ValueError: an unknown bit-width.
+    """
+    names = NAMES | ({"fp": "fp16"} if float16 else {})
+    return {b: Path(output) / f"{what}-{names.get(b) or parse_bit_width(b)}.onnx" for b in bit_widths}
 
 
 def labelled_of_head(data: DataModule | None, head: Head | None, task: str | None) -> onnx_export.Labelled | None:
