@@ -17,10 +17,9 @@ from encoders import Encoder, FrameEncoder, weights_sha256
 from ssql.data import DataModule
 from ssql.data.batch import collate
 from ssql.evaluation.calibration import inputs_of
-from ssql.evaluation.embeddings import ExportedFile
+from ssql.evaluation.embeddings import ExportedFile, check_finite
 from ssql.evaluation.error_rates import Edits, edits
 from ssql.evaluation.evaluate import BIT_WIDTHS, check_measurable
-from ssql.evaluation.finite import check_finite
 from ssql.evaluation.probes import resamples
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer, Row, in_full_precision, quantized
 from ssql.evaluation.reader import Reader
