@@ -19,8 +19,9 @@ def check_labels(data: DataModule, tasks: Sequence[str]) -> None:
         ValueError: a split without items, a single class in training, a number to predict that is not finite, or the
             same for every item that it is measured on; the sentence names task and split.
     """
-    for split in ("train", *data.test_splits):
-        held = in_memory(data.dataset(split))
+    splits = {split: data.dataset(split) for split in ("train", *data.test_splits)}  # an empty one is said first
+    for split, dataset in splits.items():
+        held = in_memory(dataset)
         for task in tasks:
             if held is None or task not in held.labels:
                 continue

@@ -68,7 +68,7 @@ PLAIN = (
     (r"\[ONNXRuntimeError\] : \d+ : \w+ : ", ""),
     (r"Not a valid subclass of (\w+)(?:\. Got value: [^;]*)?", r"not the name of a \1"),
 )  # fmt: skip
-LONGEST = 500  # characters of a sentence
+LONGEST = 1500  # characters of a sentence
 DOCTOR = "`ssql doctor` says what does not load, and the command that mends it"
 
 

@@ -16,14 +16,7 @@ WAVEFORMS = {"width": 32, "heads": 2, "extractor_width": 32, "position_kernel": 
 BASE = {"extractor_norm": "group", "extractor_bias": False, "norm_first": False, "normalize_epsilon": None}
 FAMILIES = {
     "speech_transformer": {"width": 32, "depth": 2, "heads": 2},
-    "wav2vec2": {
-        "width": 32,
-        "depth": 2,
-        "heads": 2,
-        "extractor_width": 32,
-        "position_kernel": 16,
-        "position_groups": 4,
-    },
+    "wav2vec2": WAVEFORMS | {"depth": 1},
     "hubert": WAVEFORMS | BASE | {"depth": 1},
     "wavlm": WAVEFORMS | {"depth": 2},
     "conformer": {"width": 32, "depth": 2, "heads": 2, "kernel": 7},
@@ -114,7 +107,8 @@ def test_it_is_saved_and_takes_an_ssql_step(name, tmp_path):
     assert all(weight.grad.isfinite().all() for weight in method.encoder.parameters())
 
 
-@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"hubert"}))  # in published/test_wav2vec2.py
+# HuBERT and WavLM in published/test_wav2vec2.py.
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"hubert", "wavlm"}))
 def test_its_files_agree_with_torch(name, tmp_path):
     bit_width = "w4a8"
     encoder = calibrated(build(name))
@@ -122,6 +116,4 @@ def test_its_files_agree_with_torch(name, tmp_path):
     result = export.verify(path, encoder, bit_width, clips=clips())
     assert result.passed, result
     operators = export.integer_operators(path)
-    assert operators.get("MatMulIntegerToFloat", 0) + operators.get("QLinearConv", 0) >= (
-        2 if name == "mel_cnn" else 12
-    )
+    assert operators.get("MatMulIntegerToFloat", 0) + operators.get("QLinearConv", 0) >= (2 if name == "mel_cnn" else 6)

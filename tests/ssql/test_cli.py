@@ -127,6 +127,11 @@ BAD_LINES = {
         "there is no class SpeechTransformr: did you mean SpeechTransformer?",
     "pretrain --config nowhere.yaml": "nowhere.yaml",
     "verify --encode x --file y": "did you mean --encoder?",
+    "features a.wav --encoder x --output y --batch_size 99999999999999999999": "--batch_size must be from",
+    "bench x.onnx --threads [1,99999999999999999999]": "--threads must be from",
+    "finetune --encoder x --task w --data Digits --output y --trainer.max_steps 99999999999999999999":
+        "--trainer.max_steps must be from",
+    "calibrate --encoder x --data {} --output y": "not the name of a DataModule",
     "export --encoder x --outpu y": "did you mean --output?",
 }  # fmt: skip
 

@@ -68,9 +68,12 @@ def rewrite(folder, name, change):
         (lambda c: c["arguments"].update(positions=[1]), "arguments: positions must be a whole number .* or null, not"),
         (
             lambda c: c["arguments"].update(log_mel="loud"),
-            "log_mel must be one of causal, whisper, not 'loud'",
+            "log_mel must be one of causal, whisper, whisper_filled, not 'loud'",
         ),
-        (lambda c: c["arguments"].update(log_mel=[]), r"arguments: log_mel must be one of causal, whisper, not \[\]"),
+        (
+            lambda c: c["arguments"].update(log_mel=[]),
+            r"arguments: log_mel must be one of causal, whisper, whisper_filled, not \[\]",
+        ),
         (lambda c: c["arguments"].update(n_mels=81), "n_mels must be 80 or 128, got 81"),
         (
             lambda c: c["arguments"].update(wide=3),

@@ -8,7 +8,7 @@ from written import to_file
 import quant
 from encoders import SpeechTransformer
 from export.check.departure import find_departure
-from export.check.following import Followed, Place, _compare
+from export.check.following import Followed, _compare
 from export.graph.pipeline import Pipeline
 from quant import parse_bit_width
 
@@ -63,7 +63,7 @@ def test_values_at_an_edge_may_fall_to_the_other_side_and_no_others(encoder):
     def compare(steps: float, found: int) -> tuple[bool, int]:
         followed = Followed()
         values = torch.tensor([1.0, steps]) * scale
-        equal = _compare(followed, layer, run, values, torch.tensor([6, found + 5]), Place("x", float(scale), 5))
+        equal = _compare(followed, layer, run, values, torch.tensor([1.0, found]), scale, bias=0.0)
         assert followed.roundings == 2
         return equal, followed.at_edge
 

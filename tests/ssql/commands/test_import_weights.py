@@ -20,7 +20,7 @@ model:
   class_path: Distillation
   init_args:
     encoder: {class_path: encoders.init_from, init_args: {folder: FOLDER}}
-    augmentation: {class_path: ssql.augment.SpeechAugmentation, init_args: {min_crop: 1.0, mel_scale: 1.0}}
+    augmentation: {class_path: ssql.augment.SpeechAugmentation}
 data: {class_path: ssql.data.AudioFolder, init_args: {root: CLIPS, batch_size: 2, num_workers: 0}}
 calibration_batches: 1
 """
