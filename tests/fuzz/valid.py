@@ -112,7 +112,7 @@ PRETRAIN_MORE = OVERWRITE | MORE_TRAINER | MORE_DATA | {
 COMMANDS = [
     Valid("import", _options(weights=("published", "input_folder"), layout=("whisper", "choice"),
                              output=("out/new", "output")),
-          OVERWRITE | {"heads": "count_or_null"}, reads=("published",), existing="models/imported",
+          OVERWRITE | {"heads": "count_or_null", "fill": "bool"}, reads=("published",), existing="models/imported",
           products=ENCODER_FILES),
     Valid("pretrain", _options(config=("configs/pretrain.yaml", "input_file"), output=("out/new", "output")),
           PRETRAIN_MORE, reads=("configs/pretrain.yaml",), existing="runs/pretrain", products=RUN + "encoder(/.*)?"),
@@ -155,7 +155,7 @@ COMMANDS = [
           reads=("runs/finetune/model", "audio"), existing="models/imported", products=ENCODER_FILES, weight=3),
     Valid("evaluate", _options(MANIFEST, BITS, SMALL, encoders__a=ENCODER, output=("out/new", "output"),
                                tasks=("[speaker]", "tasks")),
-          OVERWRITE | MORE_DATA | {"data.max_seconds": "rate", "quantizers": "mapping"},
+          OVERWRITE | MORE_DATA | {"data.max_seconds": "rate", "quantizers": "mapping", "reader": "class"},
           reads=("models/speech", "audio", "manifest.csv"), existing="results/a", products=r"accuracy\.\w+"),
     Valid("evaluate", _options(IMAGES, BITS, SMALL, encoders__a=("models/vision", "artifact"),
                                output=("out/new", "output")),
