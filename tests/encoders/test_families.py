@@ -107,8 +107,8 @@ def test_it_is_saved_and_takes_an_ssql_step(name, tmp_path):
     assert all(weight.grad.isfinite().all() for weight in method.encoder.parameters())
 
 
-# HuBERT and WavLM in published/test_wav2vec2.py.
-@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"hubert", "wavlm"}))
+# WavLM, which has all that the others of waveforms have, in published/test_wav2vec2.py.
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"wav2vec2", "hubert", "wavlm"}))
 def test_its_files_agree_with_torch(name, tmp_path):
     bit_width = "w4a8"
     encoder = calibrated(build(name))
