@@ -46,6 +46,8 @@ class OnnxEncoder:
 
     def __init__(self, path: str | Path, *, threads: int = 0, exact: bool = True) -> None:
         self.path = Path(path)
+        if self.path.is_dir():
+            raise ValueError(f"{path} is a folder: give an .onnx file that ssql export wrote")
         if not self.path.is_file():
             raise FileNotFoundError(f"{path} does not exist")
         options = session_options(threads, exact)
@@ -85,6 +87,8 @@ class OnnxEncoder:
         samples = np.asarray(samples)
         if samples.ndim != 1:
             raise ValueError(f"samples must be mono, of shape (samples,), got {samples.shape}: take one channel")
+        if samples.dtype.kind in "iu" and samples.dtype != np.int16:
+            raise ValueError(f"samples must be floats from -1 to 1, or int16, got {samples.dtype}")
         samples = samples / 32768 if samples.dtype == np.int16 else samples
         if not np.isfinite(samples).all():
             raise ValueError("samples are NaN or infinite")
