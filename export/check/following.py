@@ -240,13 +240,22 @@ def _places(graph: onnx.GraphProto, encoder: nn.Module, run: BitWidth, floats: b
 
 def _by_token(product: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> Place | None:
     """Integers that take their scale and zero point from the token they are in: Clip(Round(x / scale) + zero point)."""
+    tokens = clip_and_quotient(product, makers)
+    if tokens is None:
+        return None
+    clip, divided = tokens
+    return Place(str(clip.output[0]), str(divided.input[1]), str(makers[clip.input[0]].input[1]))
+
+
+def clip_and_quotient(
+    product: onnx.NodeProto, makers: dict[str, onnx.NodeProto]
+) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
+    """Clip and Div of the integers of tokens that a product takes, as they are or times their scale; None of others."""
     clip = makers.get(product.input[0])
     while clip is not None and clip.op_type in ("Cast", "Mul", "Sub"):
         clip = makers.get(clip.input[0])
-    steps = quotient(clip, makers)
-    if clip is None or steps is None:
-        return None
-    return Place(str(clip.output[0]), str(steps.input[1]), str(makers[clip.input[0]].input[1]))
+    divided = quotient(clip, makers)
+    return None if clip is None or divided is None else (clip, divided)
 
 
 def quotient(clip: onnx.NodeProto | None, makers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:

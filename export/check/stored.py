@@ -7,7 +7,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from export.check.following import quotient
+from export.check.following import clip_and_quotient
 from export.graph.packing import stored_weight, weight_name
 from export.graph.qdq import activation_range
 from quant import BitWidth, QuantActivation, QuantLayer
@@ -119,21 +119,19 @@ class _Graph:
 
     def top_of_tokens(self, product: onnx.NodeProto) -> np.ndarray:
         """Largest integer of a product's input, whose tokens each have a range."""
-        return self.value(self._clip_of_tokens(product).input[2])
+        clip, _ = self._tokens(product)
+        return self.value(clip.input[2])
 
-    def _clip_of_tokens(self, product: onnx.NodeProto) -> onnx.NodeProto:
-        node = self.makers[product.input[0]]
-        while node.op_type in ("Cast", "Mul", "Sub"):
-            node = self.makers[node.input[0]]
-        if quotient(node, self.makers) is None:
+    def _tokens(self, product: onnx.NodeProto) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+        tokens = clip_and_quotient(product, self.makers)
+        if tokens is None:
             raise KeyError(f"{product.name} takes no integers of tokens")
-        return node
+        return tokens
 
     def shift(self, product: onnx.NodeProto, per_token: bool) -> np.ndarray:
         """What is taken off a product's input, (in,), before it is clipped and quantized."""
         if per_token:
-            divided = quotient(self._clip_of_tokens(product), self.makers)
-            assert divided is not None
+            _, divided = self._tokens(product)
             return self.value(self.makers[divided.input[0]].input[1])
         node = self.makers[self.makers[product.input[0]].input[0]]
         while node.op_type != "Sub":

@@ -1,9 +1,7 @@
 """`ssql evaluate`: probes or a frozen reader of encoders and exported files at bit-widths."""
 
-from pathlib import Path
-
 from quant.checks import check_at_least
-from ssql.commands.results import add_to_cards, load_measured, result_files, save_results
+from ssql.commands.results import add_to_cards, load_measured, reserved_results, result_files, save_results
 from ssql.data import DataModule
 from ssql.evaluation.evaluate import BIT_WIDTHS
 from ssql.evaluation.evaluate import evaluate as evaluate_encoders
@@ -12,7 +10,7 @@ from ssql.evaluation.reader import Reader
 from ssql.evaluation.reading import read_at_bit_widths
 from ssql.evaluation.whisper_decoder import WhisperDecoder  # noqa: F401  known by its name to --reader
 from ssql.reports.figures import accuracy_figure
-from ssql.reports.result_files import refuse_existing, reserved
+from ssql.reports.result_files import refuse_existing
 from ssql.reports.tables import markdown_report
 from ssql.terminal.checks import not_empty
 
@@ -65,7 +63,7 @@ def evaluate(
     if reader is not None and tasks is not None:
         raise ValueError("a reader reads texts, and no tasks: give --reader or --tasks")
     loaded = load_measured(encoders)
-    with reserved(Path(output) / "accuracy", result_files(output, "accuracy"), overwrite):
+    with reserved_results(output, "accuracy", overwrite):
         if reader is None:
             rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches, quantizers)
         else:
