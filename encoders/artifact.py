@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ from encoders.storage.folder import (
 )
 from quant import BitWidth, Policy, QuantLayer, corrected_bit_widths, is_prepared, parse_bit_width, prepare, unprepare
 from quant.activation import RANGE_BUFFERS
-from quant.bias_correction import add_corrections
+from quant.bias_correction import add_corrections, add_roundings, rounded_bit_widths
 from quant.learned_steps import add_steps
 
 FORMAT_VERSION = 3
@@ -42,7 +43,7 @@ def save_encoder(
     head: Head | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> None:
-    """Write an encoder, prepared or not, with policy, ranges, learned steps, bias corrections; head and tokenizer.
+    """Write an encoder, prepared or not, with policy, ranges, learned steps, corrections, chosen integers; head and tokenizer.
 
     The folder appears whole or not at all: files are written beside it and renamed. Only an empty folder, or one that
     holds nothing but what this function wrote, is replaced; the encoder may have been loaded from it.
@@ -68,6 +69,8 @@ def save_encoder(
         config["learned_steps"] = str(mode.learned)
     if mode is not None and corrected_bit_widths(encoder):
         config["bias_corrections"] = [str(run) for run in corrected_bit_widths(encoder)]
+    if mode is not None and rounded_bit_widths(encoder):
+        config["rounded_weights"] = [str(run) for run in rounded_bit_widths(encoder)]
 
     with staged_folder(folder, partial(check_folder_target, overwrite=overwrite)) as staging:
         save_part(encoder, config, staging, CONFIG, WEIGHTS, RANGE_BUFFERS)
@@ -112,11 +115,8 @@ def load_encoder(
         check_arguments(ENCODERS[name], arguments, "arguments")
         ENCODERS[name].check_description(arguments)
         check_arguments(Policy, config.get("policy", {}), "policy")
-        corrected = config.get("bias_corrections", [])
-        if not isinstance(corrected, list):
-            raise ValueError(f"bias_corrections must be a list of bit-widths, not {corrected!r:.60}")
+        corrections, roundings = (_bit_widths(config, key) for key in ("bias_corrections", "rounded_weights"))
         steps = _bit_width(config["learned_steps"], "learned_steps") if "learned_steps" in config else None
-        corrections = [_bit_width(bit_width, "bias_corrections") for bit_width in corrected]
         check_architecture(lambda: ENCODERS[name](**arguments), folder / WEIGHTS)
         encoder = ENCODERS[name](**arguments)
         if "policy" in config:
@@ -125,8 +125,17 @@ def load_encoder(
             add_steps(encoder, steps)
         for bit_width in corrections:
             add_corrections(encoder, bit_width)
+        for bit_width in roundings:
+            add_roundings(encoder, bit_width)
     load_weights(encoder, folder / WEIGHTS, config[CHECKSUM])
     return encoder.eval().to(device=device, dtype=dtype)
+
+
+def _bit_widths(config: dict[str, Any], key: str) -> list[BitWidth]:
+    texts = config.get(key, [])
+    if not isinstance(texts, list):
+        raise ValueError(f"{key} must be a list of bit-widths, not {texts!r:.60}")
+    return [_bit_width(text, key) for text in texts]
 
 
 def _bit_width(text: object, key: str) -> BitWidth:

@@ -22,6 +22,7 @@ from quant.prepare import (
 from quant.quantize import quantize
 from quant.ranges.calibration import calibrate, observe
 from quant.ranges.observers import MeanSquaredError, MinMax, MovingAverage, Observer
+from quant.rounding.walk import RoundedLayer, round_weights
 from quant.sensitivity import Sensitivity, model_bytes, policy_within, sensitivities
 
 # For users; the other packages take more.
@@ -40,6 +41,7 @@ __all__ = [
     "policy_within",
     "prepare",
     "quantize",
+    "round_weights",
     "sensitivities",
     "unprepare",
 ]

@@ -71,6 +71,26 @@ def add_corrections(model: nn.Module, run: BitWidth) -> None:
         layer.add_correction(run)
 
 
+def add_roundings(model: nn.Module, run: BitWidth) -> None:
+    """Buffers for the integers of a bit-width, for a state dict that has them to fill in.
+
+    Raises:
+        ValueError: full precision, or a model that is not prepared.
+    """
+    check_correctable(run)
+    for layer in quant_layers(model).values():
+        layer.add_rounding(run)
+
+
+def rounded_bit_widths(model: nn.Module) -> list[BitWidth]:
+    """The bit-widths whose integers were chosen on data (`round_weights`).
+
+    Raises:
+        ValueError: a model that is not prepared.
+    """
+    return list(dict.fromkeys(run for layer in quant_layers(model).values() for run in layer.rounded))
+
+
 def check_correctable(bit_width: str | BitWidth) -> None:
     """Raise ValueError for a bit-width that cannot have corrections: an unknown one, or full precision."""
     if parse_bit_width(bit_width) == FULL_PRECISION:
@@ -87,7 +107,7 @@ def corrected_bit_widths(model: nn.Module) -> list[BitWidth]:
 
 
 def drop_corrections(model: nn.Module) -> list[BitWidth]:
-    """Forget the corrections of all bit-widths, in place: they belong to the weights and ranges they were found with.
+    """Forget the corrections and the chosen integers of all bit-widths, in place: they belong to the weights and ranges they were found with.
 
     Returns:
         the bit-widths that had some.

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from quant.activation import Mode, QuantActivation
 from quant.bits import FLOAT_BITS, BitWidth
-from quant.grid.affine import SMALLEST_SCALE, fake_quantize_tokens, quantize
+from quant.grid.affine import SMALLEST_SCALE, dequantize, fake_quantize_tokens, quantize
 from quant.grid.lsq import fake_quantize_learned
 from quant.grid.weights import as_rows, best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
 from quant.policy import LayerRule
@@ -14,6 +14,10 @@ from quant.policy import LayerRule
 
 def _correction_name(run: BitWidth) -> str:
     return f"bias_correction_{run}"
+
+
+def _rounding_names(run: BitWidth) -> tuple[str, str]:
+    return f"weight_integers_{run}", f"weight_scale_{run}"
 
 
 class QuantLayer(QuantActivation):
@@ -24,11 +28,14 @@ class QuantLayer(QuantActivation):
     Attributes:
         weight_step: Parameter, shape (rows, 1, ...), the learned scales; None until `quant.learn_steps`.
         corrected: bit-widths that have a bias correction, a buffer of shape (out,) each: see `quant.correct_bias`.
+        rounded: bit-widths whose integers were chosen on data, buffers of the weight's shape, int8, and of the scales,
+            shape (out, groups): see `quant.round_weights`. The others round to the nearest.
     """
 
     weight: Tensor
     weight_step: nn.Parameter | None
     corrected: tuple[BitWidth, ...] = ()
+    rounded: tuple[BitWidth, ...] = ()
 
     # Of the outputs.
     channels_axis = 1
@@ -39,7 +46,7 @@ class QuantLayer(QuantActivation):
         self.register_parameter("weight_step", None)
 
     def detach(self) -> None:
-        """Undo `attach`, `add_steps` and `add_correction`."""
+        """Undo `attach`, `add_steps`, `add_correction` and `add_rounding`."""
         self.drop_corrections()
         super().detach()
 
@@ -50,16 +57,40 @@ class QuantLayer(QuantActivation):
             rows = as_rows(self.weight.detach(), self.rule.granularity)
             self.weight_step = nn.Parameter(weight_scale(rows, bits.weight, self._clip_ratio(rows, bits.weight)))
 
-    def add_correction(self, run: BitWidth) -> None:
-        """A bias correction of zeros for a run of the model."""
-        self.register_buffer(_correction_name(run), torch.zeros(len(self.weight), device=self.weight.device))
+    def add_correction(self, run: BitWidth, values: Tensor | None = None) -> None:
+        """A bias correction for a run of the model, shape (out,); of zeros when None."""
+        values = torch.zeros(len(self.weight), device=self.weight.device) if values is None else values
+        self.register_buffer(_correction_name(run), values)
         self.corrected = tuple(dict.fromkeys([*self.corrected, run]))
 
+    def add_rounding(self, run: BitWidth, integers: Tensor | None = None, scale: Tensor | None = None) -> None:
+        """Integers and scales of the weight's own for a run of the model; the nearest ones when None.
+
+        Args:
+            run: of the model.
+            integers: int8, the weight's shape.
+            scale: shape (out, groups), float32.
+        """
+        if self.bits_at(run).weight == FLOAT_BITS:
+            return
+        if integers is None or scale is None:
+            self.rounded = tuple(each for each in self.rounded if each != run)
+            integers, scale = self.weight_integers(run)
+        for name, values in zip(_rounding_names(run), (integers, scale), strict=True):
+            self.register_buffer(name, values.to(self.weight.device).contiguous())
+        self.rounded = tuple(dict.fromkeys([*self.rounded, run]))
+
     def drop_corrections(self) -> None:
-        """Forget the bias corrections of all bit-widths."""
-        for run in self.corrected:
-            delattr(self, _correction_name(run))
-        self.corrected = ()
+        """Forget the bias corrections and the chosen integers of all bit-widths."""
+        for run in {*self.corrected, *self.rounded}:
+            self.drop_run(run)
+
+    def drop_run(self, run: BitWidth) -> None:
+        """Forget the bias correction and the chosen integers of one run of the model."""
+        for name in (_correction_name(run), *_rounding_names(run)):
+            self._buffers.pop(name, None)
+        self.corrected = tuple(each for each in self.corrected if each != run)
+        self.rounded = tuple(each for each in self.rounded if each != run)
 
     def correction(self, run: BitWidth) -> Tensor:
         """What is taken off the bias in a run of the model, shape (out,)."""
@@ -87,12 +118,16 @@ class QuantLayer(QuantActivation):
         shape[self.channels_axis] = -1
         return values.view(shape)
 
-    def weight_integers(self, bits: int) -> tuple[Tensor, Tensor]:
-        """Integers and scale at a bit-width: those every export stores.
+    def weight_integers(self, run: BitWidth) -> tuple[Tensor, Tensor]:
+        """Integers and scale in a run of the model: those every export stores.
 
         Returns:
             int8 integers, shape (out, in, ...); scale, shape (out, groups): one group unless `per_group_<g>`.
         """
+        if run in self.rounded:
+            integers, scale = map(self.get_buffer, _rounding_names(run))
+            return integers, scale
+        bits = self.bits_at(run).weight
         rows = as_rows(self.weight.detach(), self.rule.granularity)
         if self.weight_step is not None:
             scale = self.weight_step.detach().clamp_min(SMALLEST_SCALE)
@@ -105,16 +140,30 @@ class QuantLayer(QuantActivation):
     def quantized_weight(self) -> Tensor:
         """The weight on the grid of the current run; computed once a run when the run reuses weights."""
         run = self.mode.run
-        bits = self.bits_at(run.bit_width).weight
-        if bits == FLOAT_BITS:
+        if self.bits_at(run.bit_width).weight == FLOAT_BITS:
             return self.weight
         if run.weights is None:
-            return self._fake_quantized(bits)
+            return self._fake_quantized(run.bit_width)
         if id(self) not in run.weights:
-            run.weights[id(self)] = self._fake_quantized(bits)
+            run.weights[id(self)] = self._fake_quantized(run.bit_width)
         return run.weights[id(self)]
 
-    def _fake_quantized(self, bits: int) -> Tensor:
+    def weight_at(self, run: BitWidth) -> Tensor:
+        """The weight in a run of the model, float32, without a gradient."""
+        if self.bits_at(run).weight == FLOAT_BITS:
+            return self.weight.detach().float()
+        integers, scale = self.weight_integers(run)
+        return dequantize(integers.view(*scale.shape, -1), scale.unsqueeze(-1)).view_as(self.weight)
+
+    def seen(self, values: Tensor) -> Tensor:
+        """What the weight meets in the current run: an input of any shape, on its grid."""
+        bits = self.bits_at(self.mode.run.bit_width).activation
+        return values if bits == FLOAT_BITS else self.denormalized(self.on_grid(self.normalized(values), bits))
+
+    def _fake_quantized(self, run: BitWidth) -> Tensor:
+        if run in self.rounded:
+            return self.weight_at(run).to(self.weight.dtype)
+        bits = self.bits_at(run).weight
         rows = as_rows(self.weight, self.rule.granularity)
         if self.weight_step is not None:
             count = rows[0].numel()

@@ -213,16 +213,16 @@ def _alone(model: nn.Module, layer: QuantLayer, bits: int) -> Iterator[None]:
     for activation in activations.values():
         activation.rule = replace(activation.rule, weight=FLOAT_BITS, activation=FLOAT_BITS)
     layer.rule = replace(layer.rule, weight=bits)
-    # Corrections are of whole runs, not of this one layer.
+    # Corrections and chosen integers are of whole runs, not of this one layer.
     layers = quant_layers(model)
-    corrected = {name: each.corrected for name, each in layers.items()}
+    of_runs = {name: (each.corrected, each.rounded) for name, each in layers.items()}
     for each in layers.values():
-        each.corrected = ()
+        each.corrected = each.rounded = ()
     try:
         with at(model, BitWidth(bits, FLOAT_BITS), reuse_weights=True):
             yield
     finally:
         for name, each in layers.items():
-            each.corrected = corrected[name]
+            each.corrected, each.rounded = of_runs[name]
         for name, activation in activations.items():
             activation.rule = before[name]

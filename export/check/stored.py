@@ -33,20 +33,21 @@ def _equal(graph: "_Graph", name: str, layer: QuantActivation, run: BitWidth) ->
         bits = layer.bits_at(run).activation
         return bits == FLOAT_BITS or graph.quantizes(*(_array(value) for value in layer.activation_qparams(bits)))
     try:
-        pairs = list(_pairs(graph, name, layer, layer.bits_at(run)))
+        pairs = list(_pairs(graph, name, layer, run))
     except (KeyError, IndexError, ValueError):
         return False  # an operator or initializer that belongs to the layer is not there, or of another shape
     return all(np.array_equal(found, expected) for found, expected in pairs)
 
 
-def _pairs(graph: "_Graph", name: str, layer: QuantLayer, bits: BitWidth) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _pairs(graph: "_Graph", name: str, layer: QuantLayer, run: BitWidth) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Found and expected numbers of one layer: integers of the weight as they are, all else as float64."""
+    bits = layer.bits_at(run)
     if bits.weight == FLOAT_BITS:
         # The exporter may fold a normalization into a float weight: its values are the features' business.
         product = graph.takers[f"encoder.{name}.weight", 1]
     else:
         product, found_integers, found_scale = graph.weight(name, bits.weight)
-        integers, scale = layer.weight_integers(bits.weight)
+        integers, scale = layer.weight_integers(run)
         # Flat, because a kernel in groups is stored as (out, in * ...).
         yield found_integers.flatten(), _in_file_order(integers, product).numpy().flatten()
         yield found_scale, _array(_in_file_order(scale, product) if scale.shape[1] > 1 else scale.flatten())

@@ -141,7 +141,7 @@ class QdqLayer(QdqActivation):
             self.register_buffer("weight", weight.T.contiguous() if self.is_linear else weight)
             on_grid = weight
         else:
-            integers, scale = layer.weight_integers(self.bits.weight)
+            integers, scale = layer.weight_integers(run)
             on_grid = None
             if self.activation_shift is not None:
                 on_grid = dequantize(integers.view(*scale.shape, -1), scale.unsqueeze(-1)).view_as(layer.weight)

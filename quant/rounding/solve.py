@@ -1,0 +1,150 @@
+"""Integers and scales of one weight matrix that keep its products with data, not its numbers, close."""
+
+import torch
+from torch import Tensor
+
+from quant.grid.affine import SMALLEST_SCALE, integer_range
+
+# Fractions of a row's largest magnitude that the search for a scale tries.
+FRACTIONS = tuple(1 - k / 50 for k in range(30))
+# Share of the mean variance that is added to each: keeps channels that never vary from taking any number.
+DAMPING = 0.01
+# Columns whose errors are passed on to the rest at once.
+COLUMNS = 128
+
+
+def round_for_outputs(target: Tensor, moment: Tensor, bits: int, group: int, sweeps: int = 4) -> tuple[Tensor, Tensor]:
+    """Integers and scales that make tr((Q - T) M (Q - T)^T) small, Q = integers * scale, T the target.
+
+    GPTQ (Frantar et al. 2023, Algorithm 1, columns by falling variance) gives the first integers. Then each column in
+    turn takes the integers that are best while the others stand (coordinate descent: QuantEase, Behdin et al. 2023),
+    and each scale its best value.
+
+    Args:
+        target: shape (rows, inputs), the weight that would be best without a grid.
+        moment: shape (inputs, inputs), second moment or covariance of the inputs.
+        bits: 2 to 8.
+        group: neighbouring inputs that share a scale; it divides the inputs.
+        sweeps: of coordinate descent.
+
+    Returns:
+        int8 integers, shape (rows, inputs); scale, shape (rows, inputs / group), float32.
+    """
+    moment = moment.double()
+    mean = moment.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    moment = (moment / mean).float()
+    moment.diagonal().add_(DAMPING)
+    order = moment.diagonal().argsort(descending=True)
+    back = order.argsort()
+    factor = inverse_factor(moment[order][:, order])
+    scale = first_scale(target, factor.diagonal()[back].square().reciprocal(), bits, group)
+    columns = torch.arange(target.shape[1], device=target.device) // group
+    steps = scale[:, columns]
+    integers = gptq(target[:, order], factor, steps[:, order], bits)[:, back]
+    for _ in range(sweeps):
+        scale = best_scale(integers, target, moment, scale)
+        integers = descend(integers, target, moment, scale[:, columns], bits)
+    return integers.to(torch.int8), best_scale(integers, target, moment, scale)
+
+
+def inverse_factor(moment: Tensor) -> Tensor:
+    """Upper Cholesky factor of the inverse of a positive definite matrix, float32."""
+    lower = torch.linalg.cholesky(moment.double())
+    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True).float()
+
+
+def first_scale(target: Tensor, costs: Tensor, bits: int, group: int) -> Tensor:
+    """The scale of each row and group with the least error when each weight is rounded by itself.
+
+    Args:
+        target: shape (rows, inputs).
+        costs: shape (inputs,), of a squared error of one in each column.
+        bits: 2 to 8.
+        group: neighbouring inputs that share a scale.
+
+    Returns:
+        shape (rows, inputs / group).
+    """
+    low, high = integer_range(bits, signed=True)
+    grouped, costs = target.unflatten(1, (-1, group)), costs.view(-1, group)
+    full = (grouped.abs().amax(dim=2, keepdim=True) / ((high - low) / 2)).clamp_min(SMALLEST_SCALE)
+    best, least = full, torch.full_like(full, torch.inf)
+    for fraction in FRACTIONS:
+        scale = full * fraction
+        error = ((grouped / scale).round().clamp(low, high) * scale - grouped).square().mul(costs).sum(2, keepdim=True)
+        best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
+    return best.squeeze(2)
+
+
+def gptq(target: Tensor, factor: Tensor, steps: Tensor, bits: int) -> Tensor:
+    """Integers column by column, each column's error made up for by those that follow.
+
+    Args:
+        target: shape (rows, inputs).
+        factor: shape (inputs, inputs), from `inverse_factor`.
+        steps: shape (rows, inputs), the scale of each weight.
+        bits: 2 to 8.
+    """
+    low, high = integer_range(bits, signed=True)
+    rest, integers = target.clone(), torch.empty_like(target)
+    for start in range(0, target.shape[1], COLUMNS):
+        part = slice(start, start + COLUMNS)
+        inner, values = factor[part, part], rest[:, part].clone()
+        errors = torch.empty_like(values)
+        for j in range(values.shape[1]):
+            step = steps[:, start + j]
+            integers[:, start + j] = (values[:, j] / step).round().clamp(low, high)
+            errors[:, j] = (values[:, j] - integers[:, start + j] * step) / inner[j, j]
+            values[:, j:] -= errors[:, j : j + 1] * inner[j, j:]
+        rest[:, start + COLUMNS :] -= errors @ factor[part, start + COLUMNS :]
+    return integers
+
+
+def descend(integers: Tensor, target: Tensor, moment: Tensor, steps: Tensor, bits: int) -> Tensor:
+    """One sweep over the columns: each takes the best integers while all others stand.
+
+    Args:
+        integers: shape (rows, inputs), float.
+        target: shape (rows, inputs).
+        moment: shape (inputs, inputs).
+        steps: shape (rows, inputs).
+        bits: 2 to 8.
+    """
+    low, high = integer_range(bits, signed=True)
+    integers = integers.clone()
+    gradient = (integers * steps - target) @ moment
+    for start in range(0, target.shape[1], COLUMNS):
+        part = slice(start, start + COLUMNS)
+        inner, local = moment[part, part], gradient[:, part].clone()
+        changes = torch.empty_like(local)
+        for j in range(local.shape[1]):
+            step, before = steps[:, start + j], integers[:, start + j]
+            after = (before - local[:, j] / (inner[j, j] * step)).round().clamp(low, high)
+            changes[:, j] = (after - before) * step
+            integers[:, start + j] = after
+            local += changes[:, j : j + 1] * inner[j]
+        gradient += changes @ moment[part]
+    return integers
+
+
+def best_scale(integers: Tensor, target: Tensor, moment: Tensor, scale: Tensor) -> Tensor:
+    """The scales, group after group, that are best for the integers.
+
+    Args:
+        integers: shape (rows, inputs), float.
+        target: shape (rows, inputs).
+        moment: shape (inputs, inputs).
+        scale: shape (rows, groups), the scales so far.
+    """
+    group = integers.shape[1] // scale.shape[1]
+    scale = scale.clone()
+    gradient = (integers * scale.repeat_interleave(group, dim=1) - target) @ moment
+    for index in range(scale.shape[1]):
+        part = slice(index * group, (index + 1) * group)
+        own = integers[:, part]
+        curvature = (own @ moment[part, part] * own).sum(dim=1)
+        change = -(gradient[:, part] * own).sum(dim=1) / curvature.clamp_min(SMALLEST_SCALE)
+        change = torch.where(scale[:, index] + change > SMALLEST_SCALE, change, torch.zeros_like(change))
+        scale[:, index] += change
+        gradient += (change.unsqueeze(1) * own) @ moment[part]
+    return scale
