@@ -43,7 +43,7 @@ def save_encoder(
     head: Head | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> None:
-    """Write an encoder, prepared or not, with policy, ranges, learned steps, corrections, chosen integers; head and tokenizer.
+    """Write an encoder, prepared or not, with all that quantization found; and its head and tokenizer.
 
     The folder appears whole or not at all: files are written beside it and renamed. Only an empty folder, or one that
     holds nothing but what this function wrote, is replaced; the encoder may have been loaded from it.

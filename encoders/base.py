@@ -119,6 +119,11 @@ class Encoder(nn.Module):
             arguments: of the constructor, of the right types.
         """
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """Modules that run one after another, each on what the one before returned; none where there are no such."""
+        return []
+
     def embed(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """One embedding a clip or image, shape (batch, feature_dim), from what `front_end` returns."""
         raise NotImplementedError

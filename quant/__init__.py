@@ -19,7 +19,7 @@ from quant.prepare import (
     quant_layers,
     unprepare,
 )
-from quant.quantize import quantize
+from quant.quantize import POST_TRAINING, quantize
 from quant.ranges.calibration import calibrate, observe
 from quant.ranges.observers import MeanSquaredError, MinMax, MovingAverage, Observer
 from quant.rounding.walk import RoundedLayer, round_weights

@@ -107,7 +107,9 @@ def corrected_bit_widths(model: nn.Module) -> list[BitWidth]:
 
 
 def drop_corrections(model: nn.Module) -> list[BitWidth]:
-    """Forget the corrections and the chosen integers of all bit-widths, in place: they belong to the weights and ranges they were found with.
+    """Forget the corrections and the chosen integers of all bit-widths, in place.
+
+    They belong to the weights and ranges that they were found with.
 
     Returns:
         the bit-widths that had some.

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from quant.bias_correction import drop_corrections
 from quant.bits import FULL_PRECISION, BitWidth, parse_bit_width
 from quant.prepare import check_calibrated, modes_of, quant_activations
 
@@ -10,7 +11,8 @@ def learn_steps(model: nn.Module, bit_width: str | BitWidth) -> None:
     """Make Parameters of the scales at a bit-width, in place, starting from the calibrated ranges.
 
     Weights get `weight_step`, inputs `activation_step`; zero points stay as calibrated. The model then runs at this
-    bit-width and in full precision only. Call it before the optimizer is built.
+    bit-width and in full precision only; bias corrections and chosen integers are dropped. Call it before the optimizer
+    is built.
 
     Args:
         model: prepared and calibrated.
@@ -29,6 +31,7 @@ def learn_steps(model: nn.Module, bit_width: str | BitWidth) -> None:
     """
     run = parse_bit_width(bit_width)
     check_calibrated(quant_activations(model), run)
+    drop_corrections(model)
     add_steps(model, run)
 
 

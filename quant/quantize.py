@@ -1,18 +1,21 @@
-"""One call from a float model to one that runs at a bit-width."""
+"""One call from a float model to one that runs at bit-widths."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import nn
 
-from quant.bias_correction import check_correctable, correct_bias
+from quant.bias_correction import check_correctable
 from quant.bits import BitWidth
 from quant.policy import Policy
 from quant.prepare import at, prepare
 from quant.ranges.calibration import calibrate
 from quant.ranges.observers import Observer
+from quant.rounding.walk import round_weights
 
 Model = TypeVar("Model", bound=nn.Module)
+# What keeps most of a published encoder that nobody trained for few bits: experiments/whisper/.
+POST_TRAINING = Policy(activation_range="per_token")
 
 
 def quantize(
@@ -22,21 +25,23 @@ def quantize(
     policy: Policy | None = None,
     forward: Callable[[Any], Any] | None = None,
     observer: str | Observer = "min_max",
-    bias_correction: bool = False,
+    rounding: Literal["outputs", "nearest"] = "outputs",
+    blocks: Sequence[nn.Module] = (),
 ) -> Model:
-    """Prepare a model, find its ranges on data and, if asked, correct its biases, in place: no training.
+    """Prepare a model, find its ranges on data and round its weights for that data, in place: no training.
 
-    The parts are `prepare`, `calibrate` and `correct_bias`. The weights stay as they are: the model runs in full
-    precision until `quant.at` runs it at a bit-width.
+    The parts are `prepare`, `calibrate` and `round_weights`. The weights stay as they are, with integers for each
+    bit-width beside them: the model runs in full precision until `quant.at` runs it at a bit-width.
 
     Args:
         model: not prepared yet; its Conv1d, Conv2d and Linear layers become their quantized forms.
         batches: data that the ranges are found on, what `forward` takes each.
         bit_widths: those that it is to run at: `w8a8`, `w4a8`, ...
-        policy: bits and grid of each layer; the default when None.
+        policy: bits and grid of each layer; `POST_TRAINING`, a range for each token, when None.
         forward: runs the model on one batch; the model itself by default.
         observer: how a range is found: `min_max`, `moving_average`, `mse`.
-        bias_correction: keep the mean of each layer's outputs at these bit-widths.
+        rounding: `outputs`, integers and biases chosen so that the outputs of each layer stay close; or `nearest`.
+        blocks: modules that run one after another, for speed: see `round_weights`.
 
     Returns:
         the model.
@@ -55,10 +60,10 @@ def quantize(
         raise ValueError("give the bit-widths that the model is to run at, such as 'w4a8'")
     for bit_width in bit_widths:
         check_correctable(bit_width)
-    calibrate(prepare(model, policy), batches, forward, observer)
+    calibrate(prepare(model, policy or POST_TRAINING), batches, forward, observer)
     for bit_width in bit_widths:
-        if bias_correction:
-            correct_bias(model, bit_width, batches, forward)
+        if rounding == "outputs":
+            list(round_weights(model, bit_width, batches, forward, blocks))
         with at(model, bit_width):  # every layer can run so
             pass
     return model

@@ -25,7 +25,7 @@ USAGE = """usage: ssql COMMAND [options]
   suite      speech at bit-widths:      ssql suite --encoders.mine runs/mine/encoder --output runs/mine
   compare    merge evaluations:         ssql compare --rows '[a/accuracy.json, b/accuracy.json]' --output runs/both
   report     runs as one HTML page:     ssql report --runs '[runs/a, runs/b]' --output report.html
-  calibrate  other grids and ranges:    ssql calibrate --encoder runs/mine/encoder --output runs/mse --observer mse ...
+  quantize   for low bits, no training: ssql quantize --encoder runs/start/encoder --bit_width w4a8 --output runs/w4 ...
   export     write ONNX files:          ssql export --encoder runs/mine/encoder --output runs/mine --bit_width w4a8
   stream     a streaming encoder:       ssql stream --encoder runs/mine/encoder --output runs/mine --bit_width w4a8
   verify     ONNX file against torch:   ssql verify --file F.onnx --encoder runs/mine/encoder
@@ -41,7 +41,7 @@ ssql COMMAND --help says more, with examples; --print_config writes a command's 
 # Each a function in a module of `ssql.commands`, both of its name; `import` is no name that Python allows.
 COMMANDS = (
     "import", "pretrain", "finetune", "tokenizer", "evaluate", "evaluate_tokenizer", "suite", "compare", "report",
-    "calibrate", "export", "stream", "verify", "features", "bench", "demo",
+    "quantize", "export", "stream", "verify", "features", "bench", "demo",
 )  # fmt: skip
 NAMES = {"import": "import_weights"}
 

@@ -103,7 +103,7 @@ print("pretrain", said("pretrain", "--config", "recipe.yaml"))
 
 hide("export", "adapters", "report", "reader")
 import importlib
-for command in ("calibrate", "features", "finetune", "import_weights", "pretrain", "tokenizer"):
+for command in ("quantize", "features", "finetune", "import_weights", "pretrain", "tokenizer"):
     importlib.import_module(f"ssql.commands.{command}")
 print("evaluate", said("evaluate", "--encoders.a", "runs/a", "--output", "runs/a"))
 print("optimizer", said("finetune", "--encoder", "runs/a", "--output", "runs/b", "--data", "SpokenWords",

@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from encoders.base import Encoder, register_encoder
@@ -61,6 +62,11 @@ class VisionEncoder(Encoder):
             _shrink_stem(self.model, model_name, in_channels)
         self.feature_dim = int(self.model.num_features)  # type: ignore[arg-type]
         self.front_end = PixelNormalization(mean, std)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The blocks of a vision transformer."""
+        return list(self.model.blocks) if isinstance(self.model, VisionTransformer) else []
 
     @classmethod
     def check_description(cls, arguments: Mapping[str, Any]) -> None:

@@ -110,6 +110,11 @@ class Wav2Vec2(FrameEncoder):
     def _attention(self, attention: Any) -> nn.Module:
         return MaskedAttention(attention)
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The transformer's blocks."""
+        return list(self.transformer.layers)
+
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Frame features.
 

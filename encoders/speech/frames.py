@@ -41,6 +41,11 @@ class BlockEncoder(FrameEncoder):
     block_width: int
     block_rate: float
 
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The blocks."""
+        return list(self.blocks)
+
     def block_outputs(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """What each block gives, (batch, frames, block_width) at `block_rate`, and the frames of each clip, (batch,).
 

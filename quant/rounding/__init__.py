@@ -1,1 +1,1 @@
-"""Weights rounded for the outputs of their layers, on data: GPTQ, coordinate descent, and the walk through a model."""
+"""Weights rounded for the outputs of their layers, on data: GPTQ, and the walk through a model."""

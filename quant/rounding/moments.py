@@ -1,6 +1,7 @@
-"""What a layer's inputs are over data, in full precision and on the grid: means, covariances, and the best float weight."""
+"""A layer's inputs over data, in full precision and on the grid: means, covariances, and the best float weight."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +35,9 @@ class Moments:
     def like(cls, exact: Tensor) -> "Moments":
         """Nothing yet, for inputs such as these, shape (parts, tokens, inputs)."""
         parts, _, inputs = exact.shape
-        vectors = [torch.zeros(parts, inputs, dtype=torch.float64, device=exact.device) for _ in range(2)]
-        squares = [torch.zeros(parts, inputs, inputs, dtype=torch.float64, device=exact.device) for _ in range(2)]
-        return cls(exact.mean(dim=1, keepdim=True), *vectors, *squares)
+        zeros = partial(exact.new_zeros, dtype=torch.float64)
+        vectors, squares = (parts, inputs), (parts, inputs, inputs)
+        return cls(exact.mean(dim=1, keepdim=True), zeros(vectors), zeros(vectors), zeros(squares), zeros(squares))
 
     def add(self, exact: Tensor, seen: Tensor) -> None:
         """One batch's inputs, each of shape (parts, tokens, inputs)."""

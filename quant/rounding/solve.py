@@ -13,19 +13,17 @@ DAMPING = 0.01
 COLUMNS = 128
 
 
-def round_for_outputs(target: Tensor, moment: Tensor, bits: int, group: int, sweeps: int = 4) -> tuple[Tensor, Tensor]:
+def round_for_outputs(target: Tensor, moment: Tensor, bits: int, group: int) -> tuple[Tensor, Tensor]:
     """Integers and scales that make tr((Q - T) M (Q - T)^T) small, Q = integers * scale, T the target.
 
-    GPTQ (Frantar et al. 2023, Algorithm 1, columns by falling variance) gives the first integers. Then each column in
-    turn takes the integers that are best while the others stand (coordinate descent: QuantEase, Behdin et al. 2023),
-    and each scale its best value.
+    GPTQ (Frantar et al. 2023, Algorithm 1, columns by falling variance), on scales at which each column, rounded by
+    itself, would cost least with the columns that follow making up for it; then the scales take their best values.
 
     Args:
         target: shape (rows, inputs), the weight that would be best without a grid.
         moment: shape (inputs, inputs), second moment or covariance of the inputs.
         bits: 2 to 8.
         group: neighbouring inputs that share a scale; it divides the inputs.
-        sweeps: of coordinate descent.
 
     Returns:
         int8 integers, shape (rows, inputs); scale, shape (rows, inputs / group), float32.
@@ -41,9 +39,6 @@ def round_for_outputs(target: Tensor, moment: Tensor, bits: int, group: int, swe
     columns = torch.arange(target.shape[1], device=target.device) // group
     steps = scale[:, columns]
     integers = gptq(target[:, order], factor, steps[:, order], bits)[:, back]
-    for _ in range(sweeps):
-        scale = best_scale(integers, target, moment, scale)
-        integers = descend(integers, target, moment, scale[:, columns], bits)
     return integers.to(torch.int8), best_scale(integers, target, moment, scale)
 
 
@@ -97,33 +92,6 @@ def gptq(target: Tensor, factor: Tensor, steps: Tensor, bits: int) -> Tensor:
             errors[:, j] = (values[:, j] - integers[:, start + j] * step) / inner[j, j]
             values[:, j:] -= errors[:, j : j + 1] * inner[j, j:]
         rest[:, start + COLUMNS :] -= errors @ factor[part, start + COLUMNS :]
-    return integers
-
-
-def descend(integers: Tensor, target: Tensor, moment: Tensor, steps: Tensor, bits: int) -> Tensor:
-    """One sweep over the columns: each takes the best integers while all others stand.
-
-    Args:
-        integers: shape (rows, inputs), float.
-        target: shape (rows, inputs).
-        moment: shape (inputs, inputs).
-        steps: shape (rows, inputs).
-        bits: 2 to 8.
-    """
-    low, high = integer_range(bits, signed=True)
-    integers = integers.clone()
-    gradient = (integers * steps - target) @ moment
-    for start in range(0, target.shape[1], COLUMNS):
-        part = slice(start, start + COLUMNS)
-        inner, local = moment[part, part], gradient[:, part].clone()
-        changes = torch.empty_like(local)
-        for j in range(local.shape[1]):
-            step, before = steps[:, start + j], integers[:, start + j]
-            after = (before - local[:, j] / (inner[j, j] * step)).round().clamp(low, high)
-            changes[:, j] = (after - before) * step
-            integers[:, start + j] = after
-            local += changes[:, j : j + 1] * inner[j]
-        gradient += changes @ moment[part]
     return integers
 
 

@@ -13,7 +13,7 @@ from quant.bias_correction import check_correctable
 from quant.bits import FLOAT_BITS, FULL_PRECISION, BitWidth, parse_bit_width
 from quant.grid.weights import group_size
 from quant.layers import QuantLayer
-from quant.prepare import at, policy_of, quant_layers
+from quant.prepare import at, quant_layers
 from quant.rounding.moments import Moments, best_float_weight, tokens_of
 from quant.rounding.solve import round_for_outputs
 
@@ -190,7 +190,9 @@ class _Walk:
         bits, granularity = layer.bits_at(self.run).weight, layer.rule.granularity
         seen, between = moments.covariances()
         weight, nearest = layer.weight.detach().float().flatten(1), layer.weight_at(self.run).flatten(1)
-        targets = torch.cat([best_float_weight(*part) for part in zip(weight.chunk(len(seen)), seen, between, strict=True)])
+        targets = torch.cat(
+            [best_float_weight(*part) for part in zip(weight.chunk(len(seen)), seen, between, strict=True)]
+        )
         if bits == FLOAT_BITS or granularity == "per_tensor":
             layer.add_rounding(self.run)
         else:
@@ -205,9 +207,8 @@ class _Walk:
         exact_mean, seen_mean = moments.means()
         layer.add_correction(self.run, _products(chosen, seen_mean) - _products(weight, exact_mean))
         variance = _variance(weight, seen)
-        return RoundedLayer(
-            self.names[layer], bits, _variance(nearest - weight, seen) / variance, _variance(chosen - targets, seen) / variance
-        )
+        before, after = (_variance(error, seen) / variance for error in (nearest - weight, chosen - targets))
+        return RoundedLayer(self.names[layer], bits, before, after)
 
     def _advance(self) -> None:
         """To the next stage: what its block is called with, batch by batch; that of the block before is let go."""

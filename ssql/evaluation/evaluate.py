@@ -126,7 +126,7 @@ def check_measurable(
             except (ValueError, quant.NotCalibratedError) as error:
                 reason = str(error).split(": run quant.calibrate")[0]
         raise quant.NotCalibratedError(
-            f"{method} cannot be measured as saved at {run}: {reason}; give it ranges with ssql calibrate, leave {run} "
+            f"{method} cannot be measured as saved at {run}: {reason}; give it ranges with ssql quantize, leave {run} "
             'out of --bit_widths, or name a quantizer: --quantizers \'{"min_max": {"observer": "min_max"}}\''
         )
 

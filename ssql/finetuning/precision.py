@@ -102,7 +102,7 @@ def start_frozen(encoder: Encoder, precision: Precision) -> None:
             "quantizer lsq learns steps, a frozen encoder does not: use quantizer min_max, or freeze false"
         )
     if precision.policy is not None:
-        raise ValueError("a frozen encoder keeps its policy and ranges: give it others with ssql calibrate")
+        raise ValueError("a frozen encoder keeps its policy and ranges: give it others with ssql quantize")
     prepare_anew(encoder, None)
     drawn = [f"w8a{bits}" for bits in range(4, 9)] if precision.random else []
     for bit_width in {*precision.validate_at, *precision.tests, *drawn}:
@@ -115,6 +115,6 @@ def drop_stale_corrections(encoder: Encoder) -> None:
     dropped = quant.drop_corrections(encoder)
     if dropped:
         log.info(
-            "bias corrections at %s are dropped, the encoder is going to learn: ssql calibrate finds new ones",
+            "bias corrections at %s are dropped, the encoder is going to learn: ssql quantize finds new ones",
             ", ".join(map(str, dropped)),
         )

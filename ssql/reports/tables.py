@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Column, Table
 
-from quant import Policy, Sensitivity
+from quant import Policy, RoundedLayer, Sensitivity
 from ssql.reports.rows import FP_HEADS, HEADLINES, Row, above_fp_rows, metric_name, pivot, retained_rows
 
 
@@ -94,6 +94,15 @@ def latency_tables(rows: Sequence[Row]) -> tuple[Table, Table]:
             f"{row['real_time_factor']:.4f}" if row["real_time_factor"] else "-",
         )
     return files, latencies
+
+
+def rounding_table(rows: Sequence[RoundedLayer], bit_width: str) -> Table:
+    """A line for each layer: what its weight's rounding costs its outputs."""
+    table = Table("layer", "bits", "nearest", "chosen")
+    table.title = f"{bit_width}: squared error of each layer's outputs by its weight, % of their variance"
+    for row in rows:
+        table.add_row(row.layer, str(row.bits), f"{100 * row.nearest:.3f}", f"{100 * row.error:.3f}")
+    return table
 
 
 def sensitivity_table(rows: Sequence[Sensitivity], policy: Policy) -> Table:

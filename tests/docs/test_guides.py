@@ -64,7 +64,7 @@ SMALLER = {
     "finetune": f"{TRAINING} --calibration_batches 1 --model.precision.test_at '[w4a8]'",
     "evaluate": "--bit_widths '[w4a8]'",
     "export": "--bit_width w8a8",
-    "calibrate": "--batches 1 --data.batch_size 4 --bias_correction '[w8a8]'",
+    "quantize": "--examples 4 --bit_width w8a8",
 }
 WORDS = "--data.languages '[de, fr]' --data.train_size 40 --data.test_size 20"
 

@@ -57,8 +57,8 @@ def build(folder: Path) -> None:
 def _commands() -> list[list[str]]:
     speech = ["--encoder", "models/speech"]
     return [
-        ["calibrate", "--encoder", "models/fresh", "--output", "models/speech", *WORDS, "--batches", "2",
-         "--observer", "mse", "--bias_correction", "[w8a8]"],
+        ["quantize", "--encoder", "models/fresh", "--output", "models/speech", *WORDS, "--examples", "8",
+         "--observer", "mse", "--policy.shift", "true", "--bit_width", "w8a8"],
         ["pretrain", "--config", "configs/pretrain.yaml", "--output", "runs/pretrain"],
         ["finetune", *speech, "--task", "word", "--output", "runs/finetune", *WORDS, *TRAINER,
          "--calibration_batches", "1"],

@@ -58,7 +58,7 @@ def test_layer_numbers_for_export_are_the_learned_ones():
             layer.weight_step.mul_(0.8)
         model[2].activation_step.mul_(1.3)
     layer, hidden = model[2], torch.rand(9, 32)
-    integers, scale = layer.weight_integers(4)
+    integers, scale = layer.weight_integers(quant.BitWidth(4))
     assert torch.equal(scale, layer.weight_step)
     scale_in, zero_point = layer.activation_qparams(4)
     on_grid = quant.dequantize(quantize(hidden, scale_in, zero_point, 4, signed=False), scale_in, zero_point)

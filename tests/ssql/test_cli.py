@@ -322,7 +322,7 @@ def test_data_without_a_test_split_serves_what_measures_nothing(audio, saved, ss
 
 def test_brackets_in_names_are_not_markup(saved, ssql, tmp_path, audio):
     words = ["--data", "AudioFolder", "--data.root", audio, "--data.batch_size", 6]
-    code, out, err = ssql("calibrate", "--encoder", saved, *words, "--output", tmp_path / "[red]a[/b]")
+    code, out, err = ssql("quantize", "--encoder", saved, *words, "--output", tmp_path / "[red]a[/b]")
     assert code == 0, err
     assert f"encoder: {tmp_path}/[red]a[/b]\n" in out
     load_encoder(tmp_path / "[red]a[/b]")
@@ -364,9 +364,9 @@ def test_doctor_and_help_without_torch(tmp_path):
             [sys.executable, "-m", "ssql.cli", *words], capture_output=True, text=True, cwd=HOME, env=environment
         )
 
-    ran = run("calibrate", "--help")
+    ran = run("quantize", "--help")
     assert ran.returncode == 0, ran.stderr
-    ran = run("calibrate", "--encoder", "x", "--data", "Digits", "--output", "y")
+    ran = run("quantize", "--encoder", "x", "--data", "Digits", "--output", "y")
     assert ran.returncode == 1
     assert ran.stderr.count("\n") == 1
     assert "libtorch.so" in ran.stderr and "`ssql doctor`" in ran.stderr
@@ -392,14 +392,14 @@ def test_null_is_no_number(words, option, saved, tmp_path, monkeypatch, capsys):
 
 def test_what_is_no_data_and_no_configuration_is_said(saved, tmp_path, monkeypatch, capsys):
     def said(*words):
-        monkeypatch.setattr(sys, "argv", ["ssql", "calibrate", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", ["ssql", "quantize", *map(str, words)])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
         return stopped.value.code, capsys.readouterr().err
 
     os.mkfifo(tmp_path / "pipe")
     assert said("--config", tmp_path / "pipe") == (
-        2, f"ssql calibrate: error: {tmp_path}/pipe is a pipe: give a file, --config FILE.yaml\n"
+        2, f"ssql quantize: error: {tmp_path}/pipe is a pipe: give a file, --config FILE.yaml\n"
     )  # fmt: skip
     code, text = said("--encoder", saved, "--data", "DataModule", "--output", tmp_path / "out")
     assert (code, text.count("\n")) == (2, 1), text

@@ -65,7 +65,7 @@ def said(tmp_path, monkeypatch, pretrained):
         elif "--data" not in words:
             config = ["--data", "SpokenWords", "--data.languages", "[en-us]", "--data.train_size", "40"]
             config += ["--data.test_size", "20"]
-        if command in ("finetune", "tokenizer", "calibrate") and "--encoder" not in words:
+        if command in ("finetune", "tokenizer", "quantize") and "--encoder" not in words:
             config += ["--encoder", pretrained]
         words = [command, *config, "--output", tmp_path / "run", *words]
         monkeypatch.setattr(sys, "argv", ["ssql", *map(str, words)])
@@ -102,11 +102,12 @@ BEFORE_THE_DATA = [
     ("tokenizer", ["--start_batches", "0"], "start_batches must be 1 or more, got 0"),
     ("tokenizer", ["--validation", "1"], "must be above 0 and below 1"),
     ("tokenizer", ["--semantic_codes", "1"], "codebooks need two codes or more; got 8 linguistic and 1 semantic"),
-    ("calibrate", ["--batches", "0"], "batches must be 1 or more, got 0"),
-    ("calibrate", ["--average_bits", "1"], "average_bits must be 2 or more, got 1"),
-    ("calibrate", ["--observer", "max_min"], "unknown observer 'max_min'"),
-    ("calibrate", ["--bias_correction", "[w4a8, w9a9]"], "unknown bit-width 'w9a9'"),
-    ("calibrate", ["--bias_correction", "[fp]"], "full precision needs no bias correction"),
+    ("quantize", ["--examples", "0"], "examples must be 1 or more, got 0"),
+    ("quantize", ["--bit_width", "[]"], "--bit_width is empty: give at least one"),
+    ("quantize", ["--average_bits", "1"], "average_bits must be 2 or more, got 1"),
+    ("quantize", ["--observer", "max_min"], "unknown observer 'max_min'"),
+    ("quantize", ["--bit_width", "[w4a8, w9a9]"], "unknown bit-width 'w9a9'"),
+    ("quantize", ["--bit_width", "fp"], "full precision needs no bias correction"),
 ]
 
 
@@ -225,7 +226,7 @@ def test_a_tokenizer_that_would_move_learned_steps(said, learned, words):
 
 
 def test_learned_steps_are_not_calibrated(said, learned):
-    found = said("calibrate", "--encoder", learned)
+    found = said("quantize", "--encoder", learned)
     assert "were learned at w4a4, they are its ranges: give a policy to begin anew" in found
 
 

@@ -232,12 +232,12 @@ def test_bad_input_with_overwrite_loses_nothing(inputs, ssql_ends, tmp_path):
 
 def encoder_commands(inputs, source, output):
     return {
-        "calibrate": ["--encoder", source, *DATA, "--batches", "1", "--output", output, "--overwrite", "true"],
+        "quantize": ["--encoder", source, *DATA, "--examples", "8", "--output", output, "--overwrite", "true"],
         "import": ["--weights", inputs / "none", "--layout", "whisper", "--output", output, "--overwrite", "true"],
     }
 
 
-@pytest.mark.parametrize("command", ["calibrate", "import"])
+@pytest.mark.parametrize("command", ["quantize", "import"])
 def test_a_folder_with_anything_else_is_refused_by_name(command, inputs, ssql_ends, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(inputs / "encoder", run / "encoder")
@@ -270,20 +270,20 @@ def test_an_encoder_is_calibrated_in_its_place_and_stays_where_that_fails(inputs
     before = listing(tmp_path)
     words = encoder_commands(inputs, folder, folder)
     for bad in (
-        [*words["calibrate"], "--observer", "mean"],
-        [*words["calibrate"], "--policy.layers", '{"nothing": "w8"}'],
-        ["--encoder", tmp_path / "none", *words["calibrate"][2:]],
+        [*words["quantize"], "--observer", "mean"],
+        [*words["quantize"], "--policy.layers", '{"nothing": "w8"}'],
+        ["--encoder", tmp_path / "none", *words["quantize"][2:]],
     ):
-        assert ssql_ends("calibrate", *bad) is not None
+        assert ssql_ends("quantize", *bad) is not None
         assert listing(tmp_path) == before
     said = ssql_ends("import", *words["import"])
     assert said is not None and "none" in said
     assert listing(tmp_path) == before
     with sole_writer(folder):
-        said = ssql_ends("calibrate", *words["calibrate"])
+        said = ssql_ends("quantize", *words["quantize"])
         assert said is not None and f"another process is writing {folder}" in said
     assert listing(tmp_path) == before
-    assert ssql_ends("calibrate", *words["calibrate"]) is None
+    assert ssql_ends("quantize", *words["quantize"]) is None
     assert set(listing(tmp_path)) == set(before)
     old, new = (load_file(path / "model.safetensors") for path in (inputs / "encoder", folder))
     assert any(not torch.equal(old[key], new[key]) for key in old if "activation" in key)
@@ -383,7 +383,7 @@ def test_an_output_with_two_dots_is_looked_at_where_it_is_written(inputs, ssql_e
     monkeypatch.chdir(tmp_path)
     shutil.copytree(inputs / "plain", tmp_path / "models" / "a")
     before = listing(tmp_path)
-    words = ["calibrate", "--encoder", inputs / "plain", *DATA, "--batches", "1", "--overwrite", "true"]
+    words = ["quantize", "--encoder", inputs / "plain", *DATA, "--examples", "8", "--overwrite", "true"]
     said = ssql_ends(*words, "--output", "out/../models")
     assert said is not None and "models holds what is not of an encoder (a)" in said
     assert listing(tmp_path) == before

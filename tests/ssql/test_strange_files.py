@@ -118,7 +118,7 @@ def test_few_files(pretrained, clips, tmp_path, said):
 
 def test_other_data_inside_is_asked_for(pretrained, tmp_path, said):
     for data in ("Subset", "Noisy"):
-        words = ["calibrate", "--encoder", pretrained, "--data", data, "--output", tmp_path / "out"]
+        words = ["quantize", "--encoder", pretrained, "--data", data, "--output", tmp_path / "out"]
         assert "--data.data SpokenWords" in said(*words)
 
 

@@ -10,7 +10,7 @@ from quant.grid.weights import GRANULARITIES, WEIGHT_RATIOS, as_rows, best_clip_
 def layer_with(granularity: str, weight_range: str = "min_max", shape=(6, 64)) -> quant.QuantLayer:
     torch.manual_seed(0)
     layer = nn.Linear(shape[1], shape[0]) if len(shape) == 2 else nn.Conv2d(shape[1], shape[0], shape[2:])
-    policy = quant.Policy(f"w4a32/{granularity}", weight_range=weight_range)
+    policy = quant.Policy(f"a32/{granularity}", weight_range=weight_range)
     return quant.prepare(nn.Sequential(layer), policy)[0]
 
 
@@ -37,7 +37,7 @@ def test_each_group_of_weights_has_its_own_scale(granularity, weight_range, bits
     size = {"per_tensor": weight.size, "per_channel": 64}.get(granularity) or int(granularity.split("_")[-1])
     rows = weight.reshape(-1, size)
     scales = np.array([numpy_scale(row, bits, weight_range) for row in rows])
-    integers, scale = layer.weight_integers(bits)
+    integers, scale = layer.weight_integers(quant.BitWidth(bits))
     assert (integers.dtype, integers.shape) == (torch.int8, layer.weight.shape)
     expected = np.tile(scales, (6, 1)) if granularity == "per_tensor" else scales.reshape(6, -1)
     assert np.allclose(scale, expected, rtol=1e-6)
@@ -120,7 +120,7 @@ def test_groups_that_do_not_divide_name_the_layer_and_the_way_out():
         quant.prepare(model(), quant.Policy(granularity="per_group_32"))
     fine = quant.Policy(granularity="per_group_32", layers={"1": "/per_channel", "2": "fp"})
     prepared = quant.prepare(model(), fine)
-    scales = [prepared[i].weight_integers(4)[1].shape for i in (0, 1, 3)]
+    scales = [prepared[i].weight_integers(quant.BitWidth(4))[1].shape for i in (0, 1, 3)]
     assert scales == [(8, 1), (4, 1), (4, 1)]
 
 

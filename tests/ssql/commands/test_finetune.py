@@ -122,7 +122,7 @@ def test_steps_are_learned_and_come_back(run, pretrained):
     start = load_encoder(pretrained)
     layer, before = encoder.blocks[0].mlp[0], start.blocks[0].mlp[0]
     assert not torch.equal(layer.weight, before.weight)
-    _, scale = before.weight_integers(4)
+    _, scale = before.weight_integers(quant.BitWidth(4))
     moved = (layer.weight_step.flatten() / scale.flatten() - 1).abs()
     assert 1e-3 < moved.max() < 0.5
     # A second run goes on from the folder's steps and its head.

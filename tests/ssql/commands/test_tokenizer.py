@@ -10,9 +10,9 @@ import torch
 import quant
 from encoders import load_encoder, load_tokenizer
 from ssql.cli import main
-from ssql.commands.calibrate import calibrate
 from ssql.commands.compare import compare
 from ssql.commands.evaluate_tokenizer import evaluate_tokenizer
+from ssql.commands.quantize import quantize
 from ssql.commands.tokenizer import tokenizer
 from ssql.data import SpokenWords
 from ssql.evaluation.token_agreement import tokenize_split
@@ -123,7 +123,9 @@ def test_the_seed_decides_everything(run):
 def test_measured_calibrated_and_merged_by_commands(run, tmp_path):
     model = run("run", "--trainer.max_epochs", "1")
     data = SpokenWords(languages=["en-us"], train_size=60, test_size=20, batch_size=10)
-    calibrate(str(model), data, str(tmp_path / "again"), "mse", quant.Policy(shift=True), batches=2)
+    quantize(
+        str(model), data, str(tmp_path / "again"), "w8a8", policy=quant.Policy(shift=True), observer="mse", examples=8
+    )
     assert all(torch.equal(state(model)[key], state(tmp_path / "again")[key]) for key in state(model))
     tokenizers = {"a": str(model), "b": str(tmp_path / "again")}
     evaluate_tokenizer(tokenizers, data, str(tmp_path / "tokens"), ["fp", "w2a4"], 2)

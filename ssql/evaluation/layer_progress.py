@@ -1,0 +1,123 @@
+"""Layers that are rounded, kept in files until the whole encoder is: an interrupted command goes on where it was."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from encoders.base import Encoder
+from encoders.fingerprint import weights_sha256
+from encoders.storage.files import plain, sole_writer, staged_file
+from quant import parse_bit_width, quant_layers
+
+ENDING = ".ssql-layers"
+log = logging.getLogger(__name__)
+
+
+class LayerProgress:
+    """The folder `OUTPUT.ssql-layers`, with a safetensors file for each group of layers that is done.
+
+    Entering it gives the encoder the layers that are there; leaving it without an exception deletes them.
+
+    Args:
+        output: that the encoder is going to be written to.
+        encoder: prepared and calibrated, no bit-width corrected yet.
+        inputs: what its layers are rounded for.
+        overwrite: delete layers of another encoder, policy or data.
+
+    Attributes:
+        found: whether some layers were done.
+
+    Raises:
+        ValueError: on entering: layers of another encoder, policy or data, or a file that cannot be read.
+        BlockingIOError: on entering: another process is at it.
+    """
+
+    def __init__(
+        self, output: str, encoder: Encoder, inputs: Sequence[tuple[Tensor, Tensor | None]], overwrite: bool
+    ) -> None:
+        self.folder = plain(output).with_name(plain(output).name + ENDING)
+        self.encoder, self.overwrite = encoder, overwrite
+        self.signature = _signature(encoder, inputs)
+        self.found = False
+        self._lock = sole_writer(self.folder)
+
+    def __enter__(self) -> Self:
+        """Give the encoder what is there."""
+        self._lock.__enter__()
+        try:
+            files = self._files()
+            for file in files:
+                self._load(file)
+            self.found = any(file.exists() for file in files)
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
+        if self.found:
+            log.info("going on from %s: %d of the layers' files are there", self.folder, len(files))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Delete the layers when all is done; say where they are when not."""
+        if error is None:
+            for file in self._files():
+                file.unlink()
+            if self.folder.is_dir() and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+        elif self._files():
+            log.warning("layers that are done are kept in %s: the same command goes on there", self.folder)
+        self._lock.__exit__(None, None, None)
+
+    def save(self, layers: Sequence[str], bit_width: str) -> None:
+        """Keep what was chosen for some layers at a bit-width."""
+        run, named = parse_bit_width(bit_width), quant_layers(self.encoder)
+        values: dict[str, Tensor] = {}
+        for name in layers:
+            values[f"{name}.correction"] = named[name].correction(run)
+            if run in named[name].rounded:
+                values[f"{name}.integers"], values[f"{name}.scale"] = named[name].weight_integers(run)
+        metadata = {"signature": self.signature, "bit_width": str(run)}
+        with staged_file(self.folder / f"{run}.{layers[0]}.safetensors") as staging:
+            safetensors.torch.save_file({name: value.contiguous() for name, value in values.items()}, staging, metadata)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("w*a*.*.safetensors"))
+
+    def _load(self, file: Path) -> None:
+        try:
+            with safetensors.safe_open(file, "pt") as opened:
+                metadata = opened.metadata() or {}
+                values = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ValueError(f"{file} cannot be read ({error}): delete it, and its layers are rounded anew") from None
+        if metadata.get("signature") != self.signature:
+            if not self.overwrite:
+                raise ValueError(
+                    f"{self.folder} has layers of another encoder, policy or data: give the options they were made "
+                    "with, or --overwrite true to begin anew"
+                )
+            file.unlink()
+            return
+        layers, run = quant_layers(self.encoder), parse_bit_width(metadata["bit_width"])
+        device = next(self.encoder.parameters()).device
+        for name in {name.rpartition(".")[0] for name in values}:
+            layers[name].add_correction(run, values[f"{name}.correction"].to(device))
+            if f"{name}.integers" in values:
+                layers[name].add_rounding(run, values[f"{name}.integers"], values[f"{name}.scale"].to(device))
+
+
+def _signature(encoder: Encoder, inputs: Sequence[tuple[Tensor, Tensor | None]]) -> str:
+    digest = hashlib.sha256(weights_sha256(encoder).encode())
+    for each in inputs:
+        for tensor in each:
+            if tensor is not None:
+                digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,110 @@
+"""What `ssql quantize` looks at, and how far the features of a bit-width are from those in full precision."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+import quant
+from encoders.base import Encoder
+from encoders.speech.log_mel import SAMPLE_RATE, FilledLogMel
+from quant.checks import check_at_least
+from ssql.data import DataModule
+from ssql.data.batch import Batch, collate
+from ssql.evaluation.layer_progress import LayerProgress
+from ssql.terminal.progress import track
+
+SECONDS, IMAGES = 480, 256  # looked at by default
+SECONDS_AT_ONCE, IMAGES_AT_ONCE = 60, 32
+# Encoder inputs and lengths, as `front_end` gives them.
+Inputs = tuple[Tensor, Tensor | None]
+
+
+def encoder_inputs(encoder: Encoder, data: DataModule, examples: int | None = None) -> list[Inputs]:
+    """Batches for an encoder, of items drawn from the training split, the same ones each time.
+
+    Args:
+        encoder: whose front end the items pass.
+        data: labels are not looked at.
+        examples: clips or images; when None as many as make `SECONDS` of audio, or `IMAGES`.
+
+    Raises:
+        ValueError: fewer than one example, or a training split without items.
+    """
+    check_at_least(1, examples=examples)
+    device = next(encoder.parameters()).device
+    batches: list[Inputs] = []
+    for items in _at_once(_drawn(encoder, data.dataset("train"), examples), encoder):
+        batch = collate(items)
+        lengths = batch["lengths"]
+        batches.append(encoder.front_end(batch["inputs"].to(device), None if lengths is None else lengths.to(device)))
+    return batches
+
+
+def calibrate_on_inputs(encoder: Encoder, inputs: Sequence[Inputs], observer: str) -> None:
+    """Set the activation ranges of a prepared encoder."""
+    quant.calibrate(encoder, track(inputs, "calibrating: batches", len(inputs)), lambda each: encoder(*each), observer)
+
+
+def round_on_inputs(
+    encoder: Encoder, inputs: Sequence[Inputs], bit_width: str, progress: LayerProgress
+) -> list[quant.RoundedLayer]:
+    """Choose the weights' integers for a bit-width; layers that are done already are kept."""
+    groups = quant.round_weights(
+        encoder, bit_width, inputs, lambda each: encoder(*each), encoder.stages, resume=progress.found
+    )
+    rows = []
+    for group in track(groups, f"rounding at {bit_width}: layers", len(quant.quant_layers(encoder)), len):
+        progress.save([row.layer for row in group], bit_width)
+        rows += group
+    return rows
+
+
+@torch.no_grad()
+def departure(encoder: Encoder, inputs: Sequence[Inputs], bit_width: str) -> float:
+    """Squared error of the features over their variance, each dimension's mean taken off."""
+    exact: list[Tensor] = []
+    at_bits: list[Tensor] = []
+    for each in inputs:
+        for run, kept in (("fp", exact), (bit_width, at_bits)):
+            with quant.at(encoder, run, reuse_weights=True):
+                features = encoder(*each)
+            kept.append(features[0].flatten(0, 1) if isinstance(features, tuple) else features)
+    features = torch.cat(exact)
+    return float((torch.cat(at_bits) - features).square().mean() / (features - features.mean(dim=0)).square().mean())
+
+
+def _drawn(encoder: Encoder, dataset: Dataset[Batch], examples: int | None) -> Iterator[Batch]:
+    """Items in a random order, always the same: the first of a folder would be one speaker's, or one class's."""
+    size = len(dataset)  # type: ignore[arg-type]
+    seconds = 0.0
+    for count, index in enumerate(torch.randperm(size, generator=torch.Generator().manual_seed(0)).tolist()):
+        enough = IMAGES if encoder.modality == "image" else None
+        if count == (enough if examples is None else examples) or examples is None and seconds >= SECONDS:
+            return
+        item = dataset[index]
+        seconds += _seconds(encoder, item) if encoder.modality == "audio" else 0.0
+        yield item
+
+
+def _at_once(items: Iterator[Batch], encoder: Encoder) -> Iterator[list[Batch]]:
+    """Lists of items, each no more than fit into memory beside the features of all layers."""
+    together: list[Batch] = []
+    longest = 0.0
+    for item in items:
+        seconds = _seconds(encoder, item) if encoder.modality == "audio" else SECONDS_AT_ONCE / IMAGES_AT_ONCE
+        if together and max(longest, seconds) * (len(together) + 1) > SECONDS_AT_ONCE:
+            yield together
+            together, longest = [], 0.0
+        together.append(item)
+        longest = max(longest, seconds)
+    if together:
+        yield together
+
+
+def _seconds(encoder: Encoder, item: dict[str, Any]) -> float:
+    front_end = encoder.front_end
+    samples = front_end.samples if isinstance(front_end, FilledLogMel) else len(item["inputs"])
+    return samples / SAMPLE_RATE
