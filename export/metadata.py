@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 from pathlib import Path
 
 import onnx
@@ -103,9 +104,11 @@ def check_metadata(found: dict[str, str], path: Path, encoder: Encoder, run: Bit
 
     Raises:
         VerificationError: another encoder, argument, bit-width or policy, or another rate, size, front end or pixel
-            mean than this encoder has.
+            mean than this encoder has, or a hash that is none.
     """
     expected = metadata(encoder, run, found.get("input", "log_mel"))
+    if not re.fullmatch("[0-9a-f]{64}", found.get("weights_sha256", "")):
+        raise VerificationError(f"{path} is damaged: weights_sha256 in its metadata is no hash of 64 digits")
     if (found.get("encoder"), found.get("bit_width")) != (encoder.name, str(run)):
         raise VerificationError(
             f"{path} holds encoder {found.get('encoder')} at {found.get('bit_width')}, not {encoder.name} at {run}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 FLOAT_BITS = 32
 INTEGER_BITS = (2, 3, 4, 5, 6, 7, 8)
-_PATTERN = re.compile(r"w(\d+)a(\d+)")
+_PATTERN = re.compile(r"w(\d+)a(\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from quant.grid.weights import GRANULARITIES, WEIGHT_RANGES, Granularity, Weight
 
 ActivationRange = Literal["static", "per_token"]
 ACTIVATION_RANGES: tuple[ActivationRange, ...] = get_args(ActivationRange)
-_OVERRIDE = re.compile(r"(?P<bits>fp|(?:w(?P<weight>\d+))?(?:a(?P<activation>\d+))?)(?P<grids>(?:/\w+)*)")
+_OVERRIDE = re.compile(r"(?P<bits>fp|(?:w(?P<weight>\d+))?(?:a(?P<activation>\d+))?)(?P<grids>(?:/\w+)*)", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,8 @@ def check_folder(folder: Path, overwrite: bool, names: list[str], description: s
 
 def _kind(path: Path) -> str | None:
     """What the toolkit wrote here, by the ending of the name; None for a file of anybody else."""
+    if not path.is_file():  # opening a pipe would wait for ever
+        return None
     try:
         return READERS.get(path.suffix, _json)(path)
     except (ValueError, OSError, RecursionError, AttributeError):

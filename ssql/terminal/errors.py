@@ -61,7 +61,7 @@ PLAIN = (
     (r"\b(?:\w+\.)*[A-Z]\w*Error\((['\"])(.*)\1\)$", r"\2"),
     (r"could not convert string to float: (.*)", r"\1 is no number"),
     (r"invalid literal for int\(\) with base \d+: (.*)", r"\1 is no whole number"),
-    (r"'\w+' object has no attribute 'keys'|argument of type '\w+' is not iterable",
+    (r"'\w+' object has no attribute 'keys'|argument of type '\w+' is not iterable|unhashable type: '\w+'",
      "a class is written as its class_path, a name, and its init_args, names and values"),
     (r"'(\w+)' object has no attribute '(\w+)'", r"\1 has no \2"),
     (r"(?:\w+\.)*onnxruntime_pybind11_state\.\w+: ", ""),

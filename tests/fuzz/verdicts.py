@@ -77,14 +77,22 @@ def judge(case: Case, outcome: Outcome, before: Snapshot, after: Snapshot, folde
     elif outcome.code not in CODES:
         found.append(("crash", f"exit code {outcome.code}", outcome.text[-300:]))
     ended_well = outcome.code == 0
+    # A run that was interrupted after its first step keeps what it is to replace until it has finished.
+    kept = {
+        re.sub(r"/\.replaced-\d+", "", path): what
+        for path, what in after.items()
+        if "/.replaced-" in path and outcome.code == 130
+    }
     lost = sorted(
-        path for path, what in before.items() if after.get(path) != what and not _may_change(case, path, ended_well)
+        path
+        for path, what in before.items()
+        if what not in (after.get(path), kept.get(path)) and not _may_change(case, path, ended_well)
     )
     if lost:
         gone = sum(path not in after for path in lost)
         found.append(("lost", _place(case), f"{gone} gone, {len(lost) - gone} changed: {', '.join(lost[:4])}"))
     new = sorted(after.keys() - before.keys())
-    hidden = [path for path in new if _is_staging(path)]
+    hidden = [path for path in new if _is_staging(path) and not (kept and "/.replaced-" in path)]
     if hidden:
         found.append(("leftover", "hidden", ", ".join(hidden[:3])))
     if ended_well and case.must_fail:

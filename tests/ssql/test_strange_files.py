@@ -126,6 +126,7 @@ def test_other_data_inside_is_asked_for(pretrained, tmp_path, said):
     ("name", "content", "message"),
     [
         ("config.json", b"", "config.json is not JSON"),
+        ("config.json", None, "config.json is a named pipe"),
         ("config.json", b'{"width": NaN}', "config.json is not JSON: NaN is no number of JSON"),
         ("model.safetensors", b"", "model.safetensors is damaged"),
         ("model.safetensors", None, "model.safetensors is damaged"),
@@ -139,6 +140,9 @@ def test_an_encoder_with_an_empty_or_odd_file(pretrained, clips, tmp_path, said,
     words = ["features", clips / "a" / "0.wav", "--encoder", folder, "--output", tmp_path / "out"]
     assert message in said(*words)
     assert not (tmp_path / "out").exists()
+    # Also where it is to be replaced: a pipe is not waited for.
+    overwritten = ["quantize", "--encoder", folder, "--data", "SpokenWords", "--output", folder, "--overwrite", "true"]
+    assert "model.safetensors" in said(*overwritten) or "has no config.json of an encoder" in said(*overwritten)
 
 
 def test_an_empty_onnx_file(pretrained, clips, tmp_path, said):

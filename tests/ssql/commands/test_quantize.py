@@ -1,0 +1,113 @@
+"""`ssql quantize` as it is typed: what it says, what it keeps when it is interrupted, and what it refuses."""
+
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import quant
+from encoders import SpeechTransformer, load_encoder, save_encoder
+from quant.bias_correction import rounded_bit_widths
+from quant.rounding import walk
+from ssql.cli import main
+from ssql.evaluation.layer_progress import LayerProgress
+
+DATA = ["--data", "SpokenWords", "--data.languages", "[de]", "--data.train_size", "12", "--data.test_size", "4"]
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """An encoder that is not prepared, as `ssql import` leaves it."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("imported") / "encoder"
+    save_encoder(SpeechTransformer(width=16, depth=2, heads=2), folder)
+    return folder
+
+
+@pytest.fixture
+def said(imported, monkeypatch, capsys, tmp_path, speak_once):
+    """Run it, and give back its exit code, or its error, and what it printed."""
+
+    def run(*words):
+        words = ["quantize", "--encoder", imported, *DATA, "--output", tmp_path / "out", *words]
+        monkeypatch.setattr(sys, "argv", ["ssql", *map(str, words)])
+        capsys.readouterr()
+        try:
+            main()
+        except SystemExit as stopped:
+            return stopped.code or 0, capsys.readouterr().out
+        return 0, capsys.readouterr().out
+
+    return run
+
+
+def test_two_bit_widths_at_once(said, tmp_path):
+    code, out = said("--bit_width", "[w8a8, w3a8]")
+    assert code == 0
+    encoder = load_encoder(tmp_path / "out")
+    assert list(map(str, rounded_bit_widths(encoder))) == ["w8a8", "w3a8"]
+    assert quant.policy_of(encoder).activation_range == "per_token"
+    assert out.count("blocks.1.mlp.2") == 2
+    shares = [float(line.split(" by ")[1].split(" %")[0]) for line in out.splitlines() if "features differ" in line]
+    assert shares[0] < shares[1] < 20
+    assert not list(tmp_path.glob("*.ssql-layers"))
+
+
+def test_an_interrupted_run_goes_on_where_it_was(said, tmp_path, monkeypatch):
+    assert said("--bit_width", "w4a8", "--output", tmp_path / "whole")[0] == 0
+    save, done = LayerProgress.save, []
+
+    def save_five(self, layers, bit_width):
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(layers)
+        save(self, layers, bit_width)
+
+    monkeypatch.setattr(LayerProgress, "save", save_five)
+    assert said("--bit_width", "w4a8")[0] == 130
+    kept = tmp_path / "out.ssql-layers"
+    assert len(list(kept.iterdir())) == 5 and not (tmp_path / "out").exists()
+    (kept / "notes.txt").write_text("mine", encoding="utf-8")
+
+    code, _ = said("--bit_width", "w4a8", "--policy.activation_range", "static")
+    assert "out.ssql-layers has layers of another encoder, policy or data" in str(code)
+    file = next(kept.glob("*.safetensors"))
+    content = file.read_bytes()
+    file.write_bytes(content[:100])
+    assert f"{file.name} cannot be read" in str(said("--bit_width", "w4a8")[0])
+    file.write_bytes(content)
+    assert len(list(kept.iterdir())) == 6
+
+    solved = []
+    solve = walk.round_for_outputs
+    monkeypatch.setattr(walk, "round_for_outputs", lambda *args: (solved.append(args), solve(*args))[1])
+    monkeypatch.setattr(LayerProgress, "save", save)
+    assert said("--bit_width", "w4a8")[0] == 0
+    layers = len(quant.quant_layers(load_encoder(tmp_path / "out")))
+    assert len(solved) == layers - sum(map(len, done))
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "out"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole | resumed)
+    assert [path.name for path in kept.iterdir()] == ["notes.txt"]
+
+
+def test_layers_of_another_run_go_when_they_are_to_be_overwritten(said, tmp_path, monkeypatch):
+    save = LayerProgress.save
+
+    def save_one(self, layers, bit_width):
+        save(self, layers, bit_width)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LayerProgress, "save", save_one)
+    assert said("--bit_width", "w4a8")[0] == 130
+    monkeypatch.setattr(LayerProgress, "save", save)
+    assert "another encoder, policy or data" in str(said("--bit_width", "w4a8", "--examples", "3")[0])
+    assert said("--bit_width", "w4a8", "--examples", "3", "--overwrite", "true")[0] == 0
+    assert not (tmp_path / "out.ssql-layers").exists()
+
+
+def test_the_nearest_integers_with_corrected_biases(said, tmp_path):
+    assert said("--bit_width", "w4a8", "--rounding", "nearest")[0] == 0
+    encoder = load_encoder(tmp_path / "out")
+    assert rounded_bit_widths(encoder) == []
+    assert list(map(str, quant.corrected_bit_widths(encoder))) == ["w4a8"]
