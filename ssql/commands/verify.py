@@ -58,4 +58,4 @@ def verify(
     save({report: result.to_dict()})
     say(f"{path}: {result}")
     if not result.passed:
-        raise onnx_export.VerificationError(f"{path} does not agree with torch: {result}")
+        raise onnx_export.VerificationError(f"{path} does not agree with torch: {result.reasons}")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 
 import onnx
@@ -59,9 +60,13 @@ def test_export_writes_probed_files_reports_and_a_card(exported):
 
 def test_verify_needs_only_the_file_and_the_encoder(exported, saved, ssql, capsys):
     ssql("verify", "--file", exported / "encoder-int8.onnx", "--encoder", saved, *WORDS)
-    said = " ".join(capsys.readouterr().out.split())
-    assert "verified at w8a8 on given data: integers equal" in said
-    assert "word accuracy" in said
+    verdict, *details = capsys.readouterr().out.splitlines()
+    assert verdict.startswith(
+        f"{exported / 'encoder-int8.onnx'}: verified, the file agrees with torch at w8a8 on given"
+    )
+    assert details[0] == "  numbers: integers equal in 8 layers"
+    assert re.fullmatch(r"  features: error over variance \S+ over 670 frames of 41 clips", details[1])
+    assert [line for line in details if line.startswith("  word accuracy ")]
 
 
 def test_verify_of_a_damaged_file_ends_with_an_error_and_removes_nothing(exported, saved, ssql, tmp_path, capsys):
