@@ -16,7 +16,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/ssql evaluate --encoders '{"SSQL": "$(QUICKSTART)/encoder", "SimSiam": "$(QUICKSTART)/simsiam/encoder"}' \
 		--data SpokenWords --output $(QUICKSTART) --overwrite true
 	$(BIN)/ssql export --encoder $(QUICKSTART)/encoder --output $(QUICKSTART) \
-		--bit_width '[fp, w8a8, w4a8]' --accuracy $(QUICKSTART)/accuracy.json --overwrite true
+		--bit_width '[fp, w8a8, w4a8]' --input waveform --accuracy $(QUICKSTART)/accuracy.json --overwrite true
 	@echo "Encoder, ONNX files, table and plot: $(QUICKSTART)/ (encoder/, encoder-*.onnx, accuracy.json, accuracy.png)"
 
 # Without Node.js 20 the page's tests are skipped, and say so.

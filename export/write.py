@@ -120,7 +120,7 @@ def to_onnx(
             result.file = str(failed)
             os.replace(staging, failed)
             write_json(result.to_dict(), failed_report)
-            raise VerificationError(f"{path} was not written, {failed.name} departs from torch: {result}")
+            raise VerificationError(f"{path} was not written, {failed.name} departs from torch: {result.reasons}")
         write_json(result.to_dict(), report)
         return result
 

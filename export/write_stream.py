@@ -75,7 +75,7 @@ def stream_to_onnx(
         result.file = str(path)
         log.info("%s: %s", path, result)
         if not result.passed:
-            raise VerificationError(f"{path} was not written: {result}")
+            raise VerificationError(f"{path} was not written, it does not agree with torch: {result.reasons}")
         return result
 
 

@@ -1,5 +1,6 @@
 """What a verification found, and whether it passed."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -100,34 +101,64 @@ class Verification:
         """Plain values for JSON."""
         return asdict(self) | {"error_over_variance": self.error_over_variance, "passed": self.passed}
 
+    @property
+    def verdict(self) -> str:
+        """Whether the file agrees, at which bit-width, on what: one short sentence."""
+        state = "verified, the file agrees" if self.passed else "FAILED, the file does not agree"
+        exact = "" if self.by_default is None else ", in sessions with exact arithmetic"
+        return f"{state} with torch at {self.bit_width} on {self.inputs}{exact}"
+
+    @property
+    def reasons(self) -> str:
+        """What does not agree, for an error; empty where all does."""
+        return "; ".join(text for agrees, text in self._details() if not agrees)
+
     def __str__(self) -> str:
-        where = self.first_difference or ""
-        where = where if where.startswith("the ") else f"layer {where}"
-        numbers = f"first difference in {where}" if self.first_difference else "integers equal"
-        parts = [f"{numbers} ({self.layers} layers)"]
-        parts += [] if self.lengths_equal else ["feature lengths differ"]
-        parts += [] if self.padding_zero else ["features beyond a clip's length are not zero"]
-        if (features := self.features) is not None:
-            parts.append(
-                f"error over variance {features.error_over_variance:.2g} over {features.frames} frames of {self.clips} "
-                f"clips, worst frame {features.worst}, {features.frames_above} frames above {self.limit:g}"
-            )
-        if (roundings := self.roundings) is not None:
-            parts.append(
-                f"{roundings.at_edge} of {roundings.values} values at a rounding edge fell to its other side, and with "
-                f"the file's roundings torch has {roundings.error_over_variance:.2g}, worst frame {roundings.worst}"
-            )
-        parts += [] if self.departure is None else [self.departure]
-        parts += ["the head's outputs differ"] if self.head_equal is False else []
-        parts += ["tokens are not those of the nearest codes"] if self.tokens_equal is False else []
-        parts += [] if self.token_agreement is None else [f"{self.token_agreement:.2f} % of the tokens equal"]
-        parts += [] if self.accuracy is None else [str(self.accuracy)]
-        parts += self.notes
+        return "\n".join([self.verdict, *(f"  {text}" for _, text in self._details())])
+
+    def _details(self) -> Iterator[tuple[bool, str]]:
+        """One thought each, and whether it agrees with torch."""
+        if self.first_difference is None:
+            yield True, f"numbers: integers equal in {self.layers} layers" if self.layers else "numbers: no integers"
+        else:
+            where = self.first_difference
+            where = where if where.startswith("the ") else f"layer {where}"
+            yield False, f"numbers: first difference in {where} ({self.layers} layers compared)"
+        if not self.lengths_equal:
+            yield False, "feature lengths differ"
+        if not self.padding_zero:
+            yield False, "features beyond a clip's length are not zero"
+        yield from self._details_of_features()
+        if self.departure is not None:
+            yield False, self.departure
+        if self.head_equal is not None:
+            yield self.head_equal, "head: outputs equal" if self.head_equal else "the head's outputs differ"
+        if self.tokens_equal is False:
+            yield False, "tokens are not those of the nearest codes"
+        if self.token_agreement is not None:
+            yield True, f"tokens: {self.token_agreement:.2f} % equal"
+        if self.accuracy is not None:
+            yield self.accuracy.agrees, str(self.accuracy)
+        for note in self.notes:
+            yield True, f"not compared: {note}"
         if self.by_default is not None:
             exact = " and ".join(f"{name} {value}" for name, value in EXACT.items())
-            parts.append(
-                "but on this processor ONNX Runtime by default departs from that, error over variance "
-                f"{self.by_default:.2g}: sessions with {exact} do not, and w7a8 does not where w8a8 does"
-            )
-        state = "verified" if self.passed else "FAILED"
-        return f"{state} at {self.bit_width} on {self.inputs}: {', '.join(parts)}"
+            departure = f"error over variance {self.by_default:.2g}"
+            yield True, f"by default: ONNX Runtime on this processor departs from that, {departure}"
+            yield True, f"without departure: sessions with {exact}, and w7a8 where w8a8 departs"
+
+    def _details_of_features(self) -> Iterator[tuple[bool, str]]:
+        judged = self.roundings or self.features
+        agrees = judged is not None and judged.worst.error_over_variance <= self.limit
+        if (features := self.features) is not None:
+            own = agrees or self.roundings is not None  # those with the file's roundings are judged where there are any
+            error = f"error over variance {features.error_over_variance:.2g}"
+            yield own, f"features: {error} over {features.frames} frames of {self.clips} clips"
+            yield own, f"worst frame: {features.worst}"
+            yield own, f"frames above {self.limit:g}: {features.frames_above}"
+        if (roundings := self.roundings) is not None:
+            fell = f"{roundings.at_edge} of {roundings.values} values"
+            yield True, f"roundings: {fell} at a rounding edge fell to its other side"
+            given = "with the file's roundings in torch"
+            yield agrees, f"features {given}: error over variance {roundings.error_over_variance:.2g}"
+            yield agrees, f"worst frame {given}: {roundings.worst}"

@@ -1,5 +1,6 @@
 """An ONNX file against torch at the same bit-width: integers bit for bit, features of real speech, head, tokens."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from export.runtime.fresh_process import session_options
 from export.runtime.session import open_session, run_session
 from quant import FULL_PRECISION, BitWidth, parse_bit_width, quant_activations
 from quant.bits import FLOAT_BITS
+
+log = logging.getLogger(__name__)
 
 # Of a frame's error over variance. Float rounding leaves 1e-12 to 1e-8; a feature scaled by 0.1 % is above it.
 LIMIT = 1e-6
@@ -95,6 +98,7 @@ def verify(
 
     session = open_session(path)
     inputs = verification_inputs(encoder, form, clips, session.get_inputs()[0].shape[1:])
+    log.info("comparing with torch at %s on %d clips of %s", run, inputs.clips, inputs.source)
     comparisons = [
         _compare(batch, run_session(session, batch.inputs), run_in_torch(reference, run, batch.inputs), reference)
         for batch in inputs.batches
@@ -120,6 +124,7 @@ def verify(
         rate = getattr(encoder, "frame_rate", None)
         result.features = agreement([clip for each in comparisons for clip in each.features or ()], limit, rate)
         if any(layer.bits_at(run).activation != FLOAT_BITS for layer in layers.values()):
+            log.info("comparing once more, torch with the file's roundings")
             _follow(result, proto, reference, run, inputs.batches, comparisons, rate)
         if run != FULL_PRECISION:
             result.by_default = _by_default(path, result, inputs.batches, comparisons, rate)

@@ -1,6 +1,7 @@
 """Size, cold start, memory, latency and real-time factor of ONNX files, side by side."""
 
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from export.metadata import VerificationError
 from export.runtime import fresh_process
 from export.runtime.fresh_process import feed, session_options
 from export.runtime.session import open_session
+
+log = logging.getLogger(__name__)
 
 COLD_STARTS = 3
 # A session's threads spin for a while after a run, on the cores that the next session needs.
@@ -65,7 +68,13 @@ def measure_files(
         if len(first_inputs) > 1:
             raise ValueError(f"files to compare must take the same input, got {' and '.join(sorted(first_inputs))}")
         for duration in seconds if first_inputs != {"images"} else (0.0,):
-            alone = [_in_fresh_process(path, duration, count) for path in paths]
+            inputs = f"{duration:g} s" if duration else "an image"
+            situation = f"{inputs} on {count or 'default'} thread{'s' * (count != 1)}"
+            alone = []
+            for number, path in enumerate(paths, start=1):
+                log.info("measuring start and memory, %s: file %d of %d, %s", situation, number, len(paths), path)
+                alone.append(_in_fresh_process(path, duration, count))
+            log.info("measuring latency, %s: %d files in turn", situation, len(paths))
             timings = _take_turns(sessions, [feed(session, duration) for session in sessions], repeats)
             for path, size, process, times in zip(paths, sizes, alone, timings, strict=True):
                 low, high = np.percentile(times, [10, 90])

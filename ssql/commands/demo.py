@@ -225,6 +225,7 @@ def _clips(paths: Sequence[str | Path] | None) -> dict[str, Resource]:
 
 def _spoken() -> list[tuple[str, Resource]]:
     """Words of the default data, by voices of its test clips."""
+    log.info("speaking %d words as examples", len(SPOKEN))
     import soundfile
 
     from ssql.data.espeak import SAMPLE_RATE, Utterance, synthesize  # imports torch

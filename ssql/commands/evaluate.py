@@ -7,7 +7,7 @@ from ssql.evaluation.evaluate import BIT_WIDTHS
 from ssql.evaluation.evaluate import evaluate as evaluate_encoders
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer
 from ssql.evaluation.reader import Reader
-from ssql.evaluation.reading import read_at_bit_widths
+from ssql.evaluation.reading import check_texts, read_at_bit_widths
 from ssql.evaluation.whisper_decoder import WhisperDecoder  # noqa: F401  known by its name to --reader
 from ssql.reports.figures import accuracy_figure
 from ssql.reports.result_files import refuse_existing
@@ -62,6 +62,8 @@ def evaluate(
     check_at_least(1, calibration_batches=calibration_batches)
     if reader is not None and tasks is not None:
         raise ValueError("a reader reads texts, and no tasks: give --reader or --tasks")
+    if reader is not None:
+        check_texts(data, reader)
     loaded = load_measured(encoders)
     with reserved_results(output, "accuracy", overwrite):
         if reader is None:

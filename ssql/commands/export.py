@@ -6,7 +6,7 @@ from pathlib import Path
 import export as onnx_export
 from encoders import load_encoder, load_head, load_tokenizer, state_sha256, weights_sha256
 from encoders.storage.ownership import LATENCIES, REPORT, refuse_foreign
-from ssql.commands.exported_files import file_paths, labelled_of_head, verification_clips
+from ssql.commands.exported_files import file_paths, in_turn, labelled_of_head, verification_clips
 from ssql.data import DataModule
 from ssql.evaluation.probe_head import probe_head
 from ssql.reports.result_files import refuse_existing, reserved, save
@@ -77,7 +77,7 @@ def export(
     clips = verification_clips(data, loaded)
     with reserved(Path(output) / "export", paths.values(), overwrite):
         kept = onnx_export.entries_to_keep(Path(output), loaded, input, heads[bit_widths[0]], overwrite, tokenizer)
-        for b, path in paths.items():
+        for b, path in in_turn(paths):
             labelled = labelled_of_head(data, heads[b], task)
             onnx_export.to_onnx(
                 loaded, path, bit_width=b, float16=float16, input=input, head=heads[b], tokenizer=tokenizer,

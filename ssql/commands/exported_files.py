@@ -1,6 +1,7 @@
 """What the commands that export and verify share: names of files, clips, labelled data of heads."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -10,6 +11,9 @@ from encoders import Encoder, Head
 from quant import parse_bit_width
 from ssql.data import DataModule
 from ssql.evaluation.probe_head import labelled_test
+from ssql.terminal.progress import track
+
+log = logging.getLogger(__name__)
 
 NAMES = {"fp": "fp32", "w8a8": "int8", "w4a8": "int4"}
 CLIPS = 32  # of data that a file is verified with
@@ -25,13 +29,23 @@ def file_paths(output: str, what: str, bit_widths: Sequence[str], float16: bool 
     return {b: Path(output) / f"{what}-{names.get(b) or parse_bit_width(b)}.onnx" for b in bit_widths}
 
 
+def in_turn(paths: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
+    """Each bit-width and its file; which file of how many is begun, is said."""
+    for number, (bit_width, path) in enumerate(paths.items(), start=1):
+        log.info("writing file %d of %d, %s at %s", number, len(paths), path, bit_width)
+        yield bit_width, path
+
+
 def labelled_of_head(data: DataModule | None, head: Head | None, task: str | None) -> onnx_export.Labelled | None:
     """Test data of a head; None without, and where nobody asked for a task that the data has no label for."""
     if data is None or head is None or head.task == "regression":
         return None
     texts = getattr(data.dataset("train"), "texts", None)
     has_label = texts is not None if head.task == "ctc" else head.label in data.classes
-    return labelled_test(data, head) if task is not None or has_label else None
+    if task is None and not has_label:
+        return None
+    clips = len(data.dataset("test"))  # type: ignore[arg-type]
+    return track(labelled_test(data, head), "comparing answers: clips", clips, lambda batch: len(batch[2]))
 
 
 def verification_clips(data: DataModule | None, encoder: Encoder) -> list[Tensor] | None:

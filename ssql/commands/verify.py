@@ -17,9 +17,9 @@ def verify(
 ) -> None:
     """Compare an ONNX file with torch: every integer, features frame by frame, head and names, tokens, accuracy.
 
-    Writes <file>.verification.json beside the file; exits with 1 where they do not agree, and removes nothing. Says the
-    worst frame, its squared error over the variance of torch's features, and how many values fell to the other side of
-    a rounding edge.
+    Writes <file>.verification.json beside the file; exits with 1 where they do not agree, and removes nothing. Says
+    first whether they agree, then the worst frame, its squared error over the variance of torch's features, and how
+    many values fell to the other side of a rounding edge.
 
     Example: ssql verify --file runs/a/encoder-int4.onnx --encoder runs/a/encoder --data SpokenWords --task word
 
@@ -58,4 +58,4 @@ def verify(
     save({report: result.to_dict()})
     say(f"{path}: {result}")
     if not result.passed:
-        raise onnx_export.VerificationError(f"{path} does not agree with torch: {result}")
+        raise onnx_export.VerificationError(f"{path} does not agree with torch: {result.reasons}")

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -122,6 +122,11 @@ class AudioFolder(DataModule):
             splits[name] = LabelledTensors(clips, labels, texts)
         return splits
 
+    def said(self) -> dict[Split, list[tuple[str, str | None]]]:
+        """From the names of the files and their texts: no audio is read."""
+        entries = [entry for entry in self._entries() if entry.split == "test"]
+        return {"test": [(self._relative(entry.path), entry.text) for entry in entries]}
+
     def _entries(self) -> list[Entry]:
         if not self.root.is_dir():
             raise FileNotFoundError(f"audio folder {shown(self.root)} does not exist")
@@ -167,15 +172,21 @@ class AudioFolder(DataModule):
             )
         return found
 
-    def _add_texts(self, entries: Iterable[Entry]) -> None:
+    def _add_texts(self, entries: Sequence[Entry]) -> None:
         if self.texts is None:
             return
         transcripts = {} if isinstance(self.texts, Spelling) else read_transcripts(Path(self.texts))
+        missing = []
         for entry in entries:
             name = self._relative(entry.path)
             entry.text = self.texts.text(entry.labels) if isinstance(self.texts, Spelling) else transcripts.get(name)
             if entry.text is None:
-                raise ValueError(f"transcript file {self.texts} has no line for {name}")
+                missing.append(name)
+        if missing:
+            raise ValueError(
+                f"transcript file {self.texts} has no line for {len(missing)} of {len(entries)} audio files, the first "
+                f"of them {missing[0]}"
+            )
 
     def _read_all(self, entries: list[Entry]) -> list[Tensor | None]:
         skipped: dict[str, list[str]] = defaultdict(list)

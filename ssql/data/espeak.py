@@ -10,8 +10,8 @@ from pathlib import Path
 import espeakng_loader
 import numpy as np
 import torch
-import torchaudio.functional as AF
 from torch import Tensor
+from torchaudio.transforms import Resample
 
 from encoders.speech.log_mel import SAMPLE_RATE
 
@@ -100,13 +100,14 @@ def synthesize(utterances: Iterable[Utterance]) -> Iterator[Tensor]:
         ValueError: unknown voice, or a text that makes no sound.
     """
     synthesizer = _Synthesizer()
+    resample = Resample(synthesizer.rate, SAMPLE_RATE, dtype=torch.float32)  # its filter is made once
     try:
         for utterance in utterances:
             waveform = torch.from_numpy(synthesizer.speak(utterance).astype(np.float32) / 32768)
             loud = (waveform.abs() > _SILENCE).nonzero()
             if len(loud) == 0:
                 raise ValueError(f"{utterance.text!r} makes no sound in voice {utterance.voice!r}")
-            yield AF.resample(waveform[int(loud[0]) : int(loud[-1]) + 1], synthesizer.rate, SAMPLE_RATE)
+            yield resample(waveform[int(loud[0]) : int(loud[-1]) + 1])
     finally:
         synthesizer.close()
 

@@ -92,6 +92,15 @@ class DataModule(lightning.LightningDataModule, ABC):
             raise ValueError(self.empty_split(split))
         return dataset
 
+    def said(self) -> dict[Split, list[tuple[str, str | None]]]:
+        """Of each test split, every clip's name and what is said in it, None where the data do not know."""
+        found: dict[Split, list[tuple[str, str | None]]] = {}
+        for split in self.test_splits:
+            dataset = self.dataset(split)
+            items = [dataset[place] for place in range(len(dataset))]  # type: ignore[arg-type]
+            found[split] = [(f"clip {place}", item.get("texts")) for place, item in enumerate(items)]
+        return found
+
     def empty_split(self, split: Split) -> str:
         """The sentence for a split without items, which is an error only where the split is needed."""
         return f"the {split} split of {type(self).__name__} has no items: give it some"

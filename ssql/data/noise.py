@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from quant.checks import check_at_least
 from ssql.data.batch import Batch
-from ssql.data.module import DataModule
+from ssql.data.module import DataModule, Split
 
 Noise = Literal["white", "babble"]
 TALKERS = 4
@@ -63,6 +63,10 @@ class Noisy(DataModule):
                 for snr in self.snr_db
             },
         }
+
+    def said(self) -> dict[Split, list[tuple[str, str | None]]]:
+        """Of the clean test split, whose clips all others repeat."""
+        return {"test": self.data.said()["test"]}
 
 
 class Mixture(Dataset[Batch]):

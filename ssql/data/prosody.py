@@ -1,5 +1,6 @@
 """Synthetic prosody with exact labels: three numerals at known F0, loudness and rate, tested on unheard voices."""
 
+import logging
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,9 @@ from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.espeak import Utterance, fundamental_frequency, synthesize
 from ssql.data.module import DataModule
 from ssql.data.spoken_words import NUMERALS
+from ssql.terminal.progress import track
+
+log = logging.getLogger(__name__)
 
 # Gender is what eSpeak's own voice files say.
 VOICES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -73,6 +77,7 @@ class SpokenProsody(DataModule):
         """Speak all clips of both splits."""
         self.classes = {"contour": list(CONTOURS), "gender": list(VOICES["train"])}
         self.targets = {"pitch": "semitones", "energy": "dB", "rate": "words/min"}
+        log.info("speaking %s clips", f"{sum(self.sizes.values()):,}")
         return {split: self._speak(split, size) for split, size in self.sizes.items()}
 
     def _speak(self, split: str, size: int) -> LabelledTensors:
@@ -83,7 +88,7 @@ class SpokenProsody(DataModule):
             utterances += spoken
             for task, answer in answers.items():
                 labels[task].append(answer)
-        words = synthesize(utterances)
+        words = track(synthesize(utterances), f"speaking words of {split}", len(utterances))
         clips = []
         for first, energy in zip(utterances[::3], labels["energy"], strict=True):
             pause = torch.zeros(round(PAUSE * 175 / first.words_per_minute * SAMPLE_RATE))

@@ -12,6 +12,7 @@ from quant.checks import check_at_least
 from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.espeak import Utterance, synthesize
 from ssql.data.module import DataModule
+from ssql.terminal.progress import track
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class SpokenWords(DataModule):
             "language": self.languages,
             "voice": list(VARIANTS),
         }
+        log.info("speaking %s words", f"{sum(self.sizes.values()):,}")
         started = time.perf_counter()
         splits: dict[str, Dataset[Batch]] = {name: self._speak(words, name, size) for name, size in self.sizes.items()}
         log.info("spoke %d words in %.1f s", sum(self.sizes.values()), time.perf_counter() - started)
@@ -90,4 +92,5 @@ class SpokenWords(DataModule):
             )
             for task, label in (("word", word), ("language", self.languages.index(language)), ("voice", voice)):
                 labels[task].append(label)
-        return LabelledTensors(list(synthesize(utterances)), labels, [utterance.text for utterance in utterances])
+        clips = list(track(synthesize(utterances), f"speaking words of {split}", size))
+        return LabelledTensors(clips, labels, [utterance.text for utterance in utterances])

@@ -24,19 +24,24 @@ def prepare_anew(encoder: Encoder, policy: quant.Policy | None) -> None:
 
 def calibrate_on(encoder: Encoder, data: DataModule, batches: int, observer: str | quant.Observer = "min_max") -> None:
     """Set the activation ranges of a prepared encoder from the first training batches, not augmented."""
-    looked_at = track(data.first_batches(batches), "calibrating: batches", batches)
+    looked_at = track(data.first_batches(batches), "calibrating: batches", _first(data, batches))
     quant.calibrate(encoder, looked_at, _embedding_of(encoder), observer)
 
 
 def correct_bias_on(encoder: Encoder, data: DataModule, batches: int, bit_width: str) -> None:
     """Correct the biases of a calibrated encoder for a bit-width from the first training batches."""
-    looked_at = track(data.first_batches(batches), f"correcting biases at {bit_width}: batches", batches)
+    looked_at = track(data.first_batches(batches), f"correcting biases at {bit_width}: batches", _first(data, batches))
     quant.correct_bias(encoder, bit_width, looked_at, _embedding_of(encoder))
 
 
 def sensitivities_on(encoder: Encoder, data: DataModule, batches: int) -> list[quant.Sensitivity]:
     """What each layer of a prepared encoder costs its embeddings at few weight bits, on the first training batches."""
     return quant.sensitivities(encoder, data.first_batches(batches), _embedding_of(encoder))
+
+
+def _first(data: DataModule, batches: int) -> int:
+    """How many of so many first batches there are."""
+    return min(batches, len(data.evaluation_dataloader("train")))
 
 
 def _embedding_of(encoder: Encoder) -> Callable[[Batch], Tensor]:

@@ -1,6 +1,7 @@
 """A linear probe as a head: what scikit-learn fitted on standardized features becomes one linear layer."""
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ from ssql.evaluation.calibration import prepare_anew
 from ssql.evaluation.embeddings import embed_split
 from ssql.evaluation.probes import fit_heads
 from ssql.tasks import task_of
+
+log = logging.getLogger(__name__)
 
 
 def probe_head(encoder: Encoder, data: DataModule, task: str, bit_width: str) -> Head:
@@ -35,6 +38,7 @@ def probe_head(encoder: Encoder, data: DataModule, task: str, bit_width: str) ->
         raise ValueError(f"the encoder is for {encoder.modality}, the data is {data.modality}")
     check_task(data, task)
     check_labels(data, [task])
+    log.info("training a linear probe of %s at %s", task, bit_width)
     encoder = copy.deepcopy(encoder)
     prepare_anew(encoder, None)
     embeddings, answers = embed_split(encoder, data, "train", bit_width)

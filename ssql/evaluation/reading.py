@@ -108,21 +108,26 @@ def read_at_bit_widths(
 
 
 def check_texts(data: DataModule, reader: Reader) -> None:
-    """Raise ValueError where a split to be read has a clip without a text, or with one that is nothing to say."""
-    for split in data.test_splits:
-        dataset = data.dataset(split)
-        for place in range(len(dataset)):  # type: ignore[arg-type]
-            item = dataset[place]
-            if "texts" not in item:
-                raise ValueError(
-                    f"the data say nothing of what is said in clip {place} of the {split} split: a reader needs texts, "
-                    "as of --data AudioFolder --data.texts transcripts.tsv"
-                )
-            if not reader.normalized(item["texts"]):
-                raise ValueError(
-                    f"the text of clip {place} of the {split} split is {item['texts']!r:.60}, which leaves no word to "
-                    "compare: leave the clip out"
-                )
+    """Raise ValueError where clips to be read have no text, or one that is nothing to say: how many, and the first.
+
+    It needs no encoder, and no audio of an `AudioFolder`: it can be asked before any work.
+    """
+    if data.modality != "audio":
+        raise ValueError(f"a reader reads speech, the data is {data.modality}")
+    for split, clips in data.said().items():
+        silent = [name for name, text in clips if text is None]
+        if silent:
+            raise ValueError(
+                f"{len(silent)} of {len(clips)} clips of the {split} split have no text, the first of them "
+                f"{silent[0]}: a reader needs texts, as of --data AudioFolder --data.texts transcripts.tsv"
+            )
+        wordless = [(name, text) for name, text in clips if not reader.normalized(text or "")]
+        if wordless:
+            name, text = wordless[0]
+            raise ValueError(
+                f"the texts of {len(wordless)} of {len(clips)} clips of the {split} split leave no word to compare, "
+                f"the first of them {text!r:.60} of {name}: leave these clips out"
+            )
 
 
 @dataclass

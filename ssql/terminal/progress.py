@@ -14,6 +14,7 @@ from rich.progress import Progress
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 SECONDS = 30.0
+SOON = 3.0  # seconds, after which work that has no bar says that it goes on
 WORTH_A_BAR = 500  # items
 
 
@@ -36,7 +37,7 @@ def track(
         description: what is done with them.
         total: how many there are.
         count: how many an item stands for, such as the clips of a batch.
-        seconds: between lines of the log.
+        seconds: between lines of the log; the first comes after 3 s.
     """
     if on_terminal() and (total is None or total >= WORTH_A_BAR):
         with Progress(transient=True) as progress:
@@ -45,13 +46,13 @@ def track(
                 yield item
                 progress.advance(task, count(item))
         return
-    started = said = time.monotonic()
-    done = 0
+    started = time.monotonic()
+    due, done = started + min(SOON, seconds), 0
     for item in items:
         yield item
         done, now = done + count(item), time.monotonic()
-        if now - said >= seconds:
-            said = now
+        if now >= due:
+            due = now + seconds
             rest = timedelta(seconds=round((now - started) / done * (total - done))) if total and done else None
             left = "" if rest is None else f" of {total}, {rest} left"
             log.info("%s: %d%s", description, done, left)

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
 import published_reference as published
 from pages import HOME, PAGES, blocks, command_lines, words_of
 
+from export.runtime.fresh_process import EXACT
 from ssql import cli
 
 GUIDES = ("start.md", "quantize.md", "pretrain.md", "finetune.md", "export.md")
@@ -146,6 +147,18 @@ def test_other_languages_name_what_the_files_take_and_give(folder):
             (block,) = blocks(language)
             assert f'"{value.name}"' in block.text
             assert types[value.type][name_of] in block.text
+
+
+def test_sessions_in_pages_and_examples_compute_what_the_file_says():
+    opened = [b.text for b in [*blocks("python"), *blocks("cpp"), *blocks("rust")] if re.search(r"\bSession\b", b.text)]
+    opened += [b.text for b in blocks("python") if "InferenceSession" in b.text]
+    opened += [
+        (HOME / path).read_text(encoding="utf-8") for path in ("examples/python_without_torch.py", "export/card.md")
+    ]
+    assert len(opened) == 5
+    for text in opened:
+        for name, value in EXACT.items():
+            assert re.search(rf'"{re.escape(name)}"(, |: )"{value}"', text), text
 
 
 def test_python_is_in_guides_that_are_followed():

@@ -69,6 +69,6 @@ def test_a_batch_of_streams_is_each_stream(encoder, file):
 def test_a_file_that_departs_is_not_written(encoder, tmp_path, monkeypatch):
     step = FileStream._step
     monkeypatch.setattr(FileStream, "_step", lambda self, piece: 2 * step(self, piece))
-    with pytest.raises(export.VerificationError, match="was not written: FAILED"):
+    with pytest.raises(export.VerificationError, match=r"was not written, it does not agree with torch: \w+"):
         to_stream_file(encoder, tmp_path / "stream.onnx", "w8a8")
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,8 @@
 """`ssql export` and `ssql verify` as they are typed."""
 
 import json
+import logging
+import re
 import sys
 
 import onnx
@@ -58,9 +60,13 @@ def test_export_writes_probed_files_reports_and_a_card(exported):
 
 def test_verify_needs_only_the_file_and_the_encoder(exported, saved, ssql, capsys):
     ssql("verify", "--file", exported / "encoder-int8.onnx", "--encoder", saved, *WORDS)
-    said = " ".join(capsys.readouterr().out.split())
-    assert "verified at w8a8 on given data: integers equal" in said
-    assert "word accuracy" in said
+    verdict, *details = capsys.readouterr().out.splitlines()
+    assert verdict.startswith(
+        f"{exported / 'encoder-int8.onnx'}: verified, the file agrees with torch at w8a8 on given"
+    )
+    assert details[0] == "  numbers: integers equal in 8 layers"
+    assert re.fullmatch(r"  features: error over variance \S+ over 670 frames of 41 clips", details[1])
+    assert [line for line in details if line.startswith("  word accuracy ")]
 
 
 def test_verify_of_a_damaged_file_ends_with_an_error_and_removes_nothing(exported, saved, ssql, tmp_path, capsys):
@@ -83,12 +89,16 @@ def measured(folder) -> dict:
     return row | {"weights_sha256": weights_sha256(encoder)}
 
 
-def test_a_later_export_joins_the_card_with_results_of_evaluate(saved, ssql, tmp_path, monkeypatch):
+def test_a_later_export_joins_the_card_with_results_of_evaluate(saved, ssql, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(export, "measure_files", unmeasured)
     head = Head("ctc", 32, ["a", "b"], label="text")  # beside the encoder: it goes into the files
     save_encoder(load_encoder(saved), tmp_path / "model", head=head)
     words = ["--encoder", tmp_path / "model", "--output", tmp_path / "files"]
     ssql("export", *words, "--bit_width", "fp", "--float16", "true")
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == f"writing file 1 of 1, {tmp_path / 'files' / 'encoder-fp16.onnx'} at fp"
+    assert said[1] == "comparing with torch at fp on 12 clips of shipped speech"
     others = [
         {"weights_sha256": "f00d", "value": 1.0},
         {"metric": "knn", "value": 2.0},
@@ -138,12 +148,22 @@ def test_words_that_do_not_go_together_are_refused(saved, ssql, tmp_path):
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_bench_takes_files_and_leaves_rows_and_a_plot(exported, ssql, tmp_path, capsys, monkeypatch):
+def test_bench_takes_files_and_leaves_rows_and_a_plot(exported, ssql, tmp_path, capsys, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
     files = [exported / "encoder-fp32.onnx", exported / "encoder-int8.onnx"]
     monkeypatch.setattr("export.runtime.bench.COLD_STARTS", 1)
     ssql("bench", *files, "--seconds", "[0.5]", "--repeats", "2", "--output", tmp_path / "latency")
     rows = json.loads((tmp_path / "latency.json").read_text())
     assert [(row["file"], row["threads"]) for row in rows] == [(file.name, t) for t in (1, 2) for file in files]
+    assert [record.getMessage() for record in caplog.records if record.name == "export.runtime.bench"] == [
+        f"measuring {what}, 0.5 s on {threads}: {which}"
+        for threads in ("1 thread", "2 threads")
+        for what, which in (
+            ("start and memory", f"file 1 of 2, {files[0]}"),
+            ("start and memory", f"file 2 of 2, {files[1]}"),
+            ("latency", "2 files in turn"),
+        )
+    ]
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert printed.count("encoder-int8") == 1 + 2  # a line of the files, two of the latencies

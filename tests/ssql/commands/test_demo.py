@@ -1,6 +1,7 @@
 import http.client
 import io
 import json
+import logging
 import os
 import socket
 import threading
@@ -101,7 +102,8 @@ def test_a_file_that_vanished_is_404_and_the_server_goes_on(connection, files):
     assert get(connection, "/")[0].status == 200
 
 
-def test_words_are_spoken_when_no_clips_are_named(files, page):
+def test_words_are_spoken_when_no_clips_are_named(files, page, caplog):
+    caplog.set_level(logging.INFO)
     with open_server(files, page=page) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         connection = http.client.HTTPConnection(*server.server_address[:2], timeout=10)
@@ -109,6 +111,7 @@ def test_words_are_spoken_when_no_clips_are_named(files, page):
         spoken = get(connection, listing[1]["url"])[1]
         connection.close()
         server.shutdown()
+    assert caplog.messages[0] == "speaking 4 words as examples"
     assert [clip["name"] for clip in listing] == ["seven", "drei", "quatre", "ocho"]
     with wave.open(io.BytesIO(spoken)) as clip:
         assert (clip.getframerate(), clip.getnchannels(), clip.getsampwidth()) == (16_000, 1, 2)

@@ -143,7 +143,7 @@ def test_a_file_alone_has_rates_and_no_distance(folder, ssql, tmp_path):
     [
         (["--reader.takes", 512], True, "the reader takes features 512 wide, those of a are 32 wide: give the reader"),
         (["--reader.of_all", 1500], True, r"takes 1,500 frames of every clip, the encoder gives 60: .*--fill true"),
-        ([], False, "the data say nothing of what is said in clip 0 of the test split: a reader needs texts"),
+        ([], False, r"10 of 10 clips of the test split have no text, the first of them 0\.wav: a reader needs texts"),
         (["--tasks", "[class]"], True, "a reader reads texts, and no tasks: give --reader or --tasks"),
         (["--bit_widths", "[w4a9000]"], True, "w4a9000"),
     ],
@@ -161,7 +161,21 @@ def test_a_clip_without_a_line_is_named(folder, ssql, tmp_path):
     (tmp_path / "some.tsv").write_text("0.wav\tyes\n", encoding="utf-8")
     code, _ = ssql("--encoders.a", folder / "encoder", "--output", tmp_path / "out", "--data.texts",
                    tmp_path / "some.tsv", texts=False)  # fmt: skip
-    assert str(code).endswith("some.tsv has no line for 1.wav")
+    assert str(code).endswith("some.tsv has no line for 9 of 10 audio files, the first of them 1.wav")
+
+
+def test_texts_are_looked_at_before_any_audio_and_any_encoder(folder, ssql, tmp_path, monkeypatch):
+    monkeypatch.setattr("ssql.data.audio_folder.read_audio", lambda *_: pytest.fail("audio was read"))
+    texts = "".join(f"{n}.wav\t{' ' if n > 7 else 'yes'}\n" for n in range(10))
+    (tmp_path / "wordless.tsv").write_text(texts, encoding="utf-8")
+    cases = {
+        (): "10 of 10 clips of the test split have no text, the first of them 0.wav",
+        ("--data.texts", tmp_path / "wordless.tsv"): "the texts of 2 of 10 clips of the test split leave no word to "
+        "compare, the first of them ' ' of 8.wav: leave these clips out",
+    }
+    for words, sentence in cases.items():
+        code, _ = ssql("--encoders.a", "nowhere", "--output", tmp_path / "out", *words, texts=False)
+        assert sentence in str(code)
 
 
 def test_whispers_decoder_says_what_it_misses(folder, ssql, tmp_path, monkeypatch):

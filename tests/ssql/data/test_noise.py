@@ -40,3 +40,10 @@ def test_what_cannot_be_mixed_is_an_error():
         Noisy(Digits())
     with pytest.raises(ValueError, match=r"noisy_tasks \['tone'\] are not among the data's: word, language, voice"):
         Noisy(SpokenWords(train_size=40, test_size=8), noisy_tasks=["tone"]).setup()
+
+
+def test_noisy_clips_say_what_the_clean_ones_do():
+    texts = ["null", "eins", "zwei"]
+    clean = SpokenWords(languages=["de"], train_size=1, test_size=3)
+    assert clean.said() == {"test": [(f"clip {place}", text) for place, text in enumerate(texts)]}
+    assert Noisy(clean).said() == clean.said()

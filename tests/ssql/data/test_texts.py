@@ -41,7 +41,7 @@ def test_a_transcript_file(folder):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("2_ann.wav\ttwo\n", r"has no line for 2_long.wav"),
+        ("2_ann.wav\ttwo\n", r"has no line for \d of \d audio files, the first of them 2_long.wav"),
         ("2_ann.wav two\n", r"line 1 is not path<TAB>text"),
         ("2_ann.wav\ttwo\n2_ann.wav\ttwo\n", r"line 2: 2_ann.wav has a text already"),
         ("2_ann.wav\t\n", r"line 1 is not path<TAB>text"),
