@@ -42,7 +42,8 @@ class LayerProgress:
     def __init__(
         self, output: str, encoder: Encoder, inputs: Sequence[tuple[Tensor, Tensor | None]], overwrite: bool
     ) -> None:
-        self.folder = plain(output).with_name(plain(output).name + ENDING)
+        self.output = plain(output)
+        self.folder = self.output.with_name(self.output.name + ENDING)
         self.encoder, self.overwrite = encoder, overwrite
         self.signature = _signature(encoder, inputs)
         self.found = False
@@ -50,6 +51,8 @@ class LayerProgress:
 
     def __enter__(self) -> Self:
         """Give the encoder what is there."""
+        with sole_writer(self.output):  # said now, not when all is done
+            pass
         self._lock.__enter__()
         try:
             files = self._files()

@@ -118,8 +118,8 @@ BAD_LINES = {
         "--bit_widths takes a list such as '[a, b]', not w8a8",
     "evaluate --encoders.a x --data SpokenWordz --output y": "there is no class SpokenWordz: did you mean SpokenWords?",
     "evaluate --encoders.a x --data SpokenWords --data.train_siz 3 --output y": "did you mean train_size?",
-    "calibrate --encoder x --data Digits --output y --batches eight": "--batches takes a whole number, not eight",
-    "calibrate --encoder x --data Digits --output y --policy.shitf true": "did you mean shift?",
+    "quantize --encoder x --data Digits --output y --examples eight": "--examples takes a whole number, not eight",
+    "quantize --encoder x --data Digits --output y --policy.shitf true": "did you mean shift?",
     "export --encoder x --output y --input wave": "--input takes log_mel or waveform, not wave",
     "finetune --encoder x --task w --data Digits --output y --model.freeze true":
         "write --freeze instead of --model.freeze",
@@ -131,7 +131,7 @@ BAD_LINES = {
     "bench x.onnx --threads [1,99999999999999999999]": "--threads must be from",
     "finetune --encoder x --task w --data Digits --output y --trainer.max_steps 99999999999999999999":
         "--trainer.max_steps must be from",
-    "calibrate --encoder x --data {} --output y": "not the name of a DataModule",
+    "quantize --encoder x --data {} --output y": "not the name of a DataModule",
     "export --encoder x --outpu y": "did you mean --output?",
 }  # fmt: skip
 
@@ -163,7 +163,7 @@ BAD_INPUT = {
     "report --runs [] --output y": "--runs is empty",
     "suite --encoders {} --output y": "--encoders is empty",
     "features a.wav --encoder x --output y --batch_size 0": "batch_size must be 1 or more, got 0",
-    "calibrate --encoder x --data Digits --output y": "no encoder at x",
+    "quantize --encoder x --data Digits --output y": "no encoder at x",
 }
 
 
