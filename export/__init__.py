@@ -11,14 +11,12 @@ from export.group import named_group
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from export.card import add_results, describe, entries_to_keep, refuse_foreign_card, write_card
-    from export.check.accuracy import Accuracy, Labelled
-    from export.check.stream import verify_stream
+    from export.card import describe, entries_to_keep, refuse_foreign_card, write_card
+    from export.check.accuracy import Labelled
     from export.check.verdict import Verification
     from export.check.verify import verify
-    from export.graph.head import stored_head
     from export.graph.signature import SpeechInput
-    from export.metadata import VerificationError, load_file
+    from export.metadata import VerificationError
     from export.runtime.bench import measure_files
     from export.runtime.file_encoder import FileEncoder, file_window_encoder
     from export.runtime.onnx_encoder import OnnxEncoder
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from export.write_stream import stream_to_onnx
 
 HOMES = {
-    "Accuracy": "check.accuracy",
     "FileEncoder": "runtime.file_encoder",
     "FileStream": "runtime.stream",
     "Labelled": "check.accuracy",
@@ -36,19 +33,15 @@ HOMES = {
     "SpeechInput": "graph.signature",
     "Verification": "check.verdict",
     "VerificationError": "metadata",
-    "add_results": "card",
     "describe": "card",
     "entries_to_keep": "card",
     "file_window_encoder": "runtime.file_encoder",
     "integer_operators": "runtime.session",
-    "load_file": "metadata",
     "measure_files": "runtime.bench",
     "refuse_foreign_card": "card",
-    "stored_head": "graph.head",
     "stream_to_onnx": "write_stream",
     "to_onnx": "write",
     "verify": "check.verify",
-    "verify_stream": "check.stream",
     "write_card": "card",
 }
 # For users; the rest is for the command line.

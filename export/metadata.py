@@ -16,17 +16,12 @@ FORMAT_VERSION = "1"
 OPSET = 21  # the first with INT4, which quantized graphs need
 # Of a file's metadata: head and tokenizer are compared by their numbers; weights too, whose ranges may have changed.
 NOT_OF_THE_ENCODER = {"ssql_toolkit_version", "weights_sha256", "head", "tokenizer"}
-LOG_MEL = "(log10(max(slaney_mel(|stft|^2), 1e-10)) + 4) / 4, zero-padded edges, last frame dropped"
-WHISPER_LOG_MEL = (
-    "(max(log10(max(slaney_mel(|stft|^2), 1e-10)), the clip's maximum - 8) + 4) / 4, left edge reflected, "
-    "479 zeros after the clip, last frame dropped"
-)
-
-FILLED_LOG_MEL = (
-    "(max(log10(max(slaney_mel(|stft|^2), 1e-10)), the clip's maximum - 8) + 4) / 4, left edge reflected, "
-    "zeros after the clip to all positions, last frame dropped"
-)
-_LOG_MELS = {FilledLogMel: FILLED_LOG_MEL, WhisperLogMel: WHISPER_LOG_MEL, LogMel: LOG_MEL}
+_WHISPER = "(max(log10(max(slaney_mel(|stft|^2), 1e-10)), the clip's maximum - 8) + 4) / 4, left edge reflected, "
+LOG_MELS = {
+    LogMel: "(log10(max(slaney_mel(|stft|^2), 1e-10)) + 4) / 4, zero-padded edges, last frame dropped",
+    WhisperLogMel: f"{_WHISPER}479 zeros after the clip, last frame dropped",
+    FilledLogMel: f"{_WHISPER}zeros after the clip to all positions, last frame dropped",
+}
 
 
 class VerificationError(RuntimeError):
@@ -68,7 +63,7 @@ def metadata(
         "mel_window_samples": str(WINDOW),
         "mel_hop_samples": str(HOP),
         "n_mels": str(encoder.front_end.n_mels),
-        "log_mel": _LOG_MELS[type(encoder.front_end)],
+        "log_mel": LOG_MELS[type(encoder.front_end)],
     }
 
 
@@ -126,8 +121,9 @@ def longest_input(about: dict[str, str]) -> int | None:
 def log_mel_of(about: dict[str, str]) -> LogMel:
     """The front end that makes the log-mels that a file was exported for, by what it says about itself."""
     n_mels, longest = int(about["n_mels"]), longest_input(about)
-    if about.get("log_mel") == FILLED_LOG_MEL:
-        if longest is None:
-            raise ValueError("filled clips without positions")
-        return FilledLogMel(n_mels, longest)
-    return WhisperLogMel(n_mels) if about.get("log_mel") == WHISPER_LOG_MEL else LogMel(n_mels)
+    form = next((form for form, text in LOG_MELS.items() if text == about.get("log_mel")), LogMel)
+    if form is not FilledLogMel:
+        return form(n_mels)
+    if longest is None:
+        raise ValueError("filled clips without positions")
+    return FilledLogMel(n_mels, longest)

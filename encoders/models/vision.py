@@ -79,8 +79,12 @@ class VisionEncoder(Encoder):
         Raises:
             ValueError: another number of channels, or a size that the model is not built for.
         """
-        if not torch.compiler.is_exporting():
-            self._check_images(images)
+        name, channels = self.arguments["model_name"], self.arguments["in_channels"]
+        if images.dim() != 4 or images.shape[1] != channels:
+            raise ValueError(
+                f"images of shape {tuple(images.shape)} do not fit: {name} takes (batch, {channels}, height, width); "
+                f"its in_channels is {channels}"
+            )
         if images.is_cuda:  # tensor cores want it; convolutions follow their input
             images = images.contiguous(memory_format=torch.channels_last)
         try:
@@ -88,28 +92,11 @@ class VisionEncoder(Encoder):
         except AssertionError as error:  # timm's word on images that a model is not built for
             height, width = images.shape[2:]
             raise ValueError(
-                f"{self.arguments['model_name']} cannot take images of {height}x{width}: {error}"
+                f"images of {height}x{width} do not fit {name}: {str(error).rstrip('.')}; give data of the "
+                f"size that it is built for (ImageFolder's image_size), or build the encoder with model_arguments "
+                f"{{img_size: {height}}} and a patch_size that divides it"
             ) from error
         return features
-
-    def _check_images(self, images: Tensor) -> None:
-        channels = self.arguments["in_channels"]
-        if images.dim() != 4 or images.shape[1] != channels:
-            raise ValueError(
-                f"images of shape {tuple(images.shape)} do not fit: {self.arguments['model_name']} takes (batch, "
-                f"{channels}, height, width); its in_channels is {channels}"
-            )
-        embedding = getattr(self.model, "patch_embed", None)
-        size = getattr(embedding, "img_size", None)
-        if not getattr(embedding, "strict_img_size", True) or getattr(self.model, "dynamic_img_size", False):
-            size = None  # the model takes any
-        if size is not None and tuple(images.shape[2:]) != tuple(size):
-            height, width = images.shape[2:]
-            raise ValueError(
-                f"images of {height}x{width} do not fit: {self.arguments['model_name']} is built for "
-                f"{size[0]}x{size[1]}; give data of that size (ImageFolder's image_size), or build the encoder with "
-                f"model_arguments {{img_size: {height}}} and a patch_size that divides it"
-            )
 
     def embed(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The pooled features; `lengths` is there for the common signature and ignored."""

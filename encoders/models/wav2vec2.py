@@ -16,7 +16,7 @@ from encoders.speech.frames import FrameEncoder, frame_mask
 from encoders.speech.log_mel import SAMPLE_RATE, checked_waveform
 from quant import valid_frames
 from quant.attention import MASKED
-from quant.checks import check_at_least, check_choice
+from quant.checks import check_above, check_at_least, check_choice
 
 RECEPTIVE_FIELD, STRIDE = 400, 320  # samples of one frame, and from frame to frame, of the seven convolutions
 BUCKETS, FARTHEST = 320, 800  # relative positions of WavLM
@@ -170,8 +170,7 @@ class NormalizedWaveform(nn.Module):
 
     def __init__(self, epsilon: float | None = 1e-5) -> None:
         super().__init__()
-        if epsilon is not None and not epsilon > 0:
-            raise ValueError(f"normalize_epsilon must be above 0, or null, got {epsilon}")
+        check_above(0, normalize_epsilon=epsilon)
         self.epsilon = epsilon
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -3,19 +3,19 @@
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
 import torchaudio
-import torchaudio.functional as AF
 from torch import Tensor
 
 from encoders.speech.log_mel import SAMPLE_RATE
-from encoders.speech.sample_rates import SincResampling
+from encoders.speech.sample_rates import ROLLOFF, ZERO_CROSSINGS, sinc_resampled
 from encoders.storage.paths import kind_of, shown
 
 RATES = (1_000, 768_000)  # Hz that are taken: below there is no speech, above a header is damaged
@@ -113,13 +113,11 @@ def opened(path: Path) -> Iterator[soundfile.SoundFile]:
 
 def resampled_whole(waveform: Tensor, rate: int) -> Tensor:
     """A waveform at `rate` Hz, shape (samples,), at 16,000 Hz: what torchaudio gives."""
-    if _torchaudio_can(rate):
-        return AF.resample(waveform, rate, SAMPLE_RATE)
-    return torch.from_numpy(np.concatenate(list(SincResampling(rate, SAMPLE_RATE).blocks([waveform.numpy()]))))
+    return _resampling(rate)[0](waveform)
 
 
 def resampled(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    """Blocks of samples at `rate` Hz to blocks at 16,000 Hz: together what `torchaudio.transforms.Resample` gives.
+    """Blocks of samples at `rate` Hz to blocks at 16,000 Hz: together what `resampled_whole` gives.
 
     Args:
         blocks: float32, shape (samples,), any lengths.
@@ -128,12 +126,8 @@ def resampled(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
     if rate == SAMPLE_RATE:
         yield from blocks
         return
-    if not _torchaudio_can(rate):
-        yield from SincResampling(rate, SAMPLE_RATE).blocks(blocks)
-        return
-    taken, given = _ratio(rate)
-    resample = torchaudio.transforms.Resample(rate, SAMPLE_RATE, dtype=torch.float32)  # as the function has it
-    context = math.ceil(resample.width / taken) * taken  # that a sample of the result looks at, on either side
+    resample, taken, given, width = _resampling(rate)
+    context = math.ceil(width / taken) * taken  # that a sample of the result looks at, on either side
     waiting, left = np.zeros(0, np.float32), 0  # `left` samples have been resampled, and are context now
     for block in blocks:
         waiting = np.concatenate([waiting, block])
@@ -145,15 +139,14 @@ def resampled(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
     yield resample(torch.from_numpy(waiting)).numpy()[left // taken * given :]
 
 
-def _ratio(rate: int) -> tuple[int, int]:
-    """So many samples become so many."""
+def _resampling(rate: int) -> tuple[Callable[[Tensor], Tensor], int, int, int]:
+    """What brings waveforms to 16,000 Hz; so many samples become so many, looking at so many on either side."""
     divisor = math.gcd(rate, SAMPLE_RATE)
-    return rate // divisor, SAMPLE_RATE // divisor
-
-
-def _torchaudio_can(rate: int) -> bool:
-    taken, given = _ratio(rate)
-    return taken * given <= _LARGEST_KERNEL
+    taken, given = rate // divisor, SAMPLE_RATE // divisor
+    width = math.ceil(ZERO_CROSSINGS * taken / (min(taken, given) * ROLLOFF))
+    if taken * given <= _LARGEST_KERNEL:
+        return torchaudio.transforms.Resample(rate, SAMPLE_RATE, dtype=torch.float32), taken, given, width
+    return partial(sinc_resampled, taken=taken, given=given, width=width), taken, given, width
 
 
 def _channel_0(file: soundfile.SoundFile, path: Path, seconds: float) -> Iterator[np.ndarray]:

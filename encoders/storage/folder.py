@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from encoders.storage.arguments import check_arguments
 from encoders.storage.description import ArtifactError, check_architecture, check_same_architecture, described, misfits
-from encoders.storage.files import OLD, beside, utf8
+from encoders.storage.files import LOCK, OLD, STAGING, beside, check_writable, plain, utf8
 from encoders.storage.hub import PREFIX, downloaded
-from encoders.storage.ownership import check_folder
+from encoders.storage.ownership import ENCODER, written_kind
 from encoders.storage.paths import nearest_folder, shown
 from encoders.storage.strict_json import read_strict_json
 
@@ -71,7 +71,27 @@ def check_folder_target(folder: str | Path, overwrite: bool) -> None:
         FileExistsError: it may not.
         OSError: nothing can be written there.
     """
-    check_folder(Path(folder), overwrite, FILES, CONFIG)
+    folder = plain(folder)
+    if not Path(os.path.abspath(folder)).name:
+        raise FileExistsError(f"{folder} cannot be replaced: choose a folder in it")
+    check_writable(folder)
+    if folder.is_symlink():
+        raise FileExistsError(f"{folder} is a symbolic link: give the folder that it points to, or another one")
+    if not folder.exists() and beside(folder, OLD).exists():
+        folder = beside(folder, OLD)  # a write was interrupted, and the next one puts this back
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file: a folder is to be written there, choose another name")
+    found = sorted(os.listdir(folder))
+    foreign = [name for name in found if name not in FILES and not name.endswith((STAGING, LOCK))]
+    if foreign:
+        names = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
+        raise FileExistsError(f"{folder} holds what is not of an encoder ({names}): choose another folder")
+    if found and written_kind(folder / CONFIG) != ENCODER:
+        raise FileExistsError(f"{folder} has no {CONFIG} of an encoder that ssql saved: choose another folder")
+    if found and not overwrite:
+        raise FileExistsError(f"{folder} exists already: choose another folder, or overwrite it (--overwrite true)")
 
 
 def read_json(path: Path, keys: set[str], version: int) -> dict[str, Any]:
@@ -134,30 +154,6 @@ def load_weights(module: nn.Module, path: Path, sha256: str) -> None:
     module.load_state_dict(state)
 
 
-def save_weights(module: nn.Module, path: Path, may_be_infinite: tuple[str, ...] = ()) -> None:
-    """Write a module's state as safetensors.
-
-    Args:
-        module: whose state is written.
-        path: the file.
-        may_be_infinite: endings of keys that hold infinity until they are set.
-
-    Raises:
-        ValueError: another weight is NaN or infinite.
-        OSError: the disk is full.
-    """
-    check_finite_weights(module, may_be_infinite)
-    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    path.touch()
-    mode = path.stat().st_mode
-    try:
-        safetensors.torch.save_file(state, path)
-    except safetensors.SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(code[1]) if code else None, str(error)) from error
-    path.chmod(mode)  # safetensors leaves a file that nobody else may read
-
-
 def check_finite_weights(module: nn.Module, may_be_infinite: tuple[str, ...] = (), prefix: str = "") -> None:
     """Raise ValueError where a weight is NaN or infinite, unless its key ends so; `prefix` stands before its name."""
     for key, value in module.state_dict().items():
@@ -177,14 +173,24 @@ def save_part(
         folder: to write into.
         config: name of the JSON file.
         weights: name of the safetensors file.
-        may_be_infinite: as in `save_weights`.
+        may_be_infinite: endings of keys that hold infinity until they are set.
 
     Raises:
-        ValueError: a weight is NaN or infinite, or a plain value, which JSON has not.
+        ValueError: another weight is NaN or infinite, or a plain value, which JSON has not.
         OSError: the disk is full.
     """
-    save_weights(module, folder / weights, may_be_infinite)
-    values = {**description, CHECKSUM: file_sha256(folder / weights)}
+    check_finite_weights(module, may_be_infinite)
+    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    path = folder / weights
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        safetensors.torch.save_file(state, path)
+    except safetensors.SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(code[1]) if code else None, str(error)) from error
+    path.chmod(mode)  # safetensors leaves a file that nobody else may read
+    values = {**description, CHECKSUM: file_sha256(path)}
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / config).write_bytes(utf8(text + "\n"))
 

@@ -1,10 +1,11 @@
 """Encoders on the Hugging Face hub, by names like `hf-hub:owner/name`: only known files, and never for ever."""
 
 import logging
+import multiprocessing
 import re
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TypeVar
 
@@ -68,23 +69,13 @@ def _within(seconds: float, work: Callable[[], Found]) -> Found:
     Raises:
         TimeoutError: it takes longer.
     """
-    found: list[Found] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            found.append(work())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True, name="hub")
-    thread.start()
-    thread.join(seconds)
-    if failed:
-        raise failed[0]
-    if not found:
-        raise TimeoutError(f"the hub did not answer within {seconds:g} s")
-    return found[0]
+    pool = ThreadPool(1)
+    try:
+        return pool.apply_async(work).get(seconds)
+    except multiprocessing.TimeoutError:
+        raise TimeoutError(f"the hub did not answer within {seconds:g} s") from None
+    finally:
+        pool.close()
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,11 +2,10 @@
 
 import json
 import mmap
-import os
 from pathlib import Path
 from typing import Any
 
-from encoders.storage.files import LOCK, OLD, STAGING, beside, check_writable, plain, refuse_other_than_file
+from encoders.storage.files import check_writable, plain, refuse_other_than_file
 
 SOFTWARE = "ssql-toolkit"
 RESULTS, LATENCIES, REPORT, CARD, ENCODER = (
@@ -62,7 +61,7 @@ def refuse_foreign(path: Path, kind: str, overwrite: bool = True) -> None:
     refuse_other_than_file(path)
     if not path.exists():
         return
-    found = _kind(path) if path.stat().st_size else kind
+    found = written_kind(path) if path.stat().st_size else kind
     if found != kind:
         what = f"holds {found}" if found else "was not written by ssql"
         raise FileExistsError(f"{path} {what} and would be replaced by {kind}: choose another output")
@@ -70,43 +69,7 @@ def refuse_foreign(path: Path, kind: str, overwrite: bool = True) -> None:
         raise FileExistsError(f"{path} exists already: choose another output, or overwrite it (--overwrite true)")
 
 
-def check_folder(folder: Path, overwrite: bool, names: list[str], description: str) -> None:
-    """Check that a folder may be written as a whole: it is not there, or empty, or of ours and to be replaced.
-
-    Args:
-        folder: to be written.
-        overwrite: whether a folder that the toolkit wrote may be replaced.
-        names: of the files that such a folder has.
-        description: the file among them that says what the folder is.
-
-    Raises:
-        FileExistsError: it may not.
-        OSError: nothing can be written there.
-    """
-    folder = plain(folder)
-    if not Path(os.path.abspath(folder)).name:
-        raise FileExistsError(f"{folder} cannot be replaced: choose a folder in it")
-    check_writable(folder)
-    if folder.is_symlink():
-        raise FileExistsError(f"{folder} is a symbolic link: give the folder that it points to, or another one")
-    if not folder.exists() and beside(folder, OLD).exists():
-        folder = beside(folder, OLD)  # a write was interrupted, and the next one puts this back
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file: a folder is to be written there, choose another name")
-    found = sorted(os.listdir(folder))
-    foreign = [name for name in found if name not in names and not name.endswith((STAGING, LOCK))]
-    if foreign:
-        shown = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
-        raise FileExistsError(f"{folder} holds what is not of an encoder ({shown}): choose another folder")
-    if found and _kind(folder / description) != ENCODER:
-        raise FileExistsError(f"{folder} has no {description} of an encoder that ssql saved: choose another folder")
-    if found and not overwrite:
-        raise FileExistsError(f"{folder} exists already: choose another folder, or overwrite it (--overwrite true)")
-
-
-def _kind(path: Path) -> str | None:
+def written_kind(path: Path) -> str | None:
     """What the toolkit wrote here, by the ending of the name; None for a file of anybody else."""
     if not path.is_file():  # opening a pipe would wait for ever
         return None

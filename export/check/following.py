@@ -5,8 +5,9 @@ at every tensor that is quantized, torch has to arrive at the same features, and
 values at an edge. The integers are read from the file as it runs: the runtime's fusions stay as they are.
 """
 
+import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from export.check.agreement import frame_errors
+from export.graph.pipeline import Runs, run_in_torch
 from export.runtime.session import Session, open_session, run_session
 from quant import BitWidth, QuantActivation
 from quant.bits import FLOAT_BITS
@@ -70,6 +72,23 @@ class Followed:
     roundings: int = 0
     at_edge: int = 0
 
+    def departure(self, front_end: bool, limit: float = math.inf) -> str | None:
+        """Between which layers, in the order they run, the numbers depart; None where they do not.
+
+        Args:
+            front_end: the file makes log-mels of its own, which the first layer gets.
+            limit: error over variance of a frame, above which features depart though all that was compared is equal.
+        """
+        order, found, expected = list(self.equal), self.found[0], self.expected[0]
+        place = next((place for place, equal in enumerate(self.equal.values()) if not equal), len(order))
+        wrong = found.shape != expected.shape
+        wrong = wrong or bool((frame_errors(found.flatten(0, -2), expected.flatten(0, -2)) > limit).any())
+        if place == len(order) and not wrong:
+            return None
+        places = [f"after layer {order[place - 1]}"] if place else ["in the front end"] * front_end
+        places += [f"before layer {name}" for name in order[place : place + 1]]
+        return f"features depart {' and '.join(places) or 'in a graph whose layers have no names'}"
+
 
 def probe(proto: onnx.ModelProto, encoder: nn.Module, run: BitWidth, floats: bool = False) -> Probe:
     """A session of a file with what its layers get among the outputs.
@@ -97,25 +116,25 @@ def probe(proto: onnx.ModelProto, encoder: nn.Module, run: BitWidth, floats: boo
 
 
 def follow(
-    probe: Probe, encoder: nn.Module, run: BitWidth, inputs: tuple[Tensor, ...], in_torch: Callable[[], list[Tensor]],
-    limit: float,
+    probe: Probe, pipeline: Runs, run: BitWidth, inputs: tuple[Tensor, ...], limit: float,
+    own: tuple[Tensor, ...] | None = None,
 ) -> Followed:  # fmt: skip
     """Run a file, then torch with the file's roundings.
 
     Args:
         probe: of the file.
-        encoder: the one that `in_torch` runs.
+        pipeline: what the file holds, in torch.
         run: bit-width.
         inputs: of the file.
-        in_torch: gives torch's outputs.
         limit: error over variance up to which float tensors are equal.
+        own: torch's inputs where they are others.
     """
     values = run_session(probe.session, inputs)
     tensors = {spec.name: value for spec, value in zip(probe.session.get_outputs(), values, strict=True)}
     tensors |= {spec.name: value for spec, value in zip(probe.session.get_inputs(), inputs, strict=True)}
     followed = Followed(found=values[: probe.outputs])
-    with _following(probe.places, encoder, run, tensors, followed, limit):
-        followed.expected = in_torch()
+    with _following(probe.places, pipeline.encoder, run, tensors, followed, limit):
+        followed.expected = run_in_torch(pipeline, run, inputs if own is None else own)
     return followed
 
 

@@ -1,7 +1,6 @@
 """A file of one step, run chunk by chunk, against torch on whole clips."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from encoders import StreamingTransformer
 from export.check.agreement import Features, agreement
-from export.check.departure import first_departure
 from export.check.following import Followed, Probe, follow, probe
 from export.check.inputs import GIVEN, SHIPPED, shipped_clips
 from export.check.stored import first_difference
@@ -68,7 +66,7 @@ def verify_stream(
         followed = _follow(probed, encoder, run, frames)
         values += sum(step.roundings for step in followed)
         at_edge += sum(step.at_edge for step in followed)
-        departure = departure or next(filter(None, (first_departure(step, False) for step in followed)), None)
+        departure = departure or next(filter(None, (step.departure(False) for step in followed)), None)
         own = torch.cat([step.expected[0][0, : int(step.expected[1])] for step in followed])
         given_roundings.append(Features(name, streamed, own))
     result = Verification(
@@ -81,7 +79,7 @@ def verify_stream(
     if result.lengths_equal and probed is not None:
         given = agreement(given_roundings, LIMIT, encoder.frame_rate)
         result.roundings = Roundings(values, at_edge, given.error_over_variance, given.worst)
-        result.departure = None if departure is None else str(departure)
+        result.departure = departure
     return result
 
 
@@ -95,7 +93,7 @@ def _follow(probed: Probe, encoder: StreamingTransformer, run: BitWidth, frames:
         feeds = stream.feeds(piece)
         inputs = tuple(torch.from_numpy(feeds[spec.name]) for spec in probed.session.get_inputs())
         mine = (*inputs[:2], *(state or inputs[2:]))
-        followed = follow(probed, encoder, run, inputs, partial(run_in_torch, step, run, mine), LIMIT)
+        followed = follow(probed, step, run, inputs, LIMIT, mine)
         state[:] = followed.expected[2:]
         steps.append(followed)
         return [value.numpy() for value in followed.found]

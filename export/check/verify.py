@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +15,6 @@ from encoders import Encoder, Head, Tokenizer
 from encoders.speech.frames import frame_mask
 from export.check.accuracy import Labelled, compare_accuracy
 from export.check.agreement import Features, agreement
-from export.check.departure import find_departure, first_departure
 from export.check.following import follow, probe
 from export.check.inputs import Batch, verification_inputs
 from export.check.stored import first_difference
@@ -129,8 +127,10 @@ def verify(
         if run != FULL_PRECISION:
             result.by_default = _by_default(path, result, inputs.batches, comparisons, rate)
         if not result.features_agree and result.departure is None:
-            departure = find_departure(proto, reference, run, [batch.inputs for batch in inputs.batches], limit)
-            result.departure = None if departure is None else str(departure)
+            probed = probe(proto, encoder, run, floats=True)
+            followed = (follow(probed, reference, run, batch.inputs, limit) for batch in inputs.batches)
+            departures = (each.departure(form == "waveform", limit) for each in followed)
+            result.departure = next(filter(None, departures), None)
     return result
 
 
@@ -213,12 +213,9 @@ def _follow(
     features: list[Features] = []
     values = at_edge = 0
     for batch, comparison in zip(batches, comparisons, strict=True):
-        in_torch = partial(run_in_torch, reference, run, batch.inputs)
-        followed = follow(probed, reference.encoder, run, batch.inputs, in_torch, LIMIT)
+        followed = follow(probed, reference, run, batch.inputs, LIMIT)
         values, at_edge = values + followed.roundings, at_edge + followed.at_edge
-        departure = first_departure(followed, reference.front_end is not None)
-        if departure is not None and result.departure is None:
-            result.departure = str(departure)
+        result.departure = result.departure or followed.departure(reference.front_end is not None)
         # Of the file itself, not of the probed one: reading its roundings must not have changed anything.
         given = clip_features(batch.clips, followed.expected[0], followed.expected)
         features += [

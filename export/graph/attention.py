@@ -1,7 +1,7 @@
 """Attention as ONNX Runtime runs it fastest, in float and on integers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,10 +10,9 @@ from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_at
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
+from export.metadata import OPSET
 from quant import AttentionProducts
 from quant.attention import MASKED
-
-OPSET = 21
 
 
 class IntegerAttention(nn.Module):
@@ -61,8 +60,12 @@ def _product(left_form: Any, left: Tensor, right_form: Any, right: Tensor, facto
 
 def unfolded(scale: Tensor) -> Tensor:
     """A scale, shape (), that ONNX Runtime does not see through before it fuses: it folds no DequantizeLinear."""
-    one = torch.ones((), dtype=torch.uint8)
-    return symbolic("::DequantizeLinear", (one, scale), dtype=torch.float32, shape=(), version=OPSET)
+    return dequantized((torch.ones((), dtype=torch.uint8), scale), ())
+
+
+def dequantized(inputs: tuple[Tensor, ...], shape: Sequence[int], attributes: dict[str, Any] | None = None) -> Tensor:
+    """DequantizeLinear of integers, scale and, if there is one, zero point."""
+    return symbolic("::DequantizeLinear", inputs, attributes, dtype=torch.float32, shape=shape, version=OPSET)
 
 
 def _attention(

@@ -22,6 +22,7 @@ from export.graph.qdq import WEIGHT, QdqLayer
 
 # Widths of the fields that make up an integer, its lowest bits first.
 FIELDS = {2: (2,), 3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
+INT4 = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
 
 
 def pack_weights(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer]) -> None:
@@ -45,8 +46,7 @@ def pack_weights(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer]) -> None
         integers = numpy_helper.to_array(stored[name])
         if bits == 4 or (bits < 4 and integers.size % 8):
             typed = name if not form.in_integers else f"{name}.int4"
-            raw = pack_four_bits(integers).tobytes()
-            stored[name].CopyFrom(helper.make_tensor(typed, TensorProto.INT4, integers.shape, raw, raw=True))
+            stored[name].CopyFrom(numpy_helper.from_array(integers.astype(INT4), typed))
             if typed != name:
                 nodes.append(helper.make_node("Cast", [typed], [name], f"{name}.cast", to=TensorProto.INT8))
         elif integers.size % 8 == 0:
@@ -108,21 +108,6 @@ def stored_weight(stored: Mapping[str, TensorProto], layer: str, bits: int) -> n
         return unpack_fields(fields, bits).reshape(numpy_helper.to_array(stored[f"{name}.shape"]))
     tensor = stored[f"{name}.int4" if f"{name}.int4" in stored else name]
     return numpy_helper.to_array(tensor).astype(np.int8)
-
-
-def pack_four_bits(integers: np.ndarray) -> np.ndarray:
-    """Two integers a byte, the first in the low half (ONNX TensorProto.INT4).
-
-    Args:
-        integers: any shape, from -8 to 7.
-
-    Returns:
-        uint8, shape (ceil(size / 2),).
-    """
-    flat = integers.astype(np.int8).flatten() & 0xF
-    flat = np.append(flat, np.zeros(len(flat) % 2, np.int8)).astype(np.uint8)
-    packed: np.ndarray = flat[0::2] | (flat[1::2] << 4)
-    return packed
 
 
 def pack_fields(integers: np.ndarray, bits: int) -> list[np.ndarray]:

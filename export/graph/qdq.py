@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
-from export.graph.attention import IntegerAttention, unfolded
+from export.graph.attention import IntegerAttention, dequantized, unfolded
+from export.metadata import OPSET
 from quant import AttentionProducts, BitWidth, QuantActivation, QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 from quant.attention import QuantHeadChannels, by_head
 from quant.bits import FLOAT_BITS
 from quant.grid.affine import dequantize, token_qparams
 
-QUANTIZATION_OPSET = 21
 WEIGHT, WEIGHT_SCALE = "weight_integers", "weight_scale"
 ACTIVATION_SCALE, ACTIVATION_ZERO_POINT = "activation_scale", "activation_zero_point"
 ACTIVATION_SHIFT, ACTIVATION_SPREAD = "activation_shift", "activation_spread"
@@ -53,10 +53,7 @@ class QdqActivation(nn.Module):
             integers, scale, zero_point = self.quantize_tokens(values)
             return (integers - zero_point) * scale
         qparams = self.get_buffer(ACTIVATION_SCALE), self.get_buffer(ACTIVATION_ZERO_POINT)
-        return symbolic(
-            "::DequantizeLinear", (self.quantize(values), *qparams), dtype=torch.float32, shape=values.shape,
-            version=QUANTIZATION_OPSET,
-        )  # fmt: skip
+        return dequantized((self.quantize(values), *qparams), values.shape)
 
     def quantize_tokens(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Integers as floats, shape (..., channels); scale and zero point of each token, both (..., 1)."""
@@ -73,10 +70,8 @@ class QdqActivation(nn.Module):
         if self.dtype == torch.int8:
             # A plain scale would move up to the layer before, whose integer kernel gives no int8.
             scale = unfolded(scale)
-        return symbolic(
-            "::QuantizeLinear", (values, scale, zero_point), dtype=self.dtype, shape=values.shape,
-            version=QUANTIZATION_OPSET,
-        )  # fmt: skip
+        inputs = values, scale, zero_point
+        return symbolic("::QuantizeLinear", inputs, dtype=self.dtype, shape=values.shape, version=OPSET)
 
 
 class QdqHeadChannels(QdqActivation):
@@ -182,10 +177,7 @@ class QdqLayer(QdqActivation):
         if self.bits.weight == FLOAT_BITS:
             return self.get_buffer("weight")
         integers, scale = self.get_buffer(WEIGHT), self.get_buffer(WEIGHT_SCALE)
-        weight = symbolic(
-            "::DequantizeLinear", (integers, scale), self.axis, dtype=torch.float32, shape=integers.shape,
-            version=QUANTIZATION_OPSET,
-        )  # fmt: skip
+        weight = dequantized((integers, scale), integers.shape, self.axis)
         return weight if self.is_linear else weight.view(self.weight_shape)
 
 

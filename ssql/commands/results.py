@@ -54,7 +54,7 @@ def save_results(rows: list[Row], output: str, name: str, markdown: str, figure:
 def add_to_cards(encoders: dict[str, str], rows: list[Row]) -> None:
     """What was measured of exported files goes to the model cards that describe them."""
     for path in dict.fromkeys(path for path in encoders.values() if path.endswith(".onnx")):
-        from export import add_results
+        from export.card import add_results
 
         card = add_results(Path(path), results_of_file(rows, Path(path)))
         if card is not None:

@@ -5,6 +5,8 @@ from pathlib import Path
 import export as onnx_export
 from encoders import load_encoder, load_head, load_tokenizer
 from encoders.storage.ownership import REPORT, refuse_foreign
+from export.graph.head import stored_head
+from export.metadata import load_file
 from ssql.commands.exported_files import labelled_of_head, verification_clips
 from ssql.data import DataModule
 from ssql.evaluation.probe_head import probe_head
@@ -33,11 +35,11 @@ def verify(
             the folder does not have.
     """
     path = Path(file)
-    proto, found = onnx_export.load_file(path)
+    proto, found = load_file(path)
     report = path.with_suffix(".verification.json")
     refuse_foreign(report, REPORT)
     loaded = load_encoder(encoder)
-    own, head = onnx_export.stored_head(proto, path), load_head(encoder)
+    own, head = stored_head(proto, path), load_head(encoder)
     if task is not None and own is not None and own.label != task:
         raise ValueError(f"{file} has a head for the task {own.label}, not {task}")
     if task is not None and own is None and data is None:

@@ -25,25 +25,28 @@ def check_labels(data: DataModule, tasks: Sequence[str]) -> None:
         for task in tasks:
             if held is None or task not in held.labels:
                 continue
-            answers, leave = np.asarray(held.labels[task]), f"leave {task} out of the tasks"
+            answers = np.asarray(held.labels[task])
             if task in data.targets:
-                check_numbers(task, split, answers)
-                if split != "train" and np.ptp(answers) == 0:
-                    raise ValueError(
-                        f"{task} is {answers[0]:g} {data.targets[task]} in all {len(answers)} items of the {split} "
-                        f"split: R2, error over variance, has no meaning there; give items that differ, or {leave}"
-                    )
+                check_numbers(task, split, answers, None if split == "train" else data.targets[task])
             elif split == "train" and len(np.unique(answers)) == 1:
                 name = data.classes[task][int(answers[0])]
                 raise ValueError(
                     f"all {len(answers)} training items have the same {task}, {name!r}: there is nothing to tell "
-                    f"apart; give items of two classes or more, or {leave}"
+                    f"apart; give items of two classes or more, or leave {task} out of the tasks"
                 )
 
 
-def check_numbers(task: str, split: str, answers: np.ndarray) -> None:
-    """Raise ValueError where a number to predict, of answers (items,), is NaN or infinite."""
+def check_numbers(task: str, split: str, answers: np.ndarray, unit: str | None) -> None:
+    """Raise ValueError where a number to predict, of answers (items,), is NaN or infinite, or never changes.
+
+    It may stay the same where no unit is given.
+    """
     wrong = np.flatnonzero(~np.isfinite(answers))
     if len(wrong):
         where = int(wrong[0])
         raise ValueError(f"{task} of item {where} of the {split} split is {answers[where]}: give a finite number")
+    if unit is not None and np.ptp(answers) == 0:
+        raise ValueError(
+            f"{task} is {answers[0]:g} {unit} in all {len(answers)} items of the {split} split: R2, error over "
+            f"variance, has no meaning there; give items that differ, or leave {task} out of the tasks"
+        )

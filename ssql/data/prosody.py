@@ -11,11 +11,9 @@ import torch
 from torch.utils.data import Dataset
 
 from encoders.speech.log_mel import SAMPLE_RATE
-from quant.checks import check_at_least
 from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.espeak import Utterance, fundamental_frequency, synthesize
-from ssql.data.module import DataModule
-from ssql.data.spoken_words import NUMERALS
+from ssql.data.spoken_words import NUMERALS, SpokenWords
 from ssql.terminal.progress import track
 
 log = logging.getLogger(__name__)
@@ -40,7 +38,7 @@ CENTRE = (30, 55)  # eSpeak's pitch, so that every contour stays within its tabl
 PAUSE = 0.05  # seconds between words at 175 words a minute
 
 
-class SpokenProsody(DataModule):
+class SpokenProsody(SpokenWords):
     """Three numerals a clip, each monotone at its own F0; made in memory from a seed, nothing is downloaded.
 
     Everything is drawn independently: words, voice, centre, contour, movement, loudness, rate. Test voices are
@@ -55,8 +53,6 @@ class SpokenProsody(DataModule):
         common: see `DataModule`; the seed is that of the clips as well.
     """
 
-    modality = "audio"
-
     def __init__(
         self,
         languages: Sequence[str] = ("en-us", "de", "fr", "es"),
@@ -64,14 +60,11 @@ class SpokenProsody(DataModule):
         test_size: int = 500,
         **common: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(languages, train_size, test_size, **common)
         unknown = sorted(set(languages) - {"en-us", "de", "fr", "es"})
-        if unknown or not languages:
+        if unknown:
             raise ValueError(f"languages {unknown}: F0 is known for en-us, de, fr, es only")
-        check_at_least(1, train_size=train_size, test_size=test_size)
-        self.languages = list(languages)
         self.probed_parts = 3  # a contour is a matter of order
-        self.sizes = {"train": train_size, "test": test_size}
 
     def load(self) -> dict[str, Dataset[Batch]]:
         """Speak all clips of both splits."""

@@ -61,26 +61,26 @@ class SpokenWords(DataModule):
 
     def load(self) -> dict[str, Dataset[Batch]]:
         """Speak all clips of both splits."""
-        words = [(language, word) for language in self.languages for word in NUMERALS[language].split()]
+        self.words = [(language, word) for language in self.languages for word in NUMERALS[language].split()]
         self.classes = {
-            "word": [f"{language}/{word}" for language, word in words],
+            "word": [f"{language}/{word}" for language, word in self.words],
             "language": self.languages,
             "voice": list(VARIANTS),
         }
         log.info("speaking %s words", f"{sum(self.sizes.values()):,}")
         started = time.perf_counter()
-        splits: dict[str, Dataset[Batch]] = {name: self._speak(words, name, size) for name, size in self.sizes.items()}
+        splits: dict[str, Dataset[Batch]] = {name: self._speak(name, size) for name, size in self.sizes.items()}
         log.info("spoke %d words in %.1f s", sum(self.sizes.values()), time.perf_counter() - started)
         return splits
 
-    def _speak(self, words: list[tuple[str, str]], split: str, size: int) -> LabelledTensors:
+    def _speak(self, split: str, size: int) -> LabelledTensors:
         labels: dict[str, list[int]] = {"word": [], "language": [], "voice": []}
         utterances = []
         for index in range(size):
             draw = random.Random(f"{self.seed} {split} {index}")
-            word = index % len(words)
+            word = index % len(self.words)
             voice = draw.randrange(len(VARIANTS))
-            language, text = words[word]
+            language, text = self.words[word]
             utterances.append(
                 Utterance(
                     text,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +92,14 @@ def write_features(
         ValueError: audio that cannot be read or is too short, windows that the encoder cannot take, or features that
             are NaN or infinite.
     """
-    started = time.perf_counter()
+    started, samples = time.perf_counter(), 0
+
+    def counted() -> Iterator[np.ndarray]:
+        nonlocal samples
+        for block in read_blocks(recording):
+            samples += len(block)
+            yield block
+
     windows = plan(encoder, window, overlap)
     metadata = metadata | {
         "frame_rate_hz": f"{encoder.frame_rate:g}",
@@ -101,17 +108,16 @@ def write_features(
     }
     seams: list[float] = []
     with feature_file(path, encoder.feature_dim, encoder.frame_rate, metadata) as file:
-        counter = _Counter(read_blocks(recording))
-        pieces = encode_windows(encoder, counter, window, overlap, batch_size)
+        pieces = encode_windows(encoder, counted(), window, overlap, batch_size)
         for piece in track(pieces, f"{shown(recording.name)}: windows", _expected(recording, windows)):
             check_features(piece.features, recording, file.frames / encoder.frame_rate, encoder.frame_rate)
             file.append(piece.features)
             seams += [] if piece.seam is None else [piece.seam]
         if not file.frames:
-            raise ValueError(f"{shown(recording)} of {1000 * counter.seconds:.0f} ms is too short for one feature")
+            raise ValueError(f"{shown(recording)} of {1e3 * samples / SAMPLE_RATE:.0f} ms is too short for one feature")
         if seams:
             metadata["largest_seam"] = f"{max(seams):.3g}"
-    return Written(path, file.frames, counter.seconds, time.perf_counter() - started, seams)
+    return Written(path, file.frames, samples / SAMPLE_RATE, time.perf_counter() - started, seams)
 
 
 def check_features(features: np.ndarray, recording: Path, start: float, frame_rate: float) -> None:
@@ -129,18 +135,6 @@ def check_features(features: np.ndarray, recording: Path, start: float, frame_ra
             f"{recording}: the features are NaN or infinite at {start + wrong[0] / frame_rate:.2f} s, nothing was "
             "written: look at the encoder's weights and at the recording there"
         )
-
-
-class _Counter:
-    """Blocks of samples that pass, and how many seconds have passed."""
-
-    def __init__(self, blocks: Iterable[np.ndarray]) -> None:
-        self.blocks, self.seconds = blocks, 0.0
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for block in self.blocks:
-            self.seconds += len(block) / SAMPLE_RATE
-            yield block
 
 
 def _expected(recording: Path, windows: Windows) -> int | None:

@@ -48,25 +48,20 @@ class Regression(Task):
     def check_data(self, encoder: Encoder, data: DataModule) -> None:
         """Raise ValueError where a target never changes or is not finite."""
         super().check_data(encoder, data)
-        for name, values in _answers(data, "train", self.classes).items():
-            check_numbers(name, "train", values.numpy())
-            if values.std(correction=0) == 0:
-                raise ValueError(f"target {name!r} is {values[0]:g} in every training item: there is nothing to learn")
+        self._check_numbers(data, "train")
 
     def unanswered(self, item: Batch) -> set[str]:
         """What an item has no answer for."""
         return set(self.classes) - item["labels"].keys()
 
     def check_split(self, data: DataModule, split: str) -> None:
-        """Raise ValueError where R2 is undefined: a target with fewer than two different values."""
+        """Raise ValueError where R2 is undefined: a target that never changes, or is not finite."""
         super().check_split(data, split)
-        for name, values in _answers(data, split, self.classes).items():
-            check_numbers(name, split, values.numpy())
-            if len(values.unique()) < 2:
-                raise ValueError(
-                    f"target {name!r} of the split {split} ({len(values)} items) has fewer than two different values, "
-                    "for which R2 is undefined: give the split more items"
-                )
+        self._check_numbers(data, split)
+
+    def _check_numbers(self, data: DataModule, split: str) -> None:
+        for (name, values), unit in zip(_answers(data, split, self.classes).items(), self.units or (), strict=True):
+            check_numbers(name, split, values.numpy(), unit)
 
     def loss(self, outputs: Tensor, lengths: Tensor | None, batch: Batch) -> Tensor:
         """Mean square error of values (batch, targets), each in its training deviations."""

@@ -15,13 +15,23 @@ from pathlib import Path
 HOME = Path(__file__).resolve().parents[2]
 WIDTH = 110
 
-# Commands around a Lightning CLI, and the module and class of their model where it is always the same.
-RUNS: dict[str, tuple[str, str] | None] = {
-    "pretrain": None,
-    "finetune": ("ssql.finetuning.training", "Finetuning"),
-    "tokenizer": ("ssql.tokenizing.training", "TokenizerTraining"),
+# Commands around a Lightning CLI, and the most used options of their model where it is always the same.
+RUNS = {
+    "pretrain": "",
+    "finetune": """
+model, of which these are the most used beside those above:
+  --model.optimizer CLASS, --model.augmentation CLASS, --model.new_head true, --model.seed N
+  --model.precision.policy '{shift: true}', --model.precision.test_at '[w8a8, w4a8]'
+  --model.adapters.base nf4 | int8, --model.adapters.rank N, --model.adapters.alpha X
+""",
+    "tokenizer": """
+model, of which these are the most used beside those above:
+  --model.optimizer CLASS, --model.codebooks.code_dim N, --model.seed N
+""",
 }
-TRAINER = """  --trainer.max_epochs N, --trainer.max_steps N, --trainer.max_time DD:HH:MM:SS
+TRAINER = """
+trainer, of which these are the most used:
+  --trainer.max_epochs N, --trainer.max_steps N, --trainer.max_time DD:HH:MM:SS
       how long; -1 is without end
   --trainer.accelerator cpu | gpu | mps, --trainer.devices N, --trainer.num_nodes N
   --trainer.strategy ddp | fsdp2 | ...
@@ -56,30 +66,18 @@ def command_help(name: str, function: str) -> str:
     """
     tree = _tree(f"ssql.commands.{function}")
     if name in RUNS:
-        about, options = ast.literal_eval(_assigned(tree, "HELP")), [option for option, _ in _run_options(tree)]
+        about, options = ast.literal_eval(_assigned(tree, "HELP")), list(_run_options(tree))
     else:
         definition = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
         about = _with_examples(ast.get_docstring(definition) or "")
-        options = list(_options(tree, definition, definition))
+        options = list(_options(tree, definition))
     listed = {option.name for option in options}
     parts = [f"usage: ssql {name} [options]\n", about.rstrip() + "\n", "options:", *map(str, options)]
     if not listed & {"config"}:
         parts.append("  --config FILE.yaml\n      options from a file; --print_config writes them all")
     if name in RUNS:
-        parts += ["  --seed_everything int = 0", *_model_and_trainer(name)]
+        parts += ["  --seed_everything int = 0", RUNS[name] + TRAINER.rstrip()]
     return "\n".join([*parts, *_more(name, tree, options)]) + "\n"
-
-
-def _model_and_trainer(name: str) -> Iterator[str]:
-    model = RUNS[name]
-    if model:
-        tree = _tree(model[0])
-        deeper = [target for _, target in _run_options(_tree(f"ssql.commands.{name}"))]
-        yield "\nmodel:"
-        for option in _class_options(tree, model[1], "model."):
-            if option.name not in deeper:
-                yield str(option)
-    yield "\ntrainer, of which these are the most used:\n" + TRAINER.rstrip()
 
 
 def _more(name: str, tree: ast.Module, options: list[Option]) -> Iterator[str]:
@@ -117,60 +115,25 @@ def _exported(module: str, *but: str) -> list[str]:
     ]
 
 
-def _run_options(tree: ast.Module) -> Iterator[tuple[Option, str | None]]:
-    """Of a Lightning CLI: its own options, then those of all; and for which one deeper inside an option stands."""
+def _run_options(tree: ast.Module) -> Iterator[Option]:
+    """Of a Lightning CLI: its own options, then those of all."""
     for source in (tree, _tree("ssql.training.launch")):
         options = _assigned(source, "OPTIONS")
         assert isinstance(options, ast.Dict)
         for key, value in zip(options.keys, options.values, strict=True):
             assert isinstance(key, ast.Constant) and isinstance(value, ast.Tuple)
-            kind, default, text, *target = value.elts
+            kind, default, text, *_ = value.elts
             shown = None if ast.unparse(default) == "..." else _shown(source, default)
-            deeper = ast.literal_eval(target[0]) if target else None
-            yield Option(str(key.value), _kind(kind), shown, ast.literal_eval(text)), deeper
+            yield Option(str(key.value), _kind(kind), shown, ast.literal_eval(text))
 
 
-def _options(
-    tree: ast.Module, function: ast.FunctionDef, documented: ast.FunctionDef | ast.ClassDef
-) -> Iterator[Option]:
-    texts = _arguments(ast.get_docstring(documented) or "")
-    arguments = [argument for argument in function.args.args if argument.arg != "self"]
+def _options(tree: ast.Module, function: ast.FunctionDef) -> Iterator[Option]:
+    texts = _arguments(ast.get_docstring(function) or "")
+    arguments = function.args.args
     defaults = [None] * (len(arguments) - len(function.args.defaults)) + list(function.args.defaults)
     for argument, default in zip(arguments, defaults, strict=True):
         shown = None if default is None else _shown(tree, default)
         yield Option(argument.arg, _kind(argument.annotation), shown, texts.get(argument.arg, ""))
-
-
-def _class_options(tree: ast.Module, name: str, prefix: str) -> Iterator[Option]:
-    """Of a class; a dataclass among its arguments is followed, and its own options are listed instead."""
-    definition = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
-    init = [node for node in definition.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
-    texts = _arguments(ast.get_docstring(definition) or "")
-    found = list(_options(tree, init[0], definition)) if init else [
-        Option(node.target.id, _kind(node.annotation), None if node.value is None else _shown(tree, node.value),
-               texts.get(node.target.id, ""))
-        for node in definition.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    ]  # fmt: skip
-    for option in found:
-        inner = option.kind.removesuffix(" | null")
-        place = _dataclass(tree, inner)
-        if place is None:
-            yield Option(prefix + option.name, option.kind, option.default, option.text)
-        else:
-            yield from _class_options(place, inner, f"{prefix}{option.name}.")
-
-
-def _dataclass(tree: ast.Module, name: str) -> ast.Module | None:
-    """The module of a dataclass of ours, in this module or imported by name."""
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return tree if any("dataclass" in ast.unparse(line) for line in node.decorator_list) else None
-        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("ssql."):
-            continue
-        if any(alias.name == name for alias in node.names):
-            return _dataclass(_tree(str(node.module)), name)
-    return None
 
 
 def _kind(annotation: ast.expr | None) -> str:
@@ -198,8 +161,6 @@ def _shown(tree: ast.Module, default: ast.expr | None) -> str:
     text = ast.unparse(default).replace("'", "")
     if isinstance(default, ast.Tuple):
         text = f"[{text[1:-1]}]"
-    if text.startswith("lambda"):
-        text = text.partition(": ")[2]
     return {"None": "null", "True": "true", "False": "false", "": "''"}.get(text, text)
 
 

@@ -17,7 +17,6 @@ NOT_FOR_USERS = (
     r".*could not find the monitored key in the returned metrics.*",  # no validation yet: we say so at the end
     r".*You defined a `validation_step` but have no `val_dataloader`.*",
     r".*Checkpoint directory .* exists and is not empty.*",  # it is ours, and was looked at before
-    r".*isinstance\(treespec.*",
     r".*trying to infer the `batch_size` from an ambiguous collection.*",
     r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*",
     r".*Lightning couldn't infer the indices fetched for your dataloader.*",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins import TorchCheckpointIO
 
 from encoders.storage.files import remove, staged_file, to_disk
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 NEW, LAST, PREVIOUS = "new.ckpt", "last.ckpt", "previous.ckpt"
 
 
-class WholeCheckpoints(CheckpointIO):
+class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint whole or not at all; loads without pickles."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -38,10 +38,6 @@ class WholeCheckpoints(CheckpointIO):
         """Read one file; `weights_only` cannot be switched off."""
         checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         return checkpoint
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a file or a folder."""
-        remove(Path(path))
 
 
 def staging_of(path: Path) -> Path:

@@ -22,16 +22,11 @@ from ssql.training.checkpoint_files import staging_of, take_place, unwritten
 
 
 class FSDP2(ModelParallelStrategy):
-    """Lightning's strategy for `fully_shard`, over all processes: `--trainer.strategy fsdp2`.
+    """Lightning's strategy for `fully_shard`, over all processes.
 
-    Args:
-        save_distributed_checkpoint: a checkpoint is a folder with a file of each process, instead of one file that
-            the first gathers in its memory.
-        common: see `ModelParallelStrategy`.
+    With `--trainer.strategy fsdp2` a checkpoint is one file, which the first process gathers in its memory; by the
+    name of the class, a folder with a file of each process unless `save_distributed_checkpoint` is false.
     """
-
-    def __init__(self, save_distributed_checkpoint: bool = False, **common: Any) -> None:
-        super().__init__(save_distributed_checkpoint=save_distributed_checkpoint, **common)
 
     def setup_environment(self) -> None:
         """Layers are not split over processes: all of them share the weights."""
@@ -62,7 +57,7 @@ class FSDP2(ModelParallelStrategy):
         self.barrier()
 
 
-StrategyRegistry.register("fsdp2", FSDP2, FSDP2.__doc__ or "")
+StrategyRegistry.register("fsdp2", FSDP2, FSDP2.__doc__ or "", save_distributed_checkpoint=False)
 
 
 def shard(model: nn.Module, mesh: DeviceMesh) -> None:

@@ -72,6 +72,8 @@ def test_help_is_short_has_examples_and_every_option_of_the_parser(name, ssql, m
     internal = {"print_config", "print_completion", "print_shtab", "help"}
     assert real - internal <= mentioned
     assert mentioned <= real
+    within = re.findall(r"--(?:model|trainer)\.\w+", text.partition("\nmodel, of which")[2])
+    assert set(within) <= set(flags)
 
 
 def test_help_imports_nothing_heavy():

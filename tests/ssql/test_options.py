@@ -192,8 +192,8 @@ PROSODY = [
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--data.test_size", "1"], "target 'pitch' of the split test (1 items) has fewer than two different values"),
-        (["--data.test_size", "4", "--validation", "0.1"], "target 'pitch' of the split validation (1 items)"),
+        (["--data.test_size", "1"], "in all 1 items of the test split: R2, error"),
+        (["--data.test_size", "4", "--validation", "0.1"], "in all 1 items of the validation split"),
     ],
 )
 def test_one_number_has_no_r2(said, words, sentence):
@@ -210,7 +210,7 @@ def test_constant_numbers_have_no_r2(said, monkeypatch):
 
     monkeypatch.setattr(SpokenProsody, "load", constant)
     found = said("finetune", *PROSODY, "--data.test_size", "4", "--task", "[pitch, energy]")
-    assert "target 'energy' of the split test (4 items) has fewer than two different values" in found
+    assert "energy is -30 dB in all 4 items of the test split: R2, error" in found
 
 
 def test_a_test_split_without_the_tasks_answers(said):

@@ -10,7 +10,8 @@ from written import to_file
 import export
 import quant
 from encoders import Head, VisionEncoder
-from export.check.accuracy import compare_accuracy
+from export.check.accuracy import Accuracy, compare_accuracy
+from export.graph.head import stored_head
 from export.graph.pipeline import Pipeline
 from export.runtime.session import open_session
 
@@ -66,7 +67,7 @@ def test_a_heads_outputs_are_torchs_for_long_short_and_empty_clips(encoder, head
 
 
 def test_the_head_in_a_file_is_read_back(head, exported):
-    stored = export.stored_head(onnx.load(exported))
+    stored = stored_head(onnx.load(exported))
     assert stored.arguments == head.arguments
     features = torch.randn(4, 32)
     assert torch.allclose(stored(features), head(features), rtol=1e-5, atol=1e-4)
@@ -115,7 +116,7 @@ def test_answers_in_the_file_are_torchs_or_verification_fails(encoder, tmp_path)
     path = tmp_path / "encoder.onnx"
     to_file(encoder, path, "w8a8", head=head, labelled=[(waveforms, lengths, labels)])
     result = export.verify(path, encoder, labelled=[(waveforms, lengths, labels)])
-    assert result.accuracy == export.Accuracy(head.label, torch=75, onnx=75, agreement=100, clips=20)
+    assert result.accuracy == Accuracy(head.label, torch=75, onnx=75, agreement=100, clips=20)
     bare = to_file(encoder, tmp_path / "bare.onnx", "w8a8")
     assert export.verify(bare, encoder, head=head, labelled=[(waveforms, lengths, labels)]).accuracy.onnx == 75
     with pytest.raises(ValueError, match=r"bare\.onnx has no head"):

@@ -4,24 +4,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from written import to_file
 
 import export
 import quant
 from encoders import SpeechTransformer
-from export.graph.packing import FIELDS, pack_fields, pack_four_bits, pack_weights, unpack_fields, weight_name
+from export.graph.packing import FIELDS, pack_fields, pack_weights, unpack_fields, weight_name
 from export.graph.qdq import to_qdq
-
-
-def test_pairs_share_a_byte_with_the_first_in_the_low_half():
-    assert pack_four_bits(np.array([1, 2, -1], np.int8)).tolist() == [0x21, 0x0F]
-
-
-def test_packing_is_onnxs():
-    integers = np.random.default_rng(0).integers(-8, 8, (5, 7), dtype=np.int8)
-    tensor = helper.make_tensor("w", TensorProto.INT4, integers.shape, pack_four_bits(integers).tobytes(), raw=True)
-    assert np.array_equal(numpy_helper.to_array(tensor).astype(np.int8), integers)
 
 
 @pytest.mark.parametrize("bits", FIELDS)
