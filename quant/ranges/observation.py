@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,23 @@ from quant.bits import INTEGER_BITS, BitWidth
 from quant.ranges.observers import Observer, Seen
 from quant.ranges.sampling import ChannelStatistics, channel_statistics, subsample
 from quant.ranks import world_size
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Values as they passed: holding them keeps their memory from being another tensor's."""
+
+    values: Tensor
+    version: int | None
+    valid: Tensor | None
+    statistics: ChannelStatistics
+
+    def is_of(self, values: Tensor, valid: Tensor | None) -> bool:
+        """Whether these are the same values, not changed since."""
+        if self.version is None or values.is_inference() or values._version != self.version:
+            return False
+        same_mask = valid is self.valid if valid is None or self.valid is None else _same_memory(valid, self.valid)
+        return same_mask and _same_memory(values, self.values)
 
 
 class Observation:
@@ -30,6 +48,7 @@ class Observation:
         self.kept: dict[QuantActivation, list[Tensor]] = {}
         # Of activations whose channels are shifted or divided, until it is known by what.
         self.channels: dict[QuantActivation, list[ChannelStatistics]] = {}
+        self.last: _Taken | None = None
 
     @torch.no_grad()
     def record(self, activation: QuantActivation, values: Tensor, valid: Tensor | None) -> None:
@@ -41,7 +60,7 @@ class Observation:
             valid: bool, broadcasts to the shape of values, False in padding; None when nothing is padded.
         """
         if activation.by_channel:
-            self.channels.setdefault(activation, []).append(channel_statistics(values, valid, self.samples))
+            self.channels.setdefault(activation, []).append(self._statistics(values, valid))
             return
         if self.samples:
             self.kept.setdefault(activation, []).append(subsample(values, valid, self.samples))
@@ -58,6 +77,7 @@ class Observation:
             run: the only run these ranges are for; None for any.
             start_empty: forget the ranges until now first.
         """
+        self.last = None
         self._normalize([activation for activation in activations if activation.by_channel])
         infinity = torch.full((len(INTEGER_BITS),), torch.inf, device=activations[0].activation_min.device)
         before = [
@@ -74,6 +94,13 @@ class Observation:
             activation.activation_max.copy_(high)
             passed = activation in self.extremes
             activation.calibrated = frozenset(in_use if self.observer.by_bits else INTEGER_BITS * passed)
+
+    def _statistics(self, values: Tensor, valid: Tensor | None) -> ChannelStatistics:
+        """The very same ones for layers that take one tensor after one another, as query, key and value do."""
+        if self.last is None or not self.last.is_of(values, valid):
+            version = None if values.is_inference() else values._version
+            self.last = _Taken(values, version, valid, channel_statistics(values, valid, self.samples))
+        return self.last.statistics
 
     def _normalize(self, activations: Sequence[QuantActivation]) -> None:
         """Set each channel's shift and spread, and go on with what is left of the values."""
@@ -109,7 +136,7 @@ class Observation:
             activation.activation_shift.copy_(total[:-1] / total[-1].clamp_min(1))
 
     def _set_spreads(self, activations: Sequence[QuantActivation]) -> None:
-        """For the channels' largest deviations from their shift."""
+        """For the channels' largest deviations from their shift; one spread for all that take the same tensors."""
         largest = []
         for activation in activations:
             assert activation.activation_spread is not None
@@ -120,9 +147,22 @@ class Observation:
                 torch.maximum(shift - seen.low, seen.high - shift) for seen in self.channels.get(activation, [])
             ]
             largest.append(torch.stack([nothing, *deviations]).amax(dim=0))
-        for activation, values in zip(activations, _joined(largest, dist.ReduceOp.MAX), strict=True):
+        spreads = [
+            activation.spread_for(values)
+            for activation, values in zip(activations, _joined(largest, dist.ReduceOp.MAX), strict=True)
+        ]
+        together: dict[tuple[int, ...], list[Tensor]] = {}
+        for activation, spread in zip(activations, spreads, strict=True):
+            together.setdefault(self._tensors(activation), []).append(spread)
+        # The least, as the largest weight of all would give (Xiao et al. 2023).
+        shared = [torch.stack(together[self._tensors(activation)]).amin(dim=0) for activation in activations]
+        for activation, spread in zip(activations, _joined(shared, dist.ReduceOp.MIN), strict=True):
             assert activation.activation_spread is not None
-            activation.activation_spread.copy_(activation.spread_for(values))
+            activation.activation_spread.copy_(spread)
+
+    def _tensors(self, activation: QuantActivation) -> tuple[int, ...]:
+        """Equal for activations whose passes had the same tensors."""
+        return tuple(map(id, self.channels.get(activation, [activation])))
 
     def _extremes(self, activations: Sequence[QuantActivation]) -> tuple[Tensor, Tensor]:
         """Low and high end of each pass, (activations, passes), over all ranks."""
@@ -163,6 +203,10 @@ def _joined(parts: Sequence[Tensor], operation: dist.ReduceOp.RedOpType) -> Sequ
     joined = torch.cat(list(parts))
     dist.all_reduce(joined, op=operation)
     return joined.split([len(part) for part in parts])
+
+
+def _same_memory(values: Tensor, others: Tensor) -> bool:
+    return (values.data_ptr(), values.shape, values.stride()) == (others.data_ptr(), others.shape, others.stride())
 
 
 def _as_stored(values: Tensor) -> Tensor:

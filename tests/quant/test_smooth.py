@@ -138,6 +138,40 @@ def test_a_smoothed_model_comes_back_from_its_state_and_learns_steps():
         torch.testing.assert_close(model(inputs), expected)
 
 
+class Branches(nn.Module):
+    """Two layers that take one tensor, and a third that takes it after it was changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two, self.three = (nn.Linear(6, 4) for _ in range(3))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        values = values.clone()
+        return self.one(values) + self.two(values) + self.three(values.mul_(2))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_layers_that_take_one_tensor_share_a_spread_and_no_others(masked):
+    model = quant.prepare(Branches(), quant.Policy("/per_channel", smooth=True))
+    values = uneven(2, 3, 5)
+    mask = torch.tensor([[True, True, True], [True, False, False]]) if masked else None
+    with torch.no_grad(), quant.observe(model), quant.valid_frames(mask):
+        for part in values.unbind(2):
+            model(part)
+    assert torch.equal(model.one.activation_spread, model.two.activation_spread)
+    assert not torch.equal(model.two.activation_spread, model.three.activation_spread)
+    used = values.flatten(0, 2) if mask is None else values[mask].flatten(0, 1)
+    alone = []
+    for layer, factor in ((model.one, 1), (model.two, 1), (model.three, 2)):
+        own = quant.prepare(nn.Sequential(nn.Linear(6, 4)), quant.Policy("/per_channel", smooth=True))
+        own.load_state_dict({f"0.{key}": value for key, value in layer.state_dict().items()})
+        quant.calibrate(own, [factor * used])
+        alone.append(own[0].activation_spread)
+    torch.testing.assert_close(model.one.activation_spread, torch.minimum(alone[0], alone[1]))
+    torch.testing.assert_close(model.three.activation_spread, alone[2])
+
+
 def test_single_layers_are_smoothed_by_a_word():
     model = nn.Sequential(nn.Conv1d(6, 6, 1), nn.Linear(6, 6), nn.Linear(6, 6))
     policy = quant.Policy(activation_range="per_token", layers={"2": "/static/smooth"})
