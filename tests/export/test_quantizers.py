@@ -49,6 +49,8 @@ def test_smoothed_layers_are_saved_and_what_the_file_has(tmp_path, bit_width, sh
     path = to_file(loaded, tmp_path / "encoder.onnx", bit_width)  # verified
     assert export.integer_operators(path)["MatMulIntegerToFloat"] == 1 + 6
     proto = onnx.load(path)
+    # Query, key and value take one tensor and share a spread, hence the same integers.
+    assert [node.op_type for node in proto.graph.node].count("QuantizeLinear") == 5
     assert first_difference(proto, quant.quant_activations(encoder), run) is None
     encoder.blocks[0].mlp[2].activation_spread[3] *= 1.001
     assert first_difference(proto, quant.quant_activations(encoder), run) == "blocks.0.mlp.2"
