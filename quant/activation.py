@@ -106,7 +106,8 @@ class QuantActivation(nn.Module):
         activation_shift: buffer, shape (channels,), taken off each channel before quantizing: of linear layers where
             the policy shifts them, and of attention's keys and values; None elsewhere. The range is that of what is
             left.
-        activation_spread: buffer, shape (channels,), by which what is left is divided: of attention's values.
+        activation_spread: buffer, shape (channels,), by which what is left of each channel is divided: of linear layers
+            where the policy smooths them, and of attention's values; None elsewhere.
         activation_step: Parameter, shape (), the learned scale; None until `quant.learn_steps`.
         activation_zero_point: buffer, shape (), int32, beside a learned scale.
     """
@@ -183,12 +184,24 @@ class QuantActivation(nn.Module):
         assert self.mode.run.observation is not None
         self.mode.run.observation.record(self, values, valid)
 
+    @property
+    def by_channel(self) -> bool:
+        """Whether something is to be found for each channel, before the range of what is left is."""
+        return self.activation_shift is not None or self.activation_spread is not None
+
+    def spread_for(self, largest: Tensor) -> Tensor:
+        """The spread of channels that are at most this far from their shift, shape (channels,)."""
+        return largest.clamp_min(SMALLEST_SCALE)
+
     def normalized(self, values: Tensor) -> Tensor:
-        """What is put on the grid: values (..., channels) less the shift."""
-        return values if self.activation_shift is None else values - self.activation_shift
+        """What is put on the grid: values (..., channels) less the shift, divided by the spread."""
+        values = values if self.activation_shift is None else values - self.activation_shift
+        # As the exported file does: a product is faster there than a quotient.
+        return values if self.activation_spread is None else values * self.activation_spread.reciprocal()
 
     def denormalized(self, values: Tensor) -> Tensor:
         """The way back."""
+        values = values if self.activation_spread is None else values * self.activation_spread
         return values if self.activation_shift is None else values + self.activation_shift
 
     def on_grid(self, values: Tensor, bits: int) -> Tensor:

@@ -11,6 +11,11 @@ from quant.grid.lsq import fake_quantize_learned
 from quant.grid.weights import as_rows, best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
 from quant.policy import LayerRule
 
+# Power of a channel's largest input; its largest weight has the rest. Best of 0.5, 0.6, 0.7 and 1 on Whisper base.
+SMOOTHING = 0.6
+# Of the mean over channels: what is hardly used on these data is used on others. On Whisper base 0.01 costs 60 % more.
+LEAST_USE = 0.3
+
 
 def _correction_name(run: BitWidth) -> str:
     return f"bias_correction_{run}"
@@ -54,7 +59,7 @@ class QuantLayer(QuantActivation):
         """Make Parameters of the scales at this bit-width: see `quant.learn_steps`."""
         super().add_steps(bits)
         if bits.weight != FLOAT_BITS:
-            rows = as_rows(self.weight.detach(), self.rule.granularity)
+            rows = as_rows(self.spread_weight(bits).detach(), self.rule.granularity)
             self.weight_step = nn.Parameter(weight_scale(rows, bits.weight, self._clip_ratio(rows, bits.weight)))
 
     def add_correction(self, run: BitWidth, values: Tensor | None = None) -> None:
@@ -68,7 +73,7 @@ class QuantLayer(QuantActivation):
 
         Args:
             run: of the model.
-            integers: int8, the weight's shape.
+            integers: int8, the weight's shape; of `spread_weight`.
             scale: shape (out, groups), float32.
         """
         if self.bits_at(run).weight == FLOAT_BITS:
@@ -118,8 +123,18 @@ class QuantLayer(QuantActivation):
         shape[self.channels_axis] = -1
         return values.view(shape)
 
+    def spread_at(self, run: BitWidth) -> Tensor | None:
+        """What each input channel is divided by in a run of the model, shape (in,); None where inputs stay."""
+        return None if self.bits_at(run).activation == FLOAT_BITS else self.activation_spread
+
+    def spread_weight(self, run: BitWidth) -> Tensor:
+        """The weight times the spread: what meets divided inputs in a run of the model, and is put on a grid."""
+        spread = self.spread_at(run)
+        # A copy: an observation of this very pass sets another spread before the backward pass.
+        return self.weight if spread is None else self.weight * spread.clone()
+
     def weight_integers(self, run: BitWidth) -> tuple[Tensor, Tensor]:
-        """Integers and scale in a run of the model: those every export stores.
+        """Integers and scale of `spread_weight` in a run of the model: those every export stores.
 
         Returns:
             int8 integers, shape (out, in, ...); scale, shape (out, groups): one group unless `per_group_<g>`.
@@ -128,7 +143,7 @@ class QuantLayer(QuantActivation):
             integers, scale = map(self.get_buffer, _rounding_names(run))
             return integers, scale
         bits = self.bits_at(run).weight
-        rows = as_rows(self.weight.detach(), self.rule.granularity)
+        rows = as_rows(self.spread_weight(run).detach(), self.rule.granularity)
         if self.weight_step is not None:
             scale = self.weight_step.detach().clamp_min(SMALLEST_SCALE)
             integers = quantize(rows, scale, 0, bits, signed=True)
@@ -138,10 +153,10 @@ class QuantLayer(QuantActivation):
         return integers.view_as(self.weight), scale.view(out, -1) if len(rows) > 1 else scale.view(1, 1).expand(out, 1)
 
     def quantized_weight(self) -> Tensor:
-        """The weight on the grid of the current run; computed once a run when the run reuses weights."""
+        """`spread_weight` on the grid of the current run; computed once a run when the run reuses weights."""
         run = self.mode.run
         if self.bits_at(run.bit_width).weight == FLOAT_BITS:
-            return self.weight
+            return self.spread_weight(run.bit_width)
         if run.weights is None:
             return self._fake_quantized(run.bit_width)
         if id(self) not in run.weights:
@@ -149,11 +164,11 @@ class QuantLayer(QuantActivation):
         return run.weights[id(self)]
 
     def weight_at(self, run: BitWidth) -> Tensor:
-        """The weight in a run of the model, float32, without a gradient."""
+        """The weight as it acts on undivided inputs in a run of the model, float32, without a gradient."""
         if self.bits_at(run).weight == FLOAT_BITS:
             return self.weight.detach().float()
-        integers, scale = self.weight_integers(run)
-        return dequantize(integers.view(*scale.shape, -1), scale.unsqueeze(-1)).view_as(self.weight)
+        weight, spread = self._dequantized(run), self.spread_at(run)
+        return weight if spread is None else weight / spread
 
     def seen(self, values: Tensor) -> Tensor:
         """What the weight meets in the current run: an input of any shape, on its grid."""
@@ -162,15 +177,19 @@ class QuantLayer(QuantActivation):
 
     def _fake_quantized(self, run: BitWidth) -> Tensor:
         if run in self.rounded:
-            return self.weight_at(run).to(self.weight.dtype)
+            return self._dequantized(run).to(self.weight.dtype)
         bits = self.bits_at(run).weight
-        rows = as_rows(self.weight, self.rule.granularity)
+        rows = as_rows(self.spread_weight(run), self.rule.granularity)
         if self.weight_step is not None:
             count = rows[0].numel()
             quantized = fake_quantize_learned(rows, self.weight_step, 0, bits, signed=True, count=count)
         else:
             quantized = fake_quantize_weight(rows, bits, self._clip_ratio(rows, bits))
         return quantized.view_as(self.weight)
+
+    def _dequantized(self, run: BitWidth) -> Tensor:
+        integers, scale = self.weight_integers(run)
+        return dequantize(integers.view(*scale.shape, -1), scale.unsqueeze(-1)).view_as(self.weight)
 
     def _clip_ratio(self, rows: Tensor, bits: int) -> Tensor | None:
         return best_clip_ratio(rows, bits) if self.rule.weight_range == "mse" else None
@@ -196,18 +215,34 @@ class QuantLinear(QuantLayer, nn.Linear):
         super().attach(rule, mode, device)
         if rule.shift:
             self.activation_shift = torch.zeros(self.in_features, device=device)
+        if rule.smooth:
+            self.activation_spread = torch.ones(self.in_features, device=device)
 
     def forward(self, input: Tensor) -> Tensor:
         """Shape (..., in) to (..., out)."""
-        shift, bits = self.activation_shift, self.bits_at(self.mode.run.bit_width).activation
-        bias = self.bias_at(self.mode.run.bit_width)
-        if shift is None or bits == FLOAT_BITS:
+        bits, bias = self.bits_at(self.mode.run.bit_width).activation, self.bias_at(self.mode.run.bit_width)
+        if not self.by_channel or bits == FLOAT_BITS:
             return F.linear(self.quantized_input(input), self.quantized_weight(), bias)
         self.observe(input)
         weight = self.quantized_weight()
-        # A copy: an observation of this very pass sets another shift before the backward pass.
-        shifted = weight @ shift.clone()
-        return F.linear(self.on_grid(input - shift, bits), weight, shifted if bias is None else bias + shifted)
+        shift = self.normalized_shift()
+        if shift is not None:
+            shifted = weight @ shift
+            bias = shifted if bias is None else bias + shifted
+        return F.linear(self.on_grid(self.normalized(input), bits), weight, bias)
+
+    def normalized_shift(self) -> Tensor | None:
+        """The shift divided by the spread, shape (in,): its product with `spread_weight` is what the bias gets."""
+        # Copies: an observation of this very pass sets another shift before the backward pass.
+        if self.activation_shift is None or self.activation_spread is None:
+            return None if self.activation_shift is None else self.activation_shift.clone()
+        return self.activation_shift / self.activation_spread
+
+    def spread_for(self, largest: Tensor) -> Tensor:
+        """SmoothQuant's spread (Xiao et al. 2023, Eq. 4) of inputs that are at most this large, with a mean of 1."""
+        inputs, weights = _by_mean(largest), _by_mean(self.weight.detach().float().abs().amax(dim=0))
+        spread = inputs**SMOOTHING / weights ** (1 - SMOOTHING)
+        return spread / spread.mean()
 
     def on_grid(self, values: Tensor, bits: int) -> Tensor:
         """Values (..., in) on the grid of the ranges, of each token's own range, or of the learned step."""
@@ -232,6 +267,11 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
         """Shape (batch, in, height, width) to (batch, out, height', width')."""
         bias = self.bias_at(self.mode.run.bit_width)
         return self._conv_forward(self.quantized_input(input), self.quantized_weight(), bias)
+
+
+def _by_mean(values: Tensor) -> Tensor:
+    """Values (channels,), none of them negative, in units of their mean, at least `LEAST_USE`."""
+    return (values / values.mean().clamp_min(SMALLEST_SCALE)).clamp_min(LEAST_USE)
 
 
 QUANTIZED_FORM: dict[type[nn.Module], type[QuantLayer]] = {

@@ -12,6 +12,7 @@ from quant.grid.weights import GRANULARITIES, WEIGHT_RANGES, Granularity, Weight
 
 ActivationRange = Literal["static", "per_token"]
 ACTIVATION_RANGES: tuple[ActivationRange, ...] = get_args(ActivationRange)
+SMOOTH = "smooth"
 _OVERRIDE = re.compile(r"(?P<bits>fp|(?:w(?P<weight>\d+))?(?:a(?P<activation>\d+))?)(?P<grids>(?:/\w+)*)", re.ASCII)
 
 
@@ -25,6 +26,7 @@ class LayerRule:
     weight_range: WeightRange = "min_max"
     shift: bool = False
     activation_range: ActivationRange = "static"
+    smooth: bool = False
 
     @property
     def is_float(self) -> bool:
@@ -41,8 +43,8 @@ class LayerRule:
 def parse_rule(text: str, default: LayerRule = LayerRule()) -> LayerRule:
     """Read an override: `fp`, `w8a32` (both fixed), `w8` or `a8` (the other side follows the run).
 
-    A granularity of the weight and a range of the activation may follow, `w4/per_group_32/per_token`, or stand alone,
-    `/per_channel`, `/static`; all else is as in `default`.
+    A granularity of the weight, a range of the activation and `smooth` may follow, `w4/per_group_32/per_token`, or
+    stand alone, `/per_channel`, `/static/smooth`; all else is as in `default`.
 
     Raises:
         ValueError: anything else.
@@ -51,7 +53,10 @@ def parse_rule(text: str, default: LayerRule = LayerRule()) -> LayerRule:
     if not text or not match:
         raise ValueError(f"unknown layer bit-width {text!r}: write fp, or like w8a8, w8a32, w8, a8, w4/per_group_32")
     for grid in match["grids"].split("/")[1:]:
-        check_choice("grid", grid, (*GRANULARITIES, *ACTIVATION_RANGES))
+        check_choice("grid", grid, (*GRANULARITIES, *ACTIVATION_RANGES, SMOOTH))
+        if grid == SMOOTH:
+            default = replace(default, smooth=True)
+            continue
         field = "activation_range" if grid in ACTIVATION_RANGES else "granularity"
         default = replace(default, **{field: grid})  # type: ignore[arg-type]
     if match["bits"] == "fp":
@@ -87,6 +92,9 @@ class Policy:
         activation_range: `static` (published), one range for a layer's input, found by calibration; or `per_token`,
             linear layers take the range of each token as it passes (of each frame of speech, each patch of an image),
             and need no calibration. Convolutions and attention products keep static ranges.
+        smooth: linear layers divide each input channel by a number of its own before they quantize, and multiply the
+            weight's column by it: the same layer in full precision, and one static range then holds channels of very
+            different sizes (SmoothQuant, Xiao et al. 2023, Sec. 4). Calibration finds the numbers.
 
     Raises:
         ValueError: an unknown word, or bits that no grid has.
@@ -99,6 +107,7 @@ class Policy:
     attention: bool = False
     shift: bool = False
     activation_range: ActivationRange = "static"
+    smooth: bool = False
 
     def __post_init__(self) -> None:
         check_choice("granularity", self.granularity, GRANULARITIES)
@@ -122,6 +131,7 @@ class Policy:
             weight_range=self.weight_range,
             shift=self.shift,
             activation_range=self.activation_range,
+            smooth=self.smooth,
         )
         rules = dict.fromkeys(names, default)
         if names:

@@ -46,7 +46,8 @@ def prepare(model: Model, policy: Policy | None = None) -> Model:
     Raises:
         ValueError: nothing to prepare, already prepared, a pattern without a layer, or a layer type
             that has no quantized form and that the policy does not keep in full precision; groups that do not
-            divide a layer's inputs; `attention` for a model without products that can be quantized.
+            divide a layer's inputs; `smooth` for a layer whose tokens have ranges of their own; `attention` for a model
+            without products that can be quantized.
 
     Example:
         >>> import quant, torch
@@ -75,6 +76,11 @@ def prepare(model: Model, policy: Policy | None = None) -> Model:
             )
         if type(layer) in QUANTIZED_FORM and rules[name].weight != FLOAT_BITS:
             check_groups(name, layer.get_parameter("weight")[0].numel(), rules[name].granularity)
+        if type(layer) is nn.Linear and rules[name].smooth and rules[name].activation_range == "per_token":
+            raise ValueError(
+                f"layer {name!r} is to be smoothed, which serves static ranges, but has a range for each token; "
+                f'choose one of them for it, such as the policy layers={{"{name}": "/static/smooth"}}'
+            )
     mode = Mode(policy)
     for name, layer in layers.items():
         if type(layer) in QUANTIZED_FORM:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quant.bits import FLOAT_BITS, INTEGER_BITS, BitWidth, parse_bit_width
 from quant.grid.weights import as_rows
 from quant.layers import QuantLayer
-from quant.policy import Policy
+from quant.policy import SMOOTH, Policy
 from quant.prepare import at, quant_activations, quant_layers
 
 Forward = Callable[[Any], Tensor]
@@ -194,7 +194,9 @@ def _override(layer: QuantLayer, bits: int, policy: Policy) -> str:
     rule = layer.rule
     activation = "" if rule.activation is None else f"a{rule.activation}"
     granularity = "" if rule.granularity == policy.granularity else f"/{rule.granularity}"
-    return f"w{bits}{activation}{granularity}"
+    own_range = "" if rule.activation_range == policy.activation_range else f"/{rule.activation_range}"
+    smooth = f"/{SMOOTH}" if rule.smooth and not policy.smooth else ""
+    return f"w{bits}{activation}{granularity}{own_range}{smooth}"
 
 
 def _outputs(run: Forward, batches: list[Any]) -> Tensor:

@@ -17,7 +17,7 @@ from quant.bits import FLOAT_BITS
 def first_difference(proto: onnx.ModelProto, layers: Mapping[str, QuantActivation], run: BitWidth) -> str | None:
     """First layer, or tensor of an attention, whose numbers are not those of `quant`; None if all are.
 
-    Compared are integers, scales, zero points and clipping ranges.
+    Compared are integers, scales, zero points, clipping ranges, and what each channel is shifted and multiplied by.
 
     Args:
         proto: a file written by `to_onnx`.
@@ -57,6 +57,9 @@ def _pairs(graph: "_Graph", name: str, layer: QuantLayer, run: BitWidth) -> Iter
         return
     if layer.activation_shift is not None:
         yield graph.shift(product, layer.per_token), _array(layer.activation_shift)
+    spread = layer.spread_at(run)
+    if spread is not None:
+        yield graph.factor(product), _array(spread.reciprocal())
     if layer.per_token:
         yield graph.top_of_tokens(product), np.array(2.0**bits.activation - 1)
         return
@@ -137,6 +140,15 @@ class _Graph:
         node = self.makers[self.makers[product.input[0]].input[0]]
         while node.op_type != "Sub":
             node = self.makers[node.input[0]]
+        return self.value(node.input[1])
+
+    def factor(self, product: onnx.NodeProto) -> np.ndarray:
+        """What a product's input is multiplied by, (in,), before it is clipped and quantized."""
+        node = self.makers[self.makers[product.input[0]].input[0]]
+        while node.op_type in ("QuantizeLinear", "Clip"):
+            node = self.makers[node.input[0]]
+        if node.op_type != "Mul":
+            raise KeyError(f"{product.name} takes what is not multiplied by a number for each channel")
         return self.value(node.input[1])
 
     def activation(self, product: onnx.NodeProto) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from quant.grid.affine import dequantize, token_qparams
 WEIGHT, WEIGHT_SCALE = "weight_integers", "weight_scale"
 ACTIVATION_SCALE, ACTIVATION_ZERO_POINT = "activation_scale", "activation_zero_point"
 ACTIVATION_SHIFT, ACTIVATION_SPREAD = "activation_shift", "activation_spread"
+ACTIVATION_FACTOR = "activation_factor"
 
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -121,6 +122,7 @@ class QdqLayer(QdqActivation):
 
     bias: Tensor | None
     activation_shift: Tensor | None
+    activation_factor: Tensor | None
 
     def __init__(self, layer: QuantLayer, run: BitWidth) -> None:
         super().__init__(layer, run)
@@ -130,9 +132,11 @@ class QdqLayer(QdqActivation):
         bias = layer.bias_at(run)
         self.register_buffer("bias", None if bias is None else bias.detach())
         self.register_buffer(ACTIVATION_SHIFT, layer.activation_shift if self.in_use else None)
+        spread = layer.spread_at(run)
+        self.register_buffer(ACTIVATION_FACTOR, None if spread is None else spread.reciprocal())
         self.axis: dict[str, Any] = {}
         if self.bits.weight == FLOAT_BITS:
-            weight = layer.weight.detach()
+            weight = layer.spread_weight(run).detach()
             self.register_buffer("weight", weight.T.contiguous() if self.is_linear else weight)
             on_grid = weight
         else:
@@ -152,13 +156,15 @@ class QdqLayer(QdqActivation):
         if self.per_token and self.in_integers:
             self.register_buffer("weight_sum", self.get_buffer(WEIGHT).sum(dim=0, dtype=torch.float32) * scale)
         if self.activation_shift is not None and on_grid is not None:
-            shifted = on_grid @ self.activation_shift
+            shifted = on_grid @ (self.activation_shift if spread is None else self.activation_shift / spread)
             self.bias = shifted if self.bias is None else self.bias + shifted
 
     def forward(self, values: Tensor) -> Tensor:
         """As the layer it came from."""
         if self.activation_shift is not None:
             values = values - self.activation_shift
+        if self.activation_factor is not None:
+            values = values * self.activation_factor
         if self.per_token and self.in_integers:
             return self._token_product(values)
         return self.product(super().forward(values), self._weight(), self.bias)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -10,10 +11,26 @@ from torch.nn.utils.rnn import pad_sequence
 
 from quant.activation import QuantActivation
 from quant.bits import INTEGER_BITS, BitWidth
-from quant.grid.affine import SMALLEST_SCALE
 from quant.ranges.observers import Observer, Seen
 from quant.ranges.sampling import ChannelStatistics, channel_statistics, subsample
 from quant.ranks import world_size
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Values as they passed: holding them keeps their memory from being another tensor's."""
+
+    values: Tensor
+    version: int | None
+    valid: Tensor | None
+    statistics: ChannelStatistics
+
+    def is_of(self, values: Tensor, valid: Tensor | None) -> bool:
+        """Whether these are the same values, not changed since."""
+        if self.version is None or values.is_inference() or values._version != self.version:
+            return False
+        same_mask = valid is self.valid if valid is None or self.valid is None else _same_memory(valid, self.valid)
+        return same_mask and _same_memory(values, self.values)
 
 
 class Observation:
@@ -29,8 +46,9 @@ class Observation:
         self.samples = math.ceil(observer.samples / world_size())
         self.extremes: dict[QuantActivation, list[tuple[Tensor, Tensor]]] = {}
         self.kept: dict[QuantActivation, list[Tensor]] = {}
-        # Of activations whose channels are shifted, until the shift is known.
+        # Of activations whose channels are shifted or divided, until it is known by what.
         self.channels: dict[QuantActivation, list[ChannelStatistics]] = {}
+        self.last: _Taken | None = None
 
     @torch.no_grad()
     def record(self, activation: QuantActivation, values: Tensor, valid: Tensor | None) -> None:
@@ -41,8 +59,8 @@ class Observation:
             values: any shape.
             valid: bool, broadcasts to the shape of values, False in padding; None when nothing is padded.
         """
-        if activation.activation_shift is not None:
-            self.channels.setdefault(activation, []).append(channel_statistics(values, valid, self.samples))
+        if activation.by_channel:
+            self.channels.setdefault(activation, []).append(self._statistics(values, valid))
             return
         if self.samples:
             self.kept.setdefault(activation, []).append(subsample(values, valid, self.samples))
@@ -59,7 +77,8 @@ class Observation:
             run: the only run these ranges are for; None for any.
             start_empty: forget the ranges until now first.
         """
-        self._shift([activation for activation in activations if activation.activation_shift is not None])
+        self.last = None
+        self._normalize([activation for activation in activations if activation.by_channel])
         infinity = torch.full((len(INTEGER_BITS),), torch.inf, device=activations[0].activation_min.device)
         before = [
             (infinity, -infinity) if start_empty else (activation.activation_min, activation.activation_max)
@@ -76,33 +95,74 @@ class Observation:
             passed = activation in self.extremes
             activation.calibrated = frozenset(in_use if self.observer.by_bits else INTEGER_BITS * passed)
 
-    def _shift(self, activations: Sequence[QuantActivation]) -> None:
-        """Set the shift of each activation to its channels' means, and go on with what is left of its values."""
-        if not activations:
+    def _statistics(self, values: Tensor, valid: Tensor | None) -> ChannelStatistics:
+        """The very same ones for layers that take one tensor after one another, as query, key and value do."""
+        if self.last is None or not self.last.is_of(values, valid):
+            version = None if values.is_inference() else values._version
+            self.last = _Taken(values, version, valid, channel_statistics(values, valid, self.samples))
+        return self.last.statistics
+
+    def _normalize(self, activations: Sequence[QuantActivation]) -> None:
+        """Set each channel's shift and spread, and go on with what is left of the values."""
+        passed = [activation for activation in activations if activation in self.channels or world_size() > 1]
+        if not passed:
             return
+        self._set_shifts([activation for activation in passed if activation.activation_shift is not None])
+        self._set_spreads([activation for activation in passed if activation.activation_spread is not None])
+        for activation in passed:
+            shift = 0 if activation.activation_shift is None else activation.activation_shift
+            spread = 1 if activation.activation_spread is None else activation.activation_spread
+            passes = self.channels.get(activation, [])
+            if passes:
+                self.extremes[activation] = [
+                    (
+                        ((seen.low - shift) / spread).amin().clamp_max(0),
+                        ((seen.high - shift) / spread).amax().clamp_min(0),
+                    )
+                    for seen in passes
+                ]
+                self.kept[activation] = [((seen.samples - shift) / spread).flatten() for seen in passes]
+
+    def _set_shifts(self, activations: Sequence[QuantActivation]) -> None:
+        """To the channels' means."""
         sums = []
         for activation in activations:
             assert activation.activation_shift is not None
             nothing = activation.activation_shift.new_zeros(len(activation.activation_shift) + 1)
             passes = self.channels.get(activation, [])
             sums.append(sum((torch.cat([seen.total, seen.frames.view(1)]) for seen in passes), nothing))
-        joined = torch.cat(sums)
-        if world_size() > 1:
-            dist.all_reduce(joined)
-        for activation, total in zip(activations, joined.split([len(part) for part in sums]), strict=True):
+        for activation, total in zip(activations, _joined(sums, dist.ReduceOp.SUM), strict=True):
             assert activation.activation_shift is not None
-            passes = self.channels.get(activation, [])
-            if not passes and world_size() == 1:
-                continue
-            shift = activation.activation_shift.copy_(total[:-1] / total[-1].clamp_min(1))
-            spread = _set_spread(activation, shift, passes)
-            if not passes:
-                continue
-            self.extremes[activation] = [
-                (((seen.low - shift) / spread).amin().clamp_max(0), ((seen.high - shift) / spread).amax().clamp_min(0))
-                for seen in passes
+            activation.activation_shift.copy_(total[:-1] / total[-1].clamp_min(1))
+
+    def _set_spreads(self, activations: Sequence[QuantActivation]) -> None:
+        """For the channels' largest deviations from their shift; one spread for all that take the same tensors."""
+        largest = []
+        for activation in activations:
+            assert activation.activation_spread is not None
+            nothing = torch.zeros_like(activation.activation_spread)
+            shift = nothing if activation.activation_shift is None else activation.activation_shift
+            # A channel without a valid frame has infinite ends.
+            deviations = [
+                torch.maximum(shift - seen.low, seen.high - shift) for seen in self.channels.get(activation, [])
             ]
-            self.kept[activation] = [((seen.samples - shift) / spread).flatten() for seen in passes]
+            largest.append(torch.stack([nothing, *deviations]).amax(dim=0))
+        spreads = [
+            activation.spread_for(values)
+            for activation, values in zip(activations, _joined(largest, dist.ReduceOp.MAX), strict=True)
+        ]
+        together: dict[tuple[int, ...], list[Tensor]] = {}
+        for activation, spread in zip(activations, spreads, strict=True):
+            together.setdefault(self._tensors(activation), []).append(spread)
+        # The least, as the largest weight of all would give (Xiao et al. 2023).
+        shared = [torch.stack(together[self._tensors(activation)]).amin(dim=0) for activation in activations]
+        for activation, spread in zip(activations, _joined(shared, dist.ReduceOp.MIN), strict=True):
+            assert activation.activation_spread is not None
+            activation.activation_spread.copy_(spread)
+
+    def _tensors(self, activation: QuantActivation) -> tuple[int, ...]:
+        """Equal for activations whose passes had the same tensors."""
+        return tuple(map(id, self.channels.get(activation, [activation])))
 
     def _extremes(self, activations: Sequence[QuantActivation]) -> tuple[Tensor, Tensor]:
         """Low and high end of each pass, (activations, passes), over all ranks."""
@@ -136,16 +196,17 @@ class Observation:
         return torch.cat(gathered, dim=1)
 
 
-def _set_spread(activation: QuantActivation, shift: Tensor, passes: Sequence[ChannelStatistics]) -> Tensor:
-    """Set each channel's largest deviation from its mean, over all ranks; one where the activation has no spread."""
-    if activation.activation_spread is None:
-        return torch.ones_like(shift)
-    deviations = [torch.maximum(shift - seen.low, seen.high - shift) for seen in passes]
-    # A channel without a valid frame has infinite ends.
-    largest = torch.stack([torch.zeros_like(shift), *deviations]).amax(dim=0)
-    if world_size() > 1:
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return activation.activation_spread.copy_(largest.clamp_min(SMALLEST_SCALE))
+def _joined(parts: Sequence[Tensor], operation: dist.ReduceOp.RedOpType) -> Sequence[Tensor]:
+    """Tensors of one axis, each joined over all ranks."""
+    if not parts or world_size() == 1:
+        return parts
+    joined = torch.cat(list(parts))
+    dist.all_reduce(joined, op=operation)
+    return joined.split([len(part) for part in parts])
+
+
+def _same_memory(values: Tensor, others: Tensor) -> bool:
+    return (values.data_ptr(), values.shape, values.stride()) == (others.data_ptr(), others.shape, others.stride())
 
 
 def _as_stored(values: Tensor) -> Tensor:

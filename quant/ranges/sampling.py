@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class ChannelStatistics(NamedTuple):
-    """What one pass leaves of values (..., channels) that are to be shifted.
+    """What one pass leaves of values (..., channels) that are to be shifted or divided.
 
     Attributes:
         low: shape (channels,), float32; +inf without a valid frame.

@@ -197,9 +197,11 @@ class _Walk:
             layer.add_rounding(self.run)
         else:
             group = weight.shape[1] if granularity == "per_channel" else group_size(granularity)
+            spread = layer.spread_at(self.run)
+            on_grid, divided = (targets, seen) if spread is None else (targets * spread, seen / spread.outer(spread))
             solved = [
                 round_for_outputs(target, covariance, bits, group)
-                for target, covariance in zip(targets.chunk(len(seen)), seen, strict=True)
+                for target, covariance in zip(on_grid.chunk(len(divided)), divided, strict=True)
             ]
             integers, scales = (torch.cat(parts) for parts in zip(*solved, strict=True))
             layer.add_rounding(self.run, integers.view_as(layer.weight), scales)
@@ -266,8 +268,12 @@ class _Walk:
 
 def _same_grid(layer: QuantLayer, other: QuantLayer, run: BitWidth) -> bool:
     """Whether two layers with one input put it on one grid."""
-    return layer.bits_at(run).activation == other.bits_at(run).activation and all(
-        getattr(layer.rule, name) == getattr(other.rule, name) for name in ("shift", "activation_range")
+    spread, others = layer.spread_at(run), other.spread_at(run)
+    same_spread = spread is others if spread is None or others is None else torch.equal(spread, others)
+    return (
+        same_spread
+        and layer.bits_at(run).activation == other.bits_at(run).activation
+        and all(getattr(layer.rule, name) == getattr(other.rule, name) for name in ("shift", "activation_range"))
     )
 
 

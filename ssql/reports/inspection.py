@@ -24,7 +24,7 @@ def weight_histograms(encoder: Encoder) -> dict[str, Histogram]:
 def activation_histograms(encoder: Encoder, data: DataModule, batches: int) -> dict[str, Histogram]:
     """Of the input of each quantized layer at full precision, by name, from samples of the first training batches.
 
-    Padding is left out. Where the policy shifts inputs, these are the shifted ones: what is put on the grid. The
+    Padding is left out. Where the policy shifts or smooths inputs, these are what is left: what is put on the grid. The
     encoder's ranges become those of these batches.
     """
     recorder = _Recorder()

@@ -8,7 +8,7 @@ from written import to_file
 
 import export
 import quant
-from encoders import SpeechTransformer
+from encoders import SpeechTransformer, load_encoder, save_encoder
 from export.check.following import quotient
 from export.check.stored import first_difference
 
@@ -34,6 +34,26 @@ def test_clipped_ranges_weights_shifts_and_attention_are_those_of_the_file(tmp_p
         assert first_difference(onnx.load(path), quant.quant_activations(changed), W4A4) == name
     encoder.blocks[0].mlp[2].activation_shift[3] += 0.1
     assert first_difference(onnx.load(path), quant.quant_activations(encoder), W4A4) == "blocks.0.mlp.2"
+
+
+@pytest.mark.parametrize(("bit_width", "shift"), [("w8a8", False), ("w4a8", True)])
+def test_smoothed_layers_are_saved_and_what_the_file_has(tmp_path, bit_width, shift):
+    encoder = speech(quant.Policy(smooth=True, shift=shift))
+    run = quant.parse_bit_width(bit_width)
+    save_encoder(encoder, tmp_path / "encoder")
+    loaded = load_encoder(tmp_path / "encoder")
+    mel = torch.randn(1, 80, 40, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), quant.at(encoder, bit_width), quant.at(loaded, bit_width):
+        assert torch.equal(loaded(mel)[0], encoder(mel)[0])
+
+    path = to_file(loaded, tmp_path / "encoder.onnx", bit_width)  # verified
+    assert export.integer_operators(path)["MatMulIntegerToFloat"] == 1 + 6
+    proto = onnx.load(path)
+    # Query, key and value take one tensor and share a spread, hence the same integers.
+    assert [node.op_type for node in proto.graph.node].count("QuantizeLinear") == 5
+    assert first_difference(proto, quant.quant_activations(encoder), run) is None
+    encoder.blocks[0].mlp[2].activation_spread[3] *= 1.001
+    assert first_difference(proto, quant.quant_activations(encoder), run) == "blocks.0.mlp.2"
 
 
 def test_learned_steps_are_those_of_the_file(tmp_path):

@@ -147,7 +147,7 @@ COMMANDS = [
     Valid("quantize", _options(WORDS, encoder=ENCODER, output=("out/new", "output"), examples=("4", "count")),
           OVERWRITE | MORE_DATA | {"observer": "choice", "average_bits": "rate", "bit_width": "bits_list",
                                    "rounding": "choice",
-                                   "policy.shift": "bool", "policy.first_layer": "bits",
+                                   "policy.shift": "bool", "policy.smooth": "bool", "policy.first_layer": "bits",
                                    "policy.granularity": "choice", "policy.layers": "mapping"},
           reads=("models/speech",), existing="models/speech", products=ENCODER_FILES),
     Valid("quantize", _options(FOLDER, encoder=("runs/finetune/model", "artifact"), output=("out/new", "output"),

@@ -14,7 +14,7 @@ VALID = torch.tensor([[True, True], [True, False]])
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    model = quant.prepare(nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)), quant.Policy(shift=True))
+    model = quant.prepare(nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)), quant.Policy(shift=True, smooth=True))
     quant.calibrate(model, [INPUTS])
     return model
 

@@ -92,6 +92,13 @@ def test_other_choices_of_the_policy_are_kept(batches):
     assert (found.granularity, found.weight_range) == ("per_tensor", "mse")
 
 
+def test_a_layers_own_range_and_smoothing_are_kept(batches):
+    policy = quant.Policy(activation_range="per_token", layers={"2": "/static/smooth"})
+    model = quant.prepare(quant.unprepare(three_layers()), policy)
+    found = quant.policy_within(model, quant.sensitivities(model, batches[:1], bits=[4]), average_bits=4)
+    assert found.layers == {"2": "w4/static/smooth", "4": "w4"}
+
+
 def test_a_models_bytes_are_packed_weights_scales_and_float_for_the_rest():
     model = quant.prepare(quant.unprepare(three_layers()), quant.Policy(layers={"4": "fp"}, first_layer="w8"))
     weights = {name: layer.weight.numel() for name, layer in quant.quant_layers(model).items()}

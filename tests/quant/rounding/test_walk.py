@@ -41,7 +41,7 @@ def distance(model, batches, bit_width="w3a8"):
     "policy",
     [
         TOKENS,
-        quant.Policy(shift=True, attention=True),
+        quant.Policy(shift=True, smooth=True, attention=True),
         quant.Policy(activation_range="per_token", granularity="per_group_32", layers={"*.attn.key": "/per_tensor"}),
     ],
 )
@@ -118,6 +118,27 @@ def test_the_best_float_weight_is_that_of_least_squares():
     means = moments.means()
     torch.testing.assert_close(means[0][0], exact[0].mean(0), atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(means[1][0], seen[0].mean(0), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("policy", [{}, {"shift": True, "granularity": "per_group_32"}])
+def test_smoothed_layers_are_rounded_for_the_inputs_they_take(policy):
+    """Channels of very different sizes, which lean on one another: rounding has to know which of them are divided."""
+    torch.manual_seed(0)
+    base = nn.Linear(64, 32)
+    inputs = torch.randn(512, 64) @ torch.randn(64, 64) * torch.logspace(-1, 1, 64) + 1
+    errors = []
+    for smooth in (True, False):
+        model = nn.Sequential(copy.deepcopy(base))
+        quant.prepare(model, quant.Policy("/per_channel", smooth=smooth, **policy))
+        quant.calibrate(model, [inputs])
+        exact = model(inputs).detach()
+        for _ in range(2):  # to the nearest, then for the outputs
+            with torch.no_grad(), quant.at(model, "w3a8"):
+                errors.append(float((model(inputs) - exact).square().mean()))
+            rows = [row for group in quant.round_weights(model, "w3a8", [inputs]) for row in group]
+        assert rows[0].error == pytest.approx(errors[-1] / float(exact.var(dim=0).mean()), rel=0.1)
+    assert errors[1] < 0.5 * errors[0]
+    assert errors[1] < 1.2 * errors[3]
 
 
 def test_bad_calls():
