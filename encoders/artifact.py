@@ -28,7 +28,18 @@ from encoders.storage.folder import (
     read_json,
     save_part,
 )
-from quant import BitWidth, Policy, QuantLayer, corrected_bit_widths, is_prepared, parse_bit_width, prepare, unprepare
+from quant import (
+    BitWidth,
+    Policy,
+    QuantLayer,
+    corrected_bit_widths,
+    integer_range,
+    is_prepared,
+    parse_bit_width,
+    prepare,
+    quant_layers,
+    unprepare,
+)  # fmt: skip
 from quant.activation import RANGE_BUFFERS
 from quant.bias_correction import add_corrections, add_roundings, rounded_bit_widths
 from quant.learned_steps import add_steps
@@ -128,7 +139,18 @@ def load_encoder(
         for bit_width in roundings:
             add_roundings(encoder, bit_width)
     load_weights(encoder, folder / WEIGHTS, config[CHECKSUM])
+    _check_integers(encoder, folder / WEIGHTS)
     return encoder.eval().to(device=device, dtype=dtype)
+
+
+def _check_integers(encoder: Encoder, path: Path) -> None:
+    """Raise ArtifactError where integers of a stranger's are none of their bit-width."""
+    for name, layer in quant_layers(encoder).items() if is_prepared(encoder) else ():
+        for run in layer.rounded:
+            low, high = integer_range(layer.bits_at(run).weight, signed=True)
+            found = layer.weight_integers(run)[0].aminmax()
+            if found.min < low or found.max > high:
+                raise ArtifactError(f"{path} is damaged: integers of layer {name} at {run} are not {low} to {high}")
 
 
 def _bit_widths(config: dict[str, Any], key: str) -> list[BitWidth]:

@@ -144,6 +144,20 @@ def test_nan_weights_are_refused_and_the_good_folder_stays(saved):
     assert load_encoder(folder).conv1.bias.isfinite().all()
 
 
+def test_integers_that_are_none_of_their_bit_width(tmp_path):
+    torch.manual_seed(0)
+    encoder = quant.prepare(SpeechTransformer(width=32, depth=1, heads=2)).eval()
+    batches = [torch.randn(2, 80, 30)]
+    quant.calibrate(encoder, batches)
+    list(quant.round_weights(encoder, "w4a8", batches, blocks=encoder.stages))
+    save_encoder(encoder, tmp_path / "fine")
+    load_encoder(tmp_path / "fine")
+    encoder.blocks[0].mlp[2].weight_integers(quant.parse_bit_width("w4a8"))[0][0, 0] = 9
+    save_encoder(encoder, tmp_path / "odd")
+    with pytest.raises(ArtifactError, match=r"integers of layer blocks\.0\.mlp\.2 at w4a8 are not -8 to 7"):
+        load_encoder(tmp_path / "odd")
+
+
 def test_weights_of_another_architecture_name_the_keys(saved):
     _, folder = saved
     config = json.loads((folder / "config.json").read_text())
