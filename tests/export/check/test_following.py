@@ -7,9 +7,10 @@ from written import to_file
 
 import quant
 from encoders import SpeechTransformer
-from export.check.following import Followed, _compare, follow, probe
+from export.check.following import Followed, Place, _compare, _following, follow, probe
 from export.graph.pipeline import Pipeline
 from quant import parse_bit_width
+from quant.grid.affine import token_qparams
 
 INPUTS = (torch.randn(1, 80, 60, generator=torch.Generator().manual_seed(0)), torch.tensor([60]))
 
@@ -76,3 +77,25 @@ def test_values_at_an_edge_may_fall_to_the_other_side_and_no_others(encoder):
     assert compare(2.501, 2) == (True, 1)
     assert compare(1.3, 2) == (False, 0)
     assert compare(1.499, 3) == (False, 0)
+
+
+def test_a_token_that_lost_an_end_to_rounding_is_not_given_another_range():
+    """Integers from 0 to 254: -100.5 and 154.5 round to even numbers, and 255 steps become 254."""
+    torch.manual_seed(0)
+    policy = quant.Policy(first_layer="w8a8", activation_range="per_token")
+    model = quant.prepare(torch.nn.Sequential(torch.nn.Linear(4, 3)), policy)
+    run = parse_bit_width("w8a8")
+    values = torch.tensor([[[-100.5, 154.5, 0.3, 77.2]]])
+    scale, zero_point = token_qparams(values, 8)
+    integers = (values / scale).round() + zero_point
+    assert (integers.min(), integers.max()) == (0, 254)
+    tensors = {"integers": integers, "scale": scale, "zero_point": zero_point}
+    places = {"0": Place("integers", "scale", "zero_point")}
+    followed = Followed()
+    with torch.no_grad(), quant.at(model, run):
+        expected = model(values)
+        with _following(places, model, run, tensors, followed, 1e-6):
+            found = model(values)
+        again = model(values)
+    assert torch.equal(found, expected) and torch.equal(again, expected)
+    assert followed.equal == {"0": True} and followed.at_edge == 0
