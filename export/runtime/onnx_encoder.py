@@ -84,6 +84,10 @@ class OnnxEncoder:
             ValueError: samples of another shape, or that are NaN or infinite, or a clip that the file does not take.
             ModuleNotFoundError: another rate than 16,000 Hz, and SciPy is not installed.
         """
+        if isinstance(samples, (str, Path)):
+            raise ValueError(
+                f"samples are numbers, and {samples} is a path: read the file first, as with soundfile.read"
+            )
         samples = np.asarray(samples)
         if samples.ndim != 1:
             raise ValueError(f"samples must be mono, of shape (samples,), got {samples.shape}: take one channel")

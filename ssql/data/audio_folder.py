@@ -185,7 +185,7 @@ class AudioFolder(DataModule):
         if missing:
             raise ValueError(
                 f"transcript file {self.texts} has no line for {len(missing)} of {len(entries)} audio files, the first "
-                f"of them {missing[0]}"
+                f"of them {missing[0]}; a line is PATH<TAB>TEXT, with the path as it is below the folder"
             )
 
     def _read_all(self, entries: list[Entry]) -> list[Tensor | None]:

@@ -1,8 +1,10 @@
 """Layers that are rounded, kept in files until the whole encoder is: an interrupted command goes on where it was."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +16,7 @@ from torch import Tensor
 from encoders.base import Encoder
 from encoders.fingerprint import weights_sha256
 from encoders.storage.files import plain, sole_writer, staged_file
-from quant import parse_bit_width, quant_layers
+from quant import BitWidth, RoundedLayer, parse_bit_width, quant_layers
 
 ENDING = ".ssql-layers"
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ class LayerProgress:
         overwrite: delete layers of another encoder, policy or data.
 
     Attributes:
-        found: whether some layers were done.
+        rows: of the layers that were done, by bit-width.
 
     Raises:
         ValueError: on entering: layers of another encoder, policy or data, or a file that cannot be read.
@@ -46,7 +48,7 @@ class LayerProgress:
         self.folder = self.output.with_name(self.output.name + ENDING)
         self.encoder, self.overwrite = encoder, overwrite
         self.signature = _signature(encoder, inputs)
-        self.found = False
+        self.rows: dict[BitWidth, list[RoundedLayer]] = {}
         self._lock = sole_writer(self.folder)
 
     def __enter__(self) -> Self:
@@ -55,15 +57,13 @@ class LayerProgress:
             pass
         self._lock.__enter__()
         try:
-            files = self._files()
-            for file in files:
+            for file in self._files():
                 self._load(file)
-            self.found = any(file.exists() for file in files)
         except BaseException:
             self._lock.__exit__(None, None, None)
             raise
-        if self.found:
-            log.info("going on from %s: %d of the layers' files are there", self.folder, len(files))
+        for run, rows in self.rows.items():
+            log.info("%d layers at %s are done already, in %s", len(rows), run, self.folder)
         return self
 
     def __exit__(
@@ -79,16 +79,17 @@ class LayerProgress:
             log.warning("layers that are done are kept in %s: the same command goes on there", self.folder)
         self._lock.__exit__(None, None, None)
 
-    def save(self, layers: Sequence[str], bit_width: str) -> None:
+    def save(self, rows: Sequence[RoundedLayer], bit_width: str) -> None:
         """Keep what was chosen for some layers at a bit-width."""
         run, named = parse_bit_width(bit_width), quant_layers(self.encoder)
         values: dict[str, Tensor] = {}
-        for name in layers:
+        for name in (row.layer for row in rows):
             values[f"{name}.correction"] = named[name].correction(run)
             if run in named[name].rounded:
                 values[f"{name}.integers"], values[f"{name}.scale"] = named[name].weight_integers(run)
-        metadata = {"signature": self.signature, "bit_width": str(run)}
-        with staged_file(self.folder / f"{run}.{layers[0]}.safetensors") as staging:
+        about = json.dumps([asdict(row) for row in rows])
+        metadata = {"signature": self.signature, "bit_width": str(run), "rows": about}
+        with staged_file(self.folder / f"{run}.{rows[0].layer}.safetensors") as staging:
             safetensors.torch.save_file({name: value.contiguous() for name, value in values.items()}, staging, metadata)
 
     def _files(self) -> list[Path]:
@@ -111,6 +112,7 @@ class LayerProgress:
             return
         layers, run = quant_layers(self.encoder), parse_bit_width(metadata["bit_width"])
         device = next(self.encoder.parameters()).device
+        self.rows.setdefault(run, []).extend(RoundedLayer(**row) for row in json.loads(metadata["rows"]))
         for name in {name.rpartition(".")[0] for name in values}:
             layers[name].add_correction(run, values[f"{name}.correction"].to(device))
             if f"{name}.integers" in values:

@@ -52,14 +52,15 @@ def round_on_inputs(
     encoder: Encoder, inputs: Sequence[Inputs], bit_width: str, progress: LayerProgress
 ) -> list[quant.RoundedLayer]:
     """Choose the weights' integers for a bit-width; layers that are done already are kept."""
+    layers = list(quant.quant_layers(encoder))
+    rows = list(progress.rows.get(quant.parse_bit_width(bit_width), []))
     groups = quant.round_weights(
-        encoder, bit_width, inputs, lambda each: encoder(*each), encoder.stages, resume=progress.found
+        encoder, bit_width, inputs, lambda each: encoder(*each), encoder.stages, resume=bool(rows)
     )
-    rows = []
-    for group in track(groups, f"rounding at {bit_width}: layers", len(quant.quant_layers(encoder)), len):
-        progress.save([row.layer for row in group], bit_width)
+    for group in track(groups, f"rounding at {bit_width}: layers", len(layers) - len(rows), len):
+        progress.save(group, bit_width)
         rows += group
-    return rows
+    return sorted(rows, key=lambda row: layers.index(row.layer))
 
 
 @torch.no_grad()

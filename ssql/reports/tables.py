@@ -98,8 +98,8 @@ def latency_tables(rows: Sequence[Row]) -> tuple[Table, Table]:
 
 def rounding_table(rows: Sequence[RoundedLayer], bit_width: str) -> Table:
     """A line for each layer: what its weight's rounding costs its outputs."""
-    table = Table("layer", "bits", "nearest", "chosen")
-    table.title = f"{bit_width}: squared error of each layer's outputs by its weight, % of their variance"
+    table = Table("layer", "bits", "nearest integers", "chosen integers")
+    table.title = f"{bit_width}: what a layer's weight on integers changes of its outputs, % of their variance"
     for row in rows:
         table.add_row(row.layer, str(row.bits), f"{100 * row.nearest:.3f}", f"{100 * row.error:.3f}")
     return table

@@ -55,14 +55,15 @@ def test_two_bit_widths_at_once(said, tmp_path):
 
 
 def test_an_interrupted_run_goes_on_where_it_was(said, tmp_path, monkeypatch):
-    assert said("--bit_width", "w4a8", "--output", tmp_path / "whole")[0] == 0
+    code, out = said("--bit_width", "w4a8", "--output", tmp_path / "whole")
+    assert code == 0
     save, done = LayerProgress.save, []
 
-    def save_five(self, layers, bit_width):
+    def save_five(self, rows, bit_width):
         if len(done) == 5:
             raise KeyboardInterrupt
-        done.append(layers)
-        save(self, layers, bit_width)
+        done.append(rows)
+        save(self, rows, bit_width)
 
     monkeypatch.setattr(LayerProgress, "save", save_five)
     assert said("--bit_width", "w4a8")[0] == 130
@@ -83,7 +84,9 @@ def test_an_interrupted_run_goes_on_where_it_was(said, tmp_path, monkeypatch):
     solve = walk.round_for_outputs
     monkeypatch.setattr(walk, "round_for_outputs", lambda *args: (solved.append(args), solve(*args))[1])
     monkeypatch.setattr(LayerProgress, "save", save)
-    assert said("--bit_width", "w4a8")[0] == 0
+    code, again = said("--bit_width", "w4a8")
+    assert code == 0
+    assert again.replace("/out", "/whole") == out  # the table has the layers that were done before
     layers = len(quant.quant_layers(load_encoder(tmp_path / "out")))
     assert len(solved) == layers - sum(map(len, done))
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "out"))
@@ -94,8 +97,8 @@ def test_an_interrupted_run_goes_on_where_it_was(said, tmp_path, monkeypatch):
 def test_layers_of_another_run_go_when_they_are_to_be_overwritten(said, tmp_path, monkeypatch):
     save = LayerProgress.save
 
-    def save_one(self, layers, bit_width):
-        save(self, layers, bit_width)
+    def save_one(self, rows, bit_width):
+        save(self, rows, bit_width)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(LayerProgress, "save", save_one)
