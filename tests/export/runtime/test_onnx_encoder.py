@@ -50,7 +50,7 @@ def test_another_rate_is_resampled(file):
 def test_what_it_does_not_take_is_said(file, encoder, tmp_path):
     in_onnx = OnnxEncoder(file)
     with pytest.raises(ValueError, match=r"talk\.wav is a path: read the file first"):
-        encoder("talk.wav", 16_000)
+        in_onnx("talk.wav", 16_000)
     with pytest.raises(ValueError, match=r"mono, of shape \(samples,\), got \(2, 100\)"):
         in_onnx(np.zeros((2, 100)), 16_000)
     with pytest.raises(ValueError, match="samples are NaN or infinite"):
