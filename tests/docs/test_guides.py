@@ -38,7 +38,7 @@ PARSED_ONLY = (
     "--task text",  # tests/ssql/test_cli.py
     "finetune --config",
     "ssql export --encoder runs/word/model",  # tests/ssql/test_commands.py
-    "ssql export --encoder runs/whisper/calibrated",
+    "ssql export --encoder runs/whisper/quantized",
     "ssql verify --file runs/whisper",
     "runs/word/onnx/encoder-int4.onnx",  # tests/ssql/test_shipped.py
     "ssql verify --file runs/files/encoder-int4.onnx",  # int8 alone is exported there

@@ -264,7 +264,7 @@ def test_a_folder_with_anything_else_is_refused_by_name(command, inputs, ssql_en
     assert said is not None and "encoder exists already: choose another folder, or overwrite" in said
 
 
-def test_an_encoder_is_calibrated_in_its_place_and_stays_where_that_fails(inputs, ssql_ends, speak_once, tmp_path):
+def test_an_encoder_is_quantized_in_its_place_and_stays_where_that_fails(inputs, ssql_ends, speak_once, tmp_path):
     folder = tmp_path / "encoder"
     shutil.copytree(inputs / "encoder", folder)
     before = listing(tmp_path)

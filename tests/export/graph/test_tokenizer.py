@@ -52,7 +52,7 @@ def test_verification_reports_agreement(encoder, tokenizer, exported):
     report = json.loads(exported.with_suffix(".verification.json").read_text())
     assert (report["passed"], report["tokens_equal"], report["first_difference"]) == (True, True, None)
     assert report["token_agreement"] > 99
-    assert "of the tokens equal" in str(export.verify(exported, encoder, tokenizer=tokenizer))
+    assert "tokens: 100.00 % equal" in str(export.verify(exported, encoder, tokenizer=tokenizer))
 
 
 def test_the_tokenizer_in_a_file_is_read_back(tokenizer, exported):
