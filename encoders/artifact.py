@@ -39,7 +39,7 @@ from quant import (
     prepare,
     quant_layers,
     unprepare,
-)  # fmt: skip
+)
 from quant.activation import RANGE_BUFFERS
 from quant.bias_correction import add_corrections, add_roundings, rounded_bit_widths
 from quant.learned_steps import add_steps

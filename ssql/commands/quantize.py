@@ -9,7 +9,7 @@ from quant.ranges.observers import parse_observer
 from ssql.data import DataModule
 from ssql.evaluation.calibration import prepare_anew
 from ssql.evaluation.layer_progress import LayerProgress
-from ssql.evaluation.post_training import calibrate_on_inputs, departure, encoder_inputs, round_on_inputs
+from ssql.evaluation.post_training import calibrate_on_inputs, departure, encoder_inputs, features_at, round_on_inputs
 from ssql.reports.tables import rounding_table, sensitivity_table
 from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
@@ -84,12 +84,13 @@ def quantize(
         prepare_anew(loaded, mixed)
     calibrate_on_inputs(loaded, inputs, observer)
     with LayerProgress(output, loaded, inputs, overwrite) as progress:
+        exact = features_at(loaded, inputs, "fp")
         for each in bit_widths:
             if rounding == "nearest":
                 quant.correct_bias(loaded, each, inputs, lambda batch: loaded(*batch))
             else:
                 say(rounding_table(round_on_inputs(loaded, inputs, each, progress), each))
-            error = departure(loaded, inputs, each)
+            error = departure(features_at(loaded, inputs, each), exact)
             say(f"{each}: on the examples looked at, features differ by {100 * error:.3g} % of their variance")
         save_encoder(loaded, output, overwrite, load_head(encoder), load_tokenizer(encoder))
     say(f"encoder: {output}")

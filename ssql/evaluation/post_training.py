@@ -13,11 +13,12 @@ from encoders.speech.log_mel import SAMPLE_RATE, FilledLogMel
 from quant.checks import check_at_least
 from ssql.data import DataModule
 from ssql.data.batch import Batch, collate
+from ssql.evaluation.calibration import inputs_of
 from ssql.evaluation.layer_progress import LayerProgress
 from ssql.terminal.progress import track
 
-SECONDS, IMAGES = 480, 256  # looked at by default
-SECONDS_AT_ONCE, IMAGES_AT_ONCE = 60, 32
+SECONDS, SECONDS_AT_ONCE = 480, 60  # looked at by default; in one batch
+IMAGE = SECONDS / 256  # seconds that an image counts as
 # Encoder inputs and lengths, as `front_end` gives them.
 Inputs = tuple[Tensor, Tensor | None]
 
@@ -28,7 +29,7 @@ def encoder_inputs(encoder: Encoder, data: DataModule, examples: int | None = No
     Args:
         encoder: whose front end the items pass.
         data: labels are not looked at.
-        examples: clips or images; when None as many as make `SECONDS` of audio, or `IMAGES`.
+        examples: clips or images; when None as many as make `SECONDS` of audio, or 256 images.
 
     Raises:
         ValueError: fewer than one example, or a training split without items.
@@ -37,9 +38,7 @@ def encoder_inputs(encoder: Encoder, data: DataModule, examples: int | None = No
     device = next(encoder.parameters()).device
     batches: list[Inputs] = []
     for items in _at_once(_drawn(encoder, data.dataset("train"), examples), encoder):
-        batch = collate(items)
-        lengths = batch["lengths"]
-        batches.append(encoder.front_end(batch["inputs"].to(device), None if lengths is None else lengths.to(device)))
+        batches.append(encoder.front_end(*inputs_of(collate(items), device)))
     return batches
 
 
@@ -64,17 +63,16 @@ def round_on_inputs(
 
 
 @torch.no_grad()
-def departure(encoder: Encoder, inputs: Sequence[Inputs], bit_width: str) -> float:
-    """Squared error of the features over their variance, each dimension's mean taken off."""
-    exact: list[Tensor] = []
-    at_bits: list[Tensor] = []
-    for each in inputs:
-        for run, kept in (("fp", exact), (bit_width, at_bits)):
-            with quant.at(encoder, run, reuse_weights=True):
-                features = encoder(*each)
-            kept.append(features[0].flatten(0, 1) if isinstance(features, tuple) else features)
-    features = torch.cat(exact)
-    return float((torch.cat(at_bits) - features).square().mean() / (features - features.mean(dim=0)).square().mean())
+def features_at(encoder: Encoder, inputs: Sequence[Inputs], bit_width: str) -> Tensor:
+    """Features of all frames, or images, one after another: (count, feature_dim)."""
+    with quant.at(encoder, bit_width, reuse_weights=True):
+        outputs = [encoder(*each) for each in inputs]
+    return torch.cat([each[0].flatten(0, 1) if isinstance(each, tuple) else each for each in outputs])
+
+
+def departure(found: Tensor, exact: Tensor) -> float:
+    """Squared error of features over the variance of exact ones, each dimension's mean taken off."""
+    return float((found - exact).square().mean() / (exact - exact.mean(dim=0)).square().mean())
 
 
 def _drawn(encoder: Encoder, dataset: Dataset[Batch], examples: int | None) -> Iterator[Batch]:
@@ -82,11 +80,10 @@ def _drawn(encoder: Encoder, dataset: Dataset[Batch], examples: int | None) -> I
     size = len(dataset)  # type: ignore[arg-type]
     seconds = 0.0
     for count, index in enumerate(torch.randperm(size, generator=torch.Generator().manual_seed(0)).tolist()):
-        enough = IMAGES if encoder.modality == "image" else None
-        if count == (enough if examples is None else examples) or examples is None and seconds >= SECONDS:
+        if count == examples or (examples is None and seconds >= SECONDS):
             return
         item = dataset[index]
-        seconds += _seconds(encoder, item) if encoder.modality == "audio" else 0.0
+        seconds += _seconds(encoder, item)
         yield item
 
 
@@ -95,7 +92,7 @@ def _at_once(items: Iterator[Batch], encoder: Encoder) -> Iterator[list[Batch]]:
     together: list[Batch] = []
     longest = 0.0
     for item in items:
-        seconds = _seconds(encoder, item) if encoder.modality == "audio" else SECONDS_AT_ONCE / IMAGES_AT_ONCE
+        seconds = _seconds(encoder, item)
         if together and max(longest, seconds) * (len(together) + 1) > SECONDS_AT_ONCE:
             yield together
             together, longest = [], 0.0
@@ -107,5 +104,7 @@ def _at_once(items: Iterator[Batch], encoder: Encoder) -> Iterator[list[Batch]]:
 
 def _seconds(encoder: Encoder, item: dict[str, Any]) -> float:
     front_end = encoder.front_end
+    if encoder.modality == "image":
+        return IMAGE
     samples = front_end.samples if isinstance(front_end, FilledLogMel) else len(item["inputs"])
     return samples / SAMPLE_RATE
