@@ -1,10 +1,9 @@
-import socket
+from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
+from two_ranks import on_two_ranks
 
 import quant
 
@@ -86,21 +85,15 @@ def test_a_shifted_model_comes_back_from_its_state_and_learns_steps():
         assert torch.allclose(model(inputs), expected, atol=1e-5)
 
 
-def shift_of_rank(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=2)
+def shift_of_rank(rank: int, folder: Path) -> None:
     model = shifting()
     quant.calibrate(model, [hovering(8)] if rank == 0 else [hovering(4, seed=1), hovering(4, seed=2)], observer="mse")
     torch.save(model.state_dict(), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_two_ranks_find_the_shift_of_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    mp.start_processes(shift_of_rank, (port, str(tmp_path)), nprocs=2, start_method="fork")
+    on_two_ranks(shift_of_rank, tmp_path)
     model = shifting()
     quant.calibrate(model, [hovering(8), hovering(4, seed=1), hovering(4, seed=2)], observer="mse")
     for rank in (0, 1):

@@ -1,11 +1,10 @@
-import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
+from two_ranks import on_two_ranks
 
 import quant
 
@@ -195,22 +194,16 @@ def test_ranges_of_tokens_are_not_smoothed(policy):
     assert not quant.is_prepared(model)
 
 
-def state_of_rank(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=2)
+def state_of_rank(rank: int, folder: Path) -> None:
     for place, policy in enumerate(POLICIES):
         model = smoothing(**policy)
         quant.calibrate(model, [uneven(8)] if rank == 0 else [uneven(4, seed=1), uneven(4, seed=2)], observer="mse")
         torch.save(model.state_dict(), f"{folder}/{place}-{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_two_ranks_find_the_spread_of_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    mp.start_processes(state_of_rank, (port, str(tmp_path)), nprocs=2, start_method="fork")
+    on_two_ranks(state_of_rank, tmp_path)
     for place, policy in enumerate(POLICIES):
         model = smoothing(**policy)
         quant.calibrate(model, [uneven(8), uneven(4, seed=1), uneven(4, seed=2)], observer="mse")
