@@ -9,15 +9,26 @@ INSTALLED := .venv/.installed
 QUICKSTART := runs/quickstart
 WORDS := experiments/speech/transformer_ssql_words.yaml
 
-quickstart: $(INSTALLED)
-	$(BIN)/ssql pretrain --config $(WORDS) --output $(QUICKSTART) --overwrite true
-	$(BIN)/ssql pretrain --config $(WORDS) --output $(QUICKSTART)/simsiam --overwrite true \
+# Each step is made once: a stopped quickstart goes on, in its training as well; `rm -r runs/quickstart` begins anew.
+ONWARD = $(if $(wildcard $(1)/checkpoints/*.ckpt),--resume true,--overwrite true)
+
+quickstart: $(QUICKSTART)/encoder-int4.onnx
+	@echo "Encoder, ONNX files, table and plot: $(QUICKSTART)/ (encoder/, encoder-*.onnx, accuracy.json, accuracy.png)"
+
+$(QUICKSTART)/encoder/config.json: | $(INSTALLED)
+	$(BIN)/ssql pretrain --config $(WORDS) --output $(QUICKSTART) $(call ONWARD,$(QUICKSTART))
+
+$(QUICKSTART)/simsiam/encoder/config.json: | $(INSTALLED) $(QUICKSTART)/encoder/config.json
+	$(BIN)/ssql pretrain --config $(WORDS) --output $(QUICKSTART)/simsiam $(call ONWARD,$(QUICKSTART)/simsiam) \
 		--model.ssql false --trainer.max_epochs 12
+
+$(QUICKSTART)/accuracy.json: $(QUICKSTART)/encoder/config.json $(QUICKSTART)/simsiam/encoder/config.json
 	$(BIN)/ssql evaluate --encoders '{"SSQL": "$(QUICKSTART)/encoder", "SimSiam": "$(QUICKSTART)/simsiam/encoder"}' \
 		--data SpokenWords --output $(QUICKSTART) --overwrite true
+
+$(QUICKSTART)/encoder-int4.onnx: $(QUICKSTART)/accuracy.json
 	$(BIN)/ssql export --encoder $(QUICKSTART)/encoder --output $(QUICKSTART) \
 		--bit_width '[fp, w8a8, w4a8]' --input waveform --accuracy $(QUICKSTART)/accuracy.json --overwrite true
-	@echo "Encoder, ONNX files, table and plot: $(QUICKSTART)/ (encoder/, encoder-*.onnx, accuracy.json, accuracy.png)"
 
 # Without Node.js 20 the page's tests are skipped, and say so.
 NODE_20 := $(shell node --eval 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && echo yes)
@@ -60,13 +71,14 @@ CUDA := torch|torchvision|torchaudio|triton|nvidia-.*|cuda-.*
 INSTALL := $(if $(shell command -v uv),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install)
 
 $(INSTALLED): pyproject.toml $(LOCK)
+	@echo "Installing the locked packages into .venv: 2 to 4 minutes on a fast line, more where it is slow."
 	$(if $(shell command -v uv),uv venv --quiet --allow-existing --python $(PYTHON) .venv,$(PYTHON) -m venv .venv)
 ifdef TORCH_INDEX
-	$(INSTALL) --quiet --no-deps --index-url $(TORCH_INDEX) $$(sed -nE 's/^((torch|torchvision|torchaudio)==[^ ]+).*/\1/p' $(LOCK))
+	$(INSTALL) --no-deps --index-url $(TORCH_INDEX) $$(sed -nE 's/^((torch|torchvision|torchaudio)==[^ ]+).*/\1/p' $(LOCK))
 	awk '/^[a-z]/ { cuda = ($$0 ~ /^($(CUDA))==/) } !cuda' $(LOCK) > .venv/without-torch.lock
-	$(INSTALL) --quiet --no-deps --require-hashes --requirement .venv/without-torch.lock
+	$(INSTALL) --no-deps --require-hashes --requirement .venv/without-torch.lock
 else
-	$(INSTALL) --quiet --require-hashes --requirement $(LOCK)
+	$(INSTALL) --require-hashes --requirement $(LOCK)
 endif
 	$(INSTALL) --quiet --no-deps --no-build-isolation --editable .
 	touch $@

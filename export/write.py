@@ -120,7 +120,10 @@ def to_onnx(
             result.file = str(failed)
             os.replace(staging, failed)
             write_json(result.to_dict(), failed_report)
-            raise VerificationError(f"{path} was not written, {failed.name} departs from torch: {result.reasons}")
+            raise VerificationError(
+                f"{path} was not written, {failed.name} departs from torch: {result.reasons}; "
+                f"{failed_report.name} says where, and ssql verify --file looks at it with recordings of yours (--data)"
+            )
         write_json(result.to_dict(), report)
         return result
 

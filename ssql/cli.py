@@ -126,8 +126,11 @@ def _command(name: str) -> Callable[[list[str]], object]:
     from ssql.terminal.logs import set_up_logs
 
     set_up_logs()
+    waits = "loading PyTorch ...\r" if sys.stderr.isatty() else ""
+    sys.stderr.write(waits)
     function_name = NAMES.get(name, name)
     function: Callable[..., object] = getattr(importlib.import_module(f"ssql.commands.{function_name}"), function_name)
+    sys.stderr.write(waits and f"{'':{len(waits)}}\r")
     if name in RUNS:
         return lambda args: function()
     from jsonargparse import auto_cli

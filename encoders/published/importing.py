@@ -48,15 +48,15 @@ class Imported:
     pickles: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        left = ", ".join(f"{count} of {part}" for part, count in sorted(self.left_out.items())) or "none"
-        lines = [
-            f"{self.keys} keys imported, none missing; keys of other parts left out: {left}; heads: {self.heads_from}"
-        ]
+        lines = [f"{self.keys} tensors imported, none missing; attention heads read from {self.heads_from}"]
+        if self.left_out:
+            left = ", ".join(f"{count} named {part}.*" for part, count in sorted(self.left_out.items()))
+            lines.append(f"left out, since they are not the encoder's: {left}")
         if self.recognized_by:
             lines.insert(0, f"layout {self.layout}, by {self.recognized_by}")
         if self.converted:
             changes = ", ".join(f"{count} of {name}" for name, count in sorted(self.converted.items()))
-            lines.append(f"keys that became float32: {changes}")
+            lines.append(f"tensors that became float32: {changes}")
         if self.pickles:
             lines.append(
                 f"warning: {', '.join(self.pickles)} is a pickle; only tensors were read from it and none of its code "

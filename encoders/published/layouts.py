@@ -60,8 +60,9 @@ class Layout:
         return ".".join(self.names.get(part, part) for part in key[match.end() :].split("."))
 
     def part(self, key: str) -> str:
-        """The part of the model that a key of another part belongs to: the first of its names."""
-        return re.sub(r"^(wav2vec2|hubert|wavlm)\.", "", key).split(".")[0]
+        """The part of the model that a key of another part belongs to, as `proj_out` or `model.decoder`."""
+        names = re.sub(r"^(wav2vec2|hubert|wavlm)\.", "", key).split(".")
+        return ".".join(names[: 2 if names[0] == "model" else 1])
 
     def is_other(self, key: str) -> bool:
         """Whether a key is known to belong to another part of the model."""

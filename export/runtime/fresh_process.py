@@ -35,6 +35,19 @@ def session_options(threads: int, exact: bool = False) -> onnxruntime.SessionOpt
     return options
 
 
+def start_failure(path: str | Path, error: Exception) -> str:
+    """Why a session did not start, in one sentence."""
+    return (
+        f"{path} does not start in ONNX Runtime {onnxruntime.__version__}, which takes an .onnx file that ssql export "
+        f"wrote: {reason_of(error)}"
+    )
+
+
+def reason_of(error: Exception) -> str:
+    """The runtime's own first line, without its code."""
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip().split("\n")[0])
+
+
 def feed(session: onnxruntime.InferenceSession, seconds: float) -> dict[str, np.ndarray]:
     """Inputs of one clip of this length in seconds, or one image: normally distributed numbers, the same each time."""
     generator = np.random.default_rng(0)

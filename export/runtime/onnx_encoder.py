@@ -9,9 +9,10 @@ import numpy as np
 import onnxruntime
 
 from export.group import named_group
-from export.runtime.fresh_process import session_options
+from export.runtime.fresh_process import session_options, start_failure
 
 SAMPLE_RATE = 16_000
+LOUDEST = 16.0  # decoders of lossy files overshoot 1 a little; integers that were not divided exceed it by far
 
 
 class OnnxEncoder:
@@ -54,7 +55,7 @@ class OnnxEncoder:
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise ValueError(f"{path} does not start in ONNX Runtime {onnxruntime.__version__}: {error}") from error
+            raise ValueError(start_failure(path, error)) from error
         about: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         if about.get("input") != "waveform":
             raise ValueError(
@@ -81,7 +82,8 @@ class OnnxEncoder:
             recognition `logits` (frames, 1 + characters); with a tokenizer its tokens.
 
         Raises:
-            ValueError: samples of another shape, or that are NaN or infinite, or a clip that the file does not take.
+            ValueError: samples of another shape, or that are NaN, infinite or far beyond 1, or a clip that the file
+                does not take.
             ModuleNotFoundError: another rate than 16,000 Hz, and SciPy is not installed.
         """
         if isinstance(samples, (str, Path)):
@@ -96,6 +98,9 @@ class OnnxEncoder:
         samples = samples / 32768 if samples.dtype == np.int16 else samples
         if not np.isfinite(samples).all():
             raise ValueError("samples are NaN or infinite")
+        loudest = float(np.abs(samples).max(initial=0.0))
+        if loudest > LOUDEST:
+            raise ValueError(f"samples must be from -1 to 1, got {loudest:g}: divide those of 16-bit integers by 32768")
         waveform = np.asarray(_resampled(samples, sample_rate), np.float32)
         feeds = {"waveform": waveform[np.newaxis], "lengths": np.array([len(waveform)], np.int64)}
         try:

@@ -1,6 +1,5 @@
 """ONNX Runtime sessions, what they say when they fail, and which operators one really runs."""
 
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from encoders.speech.log_mel import HOP, SAMPLE_RATE
 from export.metadata import VerificationError, longest_input
-from export.runtime.fresh_process import session_options
+from export.runtime.fresh_process import reason_of, session_options, start_failure
 
 # Of ONNX Runtime's names for the inputs that files of ours have.
 DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
@@ -48,7 +47,7 @@ class Session(onnxruntime.InferenceSession):
             wrong = self._unfit(input_feed)
             if wrong is not None:
                 raise ValueError(f"{self.path} {wrong}") from error
-            raise VerificationError(f"{self.path} fails in ONNX Runtime: {_reason(error)}") from error
+            raise VerificationError(f"{self.path} fails in ONNX Runtime: {reason_of(error)}") from error
         return outputs
 
     def _unfit(self, feeds: Mapping[str, np.ndarray]) -> str | None:
@@ -96,10 +95,7 @@ def open_session(path: str | Path, options: onnxruntime.SessionOptions | None = 
     try:
         return Session(path, options or session_options(0, exact=True))
     except Exception as error:
-        raise VerificationError(
-            f"{path} does not start in ONNX Runtime {onnxruntime.__version__}, which takes an .onnx file that ssql "
-            f"export wrote: {_reason(error)}"
-        ) from error
+        raise VerificationError(start_failure(path, error)) from error
 
 
 def run_session(session: onnxruntime.InferenceSession, inputs: tuple[Tensor, ...]) -> list[Tensor]:
@@ -129,8 +125,3 @@ def integer_operators(path: str | Path) -> dict[str, int]:
         open_session(path, options)
         graph = onnx.load(options.optimized_model_filepath).graph
     return dict(Counter(node.op_type for node in graph.node))
-
-
-def _reason(error: Exception) -> str:
-    """The runtime's own first line, without its code."""
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip().split("\n")[0])

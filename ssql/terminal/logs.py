@@ -26,8 +26,9 @@ NOT_FOR_USERS = (
 # Modules whose FutureWarnings and DeprecationWarnings are about their own callers.
 OLD_WAYS = (r"sklearn.*", r"torch\.onnx.*", r"onnxscript.*", r"torch\.jit.*", r"lightning.*", r"torch.*", r"timm.*")
 NOT_LOGGED = (
-    "Seed set to", "litlogger", "litmodels", "TPU available", "HPU available", "`weights_only` was not set",
-    "Consider setting `persistent_workers", "`Trainer.fit` stopped", "Restoring states from", "Restored all states",
+    "Seed set to", "litlogger", "litmodels", "GPU available: False", "TPU available", "HPU available",
+    "`weights_only` was not set", "Consider setting `persistent_workers", "`Trainer.fit` stopped",
+    "Restoring states from", "Restored all states",
 )  # fmt: skip
 
 

@@ -95,10 +95,11 @@ def lines_of(page: str) -> list[str]:
     lines = []
     for line in command_lines(page):
         if line == "make quickstart":
-            said = subprocess.run(
-                ["make", "--dry-run", "quickstart"], cwd=HOME, capture_output=True, text=True, check=True
-            )
-            lines += re.findall(r"^\S*/(ssql .*)", said.stdout.replace("\\\n", " "), re.MULTILINE)
+            # In a folder that nobody has, so that nothing counts as made or as stopped in the middle.
+            words = ["make", "--dry-run", "quickstart", "QUICKSTART=runs/none"]
+            said = subprocess.run(words, cwd=HOME, capture_output=True, text=True, check=True).stdout
+            whole = said.replace("\\\n", " ").replace("runs/none", "runs/quickstart")
+            lines += re.findall(r"^\S*/(ssql .*)", whole, re.MULTILINE)
         else:
             lines.append(line)
     return lines

@@ -80,7 +80,7 @@ def test_half_precision_becomes_float_and_the_report_says_so(tmp_path, weights):
     encoder, report = import_encoder(published.write(tmp_path / "half", "whisper", half))
     assert torch.equal(encoder.conv1.weight, weights["conv1.weight"].half().float())
     assert torch.equal(encoder.after_norm.bias, weights["after_norm.bias"].bfloat16().float())
-    assert "keys that became float32: 63 of bfloat16, 4 of float16" in str(report)
+    assert "tensors that became float32: 63 of bfloat16, 4 of float16" in str(report)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -55,6 +55,8 @@ def test_what_it_does_not_take_is_said(file, encoder, tmp_path):
         in_onnx(np.zeros((2, 100)), 16_000)
     with pytest.raises(ValueError, match="samples are NaN or infinite"):
         in_onnx(np.array([0.0, np.nan]), 16_000)
+    with pytest.raises(ValueError, match="from -1 to 1, got 20000: divide those of 16-bit integers by 32768"):
+        in_onnx(20_000 * np.sin(np.arange(-np.pi / 2, 100)), 16_000)
     with pytest.raises(ValueError, match="positive number of Hz, got 0"):
         in_onnx(SECOND, 0)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.onnx does not exist"):
