@@ -7,6 +7,7 @@ from torch import nn
 
 from quant.bias_correction import check_correctable
 from quant.bits import BitWidth
+from quant.checks import check_choice
 from quant.policy import Policy
 from quant.prepare import at, prepare
 from quant.ranges.calibration import calibrate
@@ -47,7 +48,8 @@ def quantize(
         the model.
 
     Raises:
-        ValueError: no or unknown bit-widths, no batch, a model that is prepared already, or inputs that are NaN.
+        ValueError: no or unknown bit-widths, an unknown rounding, no batch, a model that is prepared already, or inputs
+            that are NaN.
 
     Example:
         >>> import quant, torch
@@ -60,6 +62,7 @@ def quantize(
         raise ValueError("give the bit-widths that the model is to run at, such as 'w4a8'")
     for bit_width in bit_widths:
         check_correctable(bit_width)
+    check_choice("rounding", rounding, ("outputs", "nearest"))
     calibrate(prepare(model, policy or POST_TRAINING), batches, forward, observer)
     for bit_width in bit_widths:
         if rounding == "outputs":

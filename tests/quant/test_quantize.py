@@ -31,3 +31,6 @@ def test_bit_widths_are_looked_at_first():
         with pytest.raises(ValueError, match=message):
             quant.quantize(model, [torch.randn(8, 6)], *wrong)
         assert type(model[0]) is nn.Linear
+    with pytest.raises(ValueError, match="unknown rounding 'blocks': write one of outputs, nearest"):
+        quant.quantize(model, [torch.randn(8, 6)], "w8a8", rounding="blocks")
+    assert type(model[0]) is nn.Linear
