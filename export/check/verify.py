@@ -91,7 +91,7 @@ def verify(
         or _difference_beside("head", own_head, head, head_difference, notes)
         or _difference_beside("tokenizer", own_tokenizer, tokenizer, tokenizer_difference, notes)
     )
-    limit = HALF_LIMIT if halve_as_stored(proto, encoder) else LIMIT
+    limit = HALF_LIMIT if halve_as_stored(proto, encoder, run) else LIMIT
     reference = Pipeline(encoder, encoder.front_end if form == "waveform" else None, own_head, own_tokenizer)
 
     session = open_session(path)

@@ -19,6 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from export.graph.qdq import WEIGHT, QdqLayer
+from quant.bits import BitWidth
+from quant.layers import QuantLayer
 
 # Widths of the fields that make up an integer, its lowest bits first.
 FIELDS = {2: (2,), 3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
@@ -192,8 +194,13 @@ def halve_floats(proto: onnx.ModelProto) -> None:
         proto.graph.node.insert(0, cast)
 
 
-def halve_as_stored(proto: onnx.ModelProto, encoder: nn.Module) -> bool:
+def halve_as_stored(proto: onnx.ModelProto, encoder: nn.Module, run: BitWidth) -> bool:
     """Round those weights of an encoder, which get new tensors, that a file stores as float16: to compare it with.
+
+    Args:
+        proto: of the file.
+        encoder: the copy that changes.
+        run: the file's bit-width: a smoothed layer's weight is stored times its spread.
 
     Returns:
         whether the file stores any so. Where the exporter folded a normalization in, the file rounded another number.
@@ -204,7 +211,10 @@ def halve_as_stored(proto: onnx.ModelProto, encoder: nn.Module) -> bool:
             for leaf, value in values.items():
                 full = ".".join(filter(None, ("encoder", name, leaf)))
                 if value is not None and f"{full}{HALF}" in halved:
-                    rounded = torch.from_numpy(_halves(value.detach().numpy()).astype(np.float32))
+                    spread = module.spread_at(run) if isinstance(module, QuantLayer) and leaf == "weight" else None
+                    stored = value.detach() if spread is None else value.detach() * spread
+                    rounded = torch.from_numpy(_halves(stored.numpy()).astype(np.float32))
+                    rounded = rounded if spread is None else rounded / spread
                     values[leaf] = nn.Parameter(rounded, False) if isinstance(value, nn.Parameter) else rounded
     return bool(halved)
 

@@ -189,7 +189,7 @@ def weights_edited(path: Path, random: random.Random) -> tuple[str, bool | None]
     way = random.choice(["scaled", "one", "nan", "removed", "renamed", "added", "reshaped", "half"])
     if way == "scaled":
         state[key] = (state[key] * 0.01 + 0.001).astype(state[key].dtype)
-    elif way == "one":
+    elif way == "one" or (way == "nan" and state[key].dtype.kind in "iu"):
         state[key].reshape(-1)[:1] += 1
     elif way == "nan":
         state[key].reshape(-1)[:1] = np.nan
@@ -219,7 +219,8 @@ def onnx_edited(path: Path, random: random.Random) -> tuple[str, bool | None]:
     used = {name for node in proto.graph.node for name in node.input}
     if way == "initializer":
         tensor = random.choice([t for t in proto.graph.initializer if t.name in used and _size(t)])
-        same_softmax = _fills_a_mask(proto, tensor.name)
+        # A key's bias adds the same to all scores of a query.
+        same_softmax = _fills_a_mask(proto, tensor.name) or tensor.name.endswith(".attn.key.bias")
         done, must_fail = _changed(tensor, random)
         must_fail = None if same_softmax else must_fail
         done = f"initializer {tensor.name} {done}"
