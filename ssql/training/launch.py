@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
+from jsonargparse import set_parsing_settings
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import LearningRateMonitor
@@ -27,6 +28,9 @@ from ssql.training.memory import keep_freed_memory
 from ssql.training.run_folder import CONFIG, RunFolder, claimed
 from ssql.training.run_options import check_same_items, check_same_run, input_hashes, save_options
 from ssql.training.schedule import check_ends
+
+# A configuration is a file of this machine: Lightning would have addresses fetched.
+set_parsing_settings(config_read_mode_fsspec_enabled=False)
 
 # Options of a command beside those of trainer, model and data: type, default (`...`: it must be given), help, and where
 # the model has it deeper inside. `ssql COMMAND --help` reads them in the source.
@@ -146,9 +150,8 @@ class RunCLI(LightningCLI):
         check_above(0, **{f"trainer.{name}": trainer[name] for name in above})
         if 0 in (trainer.max_steps, trainer.max_epochs):
             raise ValueError("trainer.max_steps and trainer.max_epochs must not be 0: nothing would be trained")
-        # Lightning's own default, but with max_time, is 1,000 epochs.
-        endless = trainer.max_epochs is None and trainer.max_time is not None
-        check_ends(trainer.max_steps, -1 if endless else trainer.max_epochs)
+        # Not said is no end: Lightning would take 1,000 epochs.
+        check_ends(trainer.max_steps, -1 if trainer.max_epochs is None else trainer.max_epochs)
 
     def before_instantiate_classes(self) -> None:
         """Look at the options and the output folder before anything is built, and hold it until the command ends.

@@ -269,7 +269,8 @@ def _changed(tensor: onnx.TensorProto, random: random.Random) -> tuple[str, bool
                 values.reshape(-1)[:] = 1
             values *= 2 if way == "all times 2" else 0.001
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-        return f"({name}): {way}", True
+        unseen = values.size == 1 and values.max() <= -1e29  # as a mask's: no less than nothing comes of it
+        return f"({name}): {way}", None if unseen else True
     if name in ("INT8", "UINT8"):
         values = values.copy()
         values.reshape(-1)[random.randrange(values.size)] ^= 1

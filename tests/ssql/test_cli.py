@@ -197,6 +197,13 @@ def break_command(monkeypatch, error):
     monkeypatch.setattr(cli, "_command", lambda name: broken)
 
 
+@pytest.mark.parametrize("command", ["pretrain", "evaluate"])
+def test_a_configuration_is_not_fetched_from_an_address(command, ssql, monkeypatch):
+    monkeypatch.setattr("fsspec.open", lambda *args, **kwargs: pytest.fail("it reached out to the network"))
+    code, _, said = ssql(command, "--config", "https://example.invalid/recipe.yaml")
+    assert code == 2 and "File does not exist: 'https://example.invalid/recipe.yaml'" in said
+
+
 def test_a_bug_says_so_and_leaves_its_traceback(ssql, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     # An operation that fails within our code, rather than a sentence that our code raises.

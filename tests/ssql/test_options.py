@@ -85,6 +85,7 @@ BEFORE_THE_DATA = [
         (command, ["--trainer.max_time", "00:00:00:01", "--trainer.max_epochs", epochs], "last step is not known: give")
         for command, epochs in (("pretrain", "null"), ("finetune", "-1"))
     ],
+    ("pretrain", ["--trainer.max_epochs", "null"], "last step is not known: give"),
     ("finetune", ["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches must be above 0, got 0"),
     ("pretrain", ["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches must be 1 or more"),
     ("tokenizer", ["--trainer.check_val_every_n_epoch", "0"], "trainer.check_val_every_n_epoch must be 1 or more"),
