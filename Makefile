@@ -12,6 +12,10 @@ WORDS := experiments/speech/transformer_ssql_words.yaml
 # Each step is made once: a stopped quickstart goes on, in its training as well; `rm -r runs/quickstart` begins anew.
 ONWARD = $(if $(wildcard $(1)/checkpoints/*.ckpt),--resume true,--overwrite true)
 
+ifneq ($(words $(QUICKSTART)),1)
+$(error QUICKSTART must be a folder whose path has no spaces)
+endif
+
 quickstart: $(QUICKSTART)/encoder-int4.onnx
 	@echo "Encoder, ONNX files, table and plot: $(QUICKSTART)/ (encoder/, encoder-*.onnx, accuracy.json, accuracy.png)"
 

@@ -13,7 +13,7 @@ from quant.checks import check_at_least, check_choice
 
 HeadTask = Literal["classification", "ctc", "regression"]
 HEAD_TASKS: tuple[HeadTask, ...] = get_args(HeadTask)
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # Of CTC's logits, the one that is no token.
 BLANK = 0
 

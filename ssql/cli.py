@@ -4,6 +4,7 @@ import difflib
 import importlib
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -118,7 +119,11 @@ def _stop(sentence: str, code: int) -> NoReturn:
 def _files_first(args: list[str]) -> list[str]:
     """`a.onnx b.onnx --threads 2` as `--files '["a.onnx", "b.onnx"]' --threads 2`."""
     count = next((place for place, word in enumerate(args) if word.startswith("-")), len(args))
-    return [f"--files={json.dumps(args[:count])}", *args[count:]] if count else args
+    # As YAML has them: an emoji as itself, a byte that is no UTF-8 escaped.
+    written = re.sub(
+        "[\ud800-\udfff]", lambda byte: f"\\u{ord(byte[0]):04x}", json.dumps(args[:count], ensure_ascii=False)
+    )
+    return [f"--files={written}", *args[count:]] if count else args
 
 
 def _command(name: str) -> Callable[[list[str]], object]:

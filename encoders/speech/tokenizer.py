@@ -19,7 +19,7 @@ from encoders.storage.folder import TOKENIZER_CONFIG, TOKENIZER_WEIGHTS, load_be
 
 LINGUISTIC_RATE, SEMANTIC_RATE = 50 / 3, 25.0  # Hz
 PADDING = -1
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class Tokens(NamedTuple):

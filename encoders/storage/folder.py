@@ -28,6 +28,8 @@ FILES = [CONFIG, WEIGHTS, HEAD_CONFIG, HEAD_WEIGHTS, TOKENIZER_CONFIG, TOKENIZER
 # The key of each JSON file that has the SHA-256 of the weights file beside it, byte by byte. Not to be confused with
 # `weights_sha256` of exported files, a hash of an encoder's tensors.
 CHECKSUM = "weights_file_sha256"
+# The same of the encoder's weights, in the JSON file of what was trained on its features.
+OF_ENCODER = "encoder_file_sha256"
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -94,8 +96,8 @@ def check_folder_target(folder: str | Path, overwrite: bool) -> None:
         raise FileExistsError(f"{folder} exists already: choose another folder, or overwrite it (--overwrite true)")
 
 
-def read_json(path: Path, keys: set[str], version: int) -> dict[str, Any]:
-    """A JSON object with these keys, of a `format_version`, with the checksum of the weights beside it.
+def read_json(path: Path, keys: set[str], version: int | None = None) -> dict[str, Any]:
+    """A JSON object with these keys, of a `format_version` (any when None), with the checksum of the weights beside it.
 
     Raises:
         ArtifactError: missing, damaged, without a key, or of another version.
@@ -116,7 +118,7 @@ def read_json(path: Path, keys: set[str], version: int) -> dict[str, Any]:
     if not isinstance(config, dict) or not keys <= config.keys():
         raise ArtifactError(f"{path} must be an object with the keys {', '.join(sorted(keys))}")
     found = config["format_version"]
-    if type(found) is not int or found != version:
+    if version is not None and (type(found) is not int or found != version):
         raise ArtifactError(f"{path} has format_version {found!r:.40}; this version reads {version}")
     if CHECKSUM not in config:
         raise ArtifactError(f"{path} must have the key {CHECKSUM}")
@@ -171,7 +173,7 @@ def save_part(
         module: whose state is written.
         description: plain values of the JSON file.
         folder: to write into.
-        config: name of the JSON file.
+        config: name of the JSON file. Another than the encoder's says which encoder, written before, it belongs to.
         weights: name of the safetensors file.
         may_be_infinite: endings of keys that hold infinity until they are set.
 
@@ -191,6 +193,8 @@ def save_part(
         raise OSError(int(code[1]) if code else None, str(error)) from error
     path.chmod(mode)  # safetensors leaves a file that nobody else may read
     values = {**description, CHECKSUM: file_sha256(path)}
+    if config != CONFIG:
+        values[OF_ENCODER] = file_sha256(folder / WEIGHTS)
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / config).write_bytes(utf8(text + "\n"))
 
@@ -206,14 +210,18 @@ def load_beside(form: Callable[..., Part], folder: str | Path, config: str, weig
         version: of the JSON file.
 
     Raises:
-        ArtifactError: no such folder, a damaged file, or weights of another form.
+        ArtifactError: no such folder, a damaged file, weights of another form, or the part of another encoder.
     """
     path = local_folder(folder) / config
     if not os.path.lexists(path):  # a link to nothing is a damaged file
+        if os.path.lexists(path.with_name(weights)):
+            raise ArtifactError(f"{shown(path)} is missing: {weights} beside it cannot be read without it")
         return None
-    values = read_json(path, set(inspect.signature(form).parameters), version)
+    values = read_json(path, {*inspect.signature(form).parameters, OF_ENCODER}, version)
     del values["format_version"]
-    sha256 = values.pop(CHECKSUM)
+    sha256, of_encoder = values.pop(CHECKSUM), values.pop(OF_ENCODER)
+    if of_encoder != read_json(path.with_name(CONFIG), set())[CHECKSUM]:
+        raise ArtifactError(f"{shown(path)} belongs to another encoder than the one in its folder: put it back to that")
     with described(path, path.stem):
         check_arguments(form, values, "")
         check_architecture(lambda: form(**values), path.with_name(weights))

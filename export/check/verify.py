@@ -24,7 +24,7 @@ from export.graph.packing import halve_as_stored
 from export.graph.pipeline import Pipeline, run_in_torch
 from export.graph.signature import frozen_copy
 from export.graph.tokenizer import are_nearest, equal_tokens, stored_tokenizer, tokenizer_difference
-from export.metadata import check_metadata, load_file
+from export.metadata import VerificationError, check_metadata, load_file
 from export.runtime.fresh_process import session_options
 from export.runtime.session import open_session, run_session
 from quant import FULL_PRECISION, BitWidth, parse_bit_width, quant_activations
@@ -80,6 +80,8 @@ def verify(
     path = Path(path)
     proto, found = load_file(path)
     run, form = parse_bit_width(found["bit_width"] if bit_width is None else bit_width), found.get("input", "log_mel")
+    if "state" in found:
+        raise VerificationError(f"{path} is one step of a stream: ssql stream has verified it when it wrote it")
     check_metadata(found, path, encoder, run)
     encoder = frozen_copy(encoder)
     layers = {} if run == FULL_PRECISION else quant_activations(encoder)

@@ -15,6 +15,7 @@ from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
 
 ROUNDINGS = ("outputs", "nearest")
+MOST_BITS = 8
 
 
 def quantize(
@@ -64,11 +65,17 @@ def quantize(
     check_folder_target(output, overwrite)
     check_at_least(1, examples=examples)
     check_at_least(2, average_bits=average_bits)
+    if average_bits is not None and average_bits > MOST_BITS:
+        raise ValueError(f"average_bits must be {MOST_BITS} at most, got {average_bits:g}")
+    if average_bits is not None and len(bit_widths) > 1:
+        raise ValueError("with average_bits each layer has weight bits of its own: give one bit-width, such as w8a8")
     check_choice("rounding", rounding, ROUNDINGS)
     parse_observer(observer)
     for each in bit_widths:
         quant.check_correctable(each)
     loaded = load_encoder(encoder)
+    if loaded.modality != data.modality:
+        raise ValueError(f"{encoder} is an encoder for {loaded.modality}, the data is {data.modality}")
     prepare_anew(loaded, policy or (None if quant.is_prepared(loaded) else quant.POST_TRAINING))
     learned = quant.learned_bit_width(loaded)
     if learned is not None:

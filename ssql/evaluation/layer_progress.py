@@ -16,6 +16,7 @@ from torch import Tensor
 from encoders.base import Encoder
 from encoders.fingerprint import weights_sha256
 from encoders.storage.files import plain, sole_writer, staged_file
+from encoders.storage.folder import check_folder_target
 from quant import BitWidth, RoundedLayer, parse_bit_width, quant_layers
 
 ENDING = ".ssql-layers"
@@ -39,6 +40,7 @@ class LayerProgress:
     Raises:
         ValueError: on entering: layers of another encoder, policy or data, or a file that cannot be read.
         BlockingIOError: on entering: another process is at it.
+        FileExistsError: on entering: the output may not be replaced.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class LayerProgress:
             pass
         self._lock.__enter__()
         try:
+            check_folder_target(self.output, self.overwrite)  # another process may have written it since
             for file in self._files():
                 self._load(file)
         except BaseException:

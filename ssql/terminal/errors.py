@@ -66,6 +66,7 @@ PLAIN = (
     (r"'(\w+)' object has no attribute '(\w+)'", r"\1 has no \2"),
     (r"(?:\w+\.)*onnxruntime_pybind11_state\.\w+: ", ""),
     (r"\[ONNXRuntimeError\] : \d+ : \w+ : ", ""),
+    (r": run quant\.calibrate\(model, batches\) first", ": ssql quantize finds it on recordings or images"),
     (r"Not a valid subclass of (\w+)(?:\. Got value: [^;]*)?", r"not the name of a \1"),
 )  # fmt: skip
 LONGEST = 1500  # characters of a sentence

@@ -66,9 +66,14 @@ def check_same_run(folder: RunFolder, options: str, inputs: Mapping[str, Any], h
         ValueError: names what differs, with both values.
     """
     saved = _read(folder.checkpoints / INPUTS)
+    before = flattened(_read(folder.checkpoints / CONFIG))
+    if before and not inputs.keys() <= saved.keys():
+        raise ValueError(
+            f"{folder.checkpoints / INPUTS} does not say what the run was started on: put it back as the run wrote it, "
+            "or start anew in another --output"
+        )
     if saved.get("command", inputs["command"]) != inputs["command"]:
         raise ValueError(f"{folder.path} is a run of {saved['command']}, not of {inputs['command']}")
-    before = flattened(_read(folder.checkpoints / CONFIG))
     now = flattened(yaml.safe_load(options))
     compared = [key for key in dict.fromkeys([*now, *before]) if key not in harmless and not _HARMLESS.fullmatch(key)]
     different = [key for key in compared if before and _differ(before.get(key), now.get(key))]

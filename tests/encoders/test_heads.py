@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import safetensors.torch
@@ -91,12 +92,26 @@ def test_damaged_head_says_what_is_wrong(encoder, tmp_path):
     ):
         load_head(folder)
     (folder / "head.json").write_text(json.dumps({"format_version": 1}))
-    with pytest.raises(ArtifactError, match="must be an object with the keys classes, feature_dim"):
+    with pytest.raises(ArtifactError, match="an object with the keys classes, encoder_file_sha256, feature_dim"):
         load_head(folder)
     (folder / "head.json").write_text(json.dumps(config))
     (folder / "head.safetensors").unlink()
     with pytest.raises(ArtifactError, match="head.safetensors is missing"):
         load_head(folder)
+
+
+def test_a_head_of_another_encoder_and_one_without_its_description(encoder, tmp_path):
+    save_encoder(encoder, tmp_path / "model", head=Head("classification", 16, ["yes", "no"]))
+    with torch.no_grad():
+        next(encoder.parameters()).add_(0.1)
+    save_encoder(encoder, tmp_path / "other")
+    for name in ("head.json", "head.safetensors"):
+        shutil.copy(tmp_path / "model" / name, tmp_path / "other")
+    with pytest.raises(ArtifactError, match="head.json belongs to another encoder than the one in its folder"):
+        load_head(tmp_path / "other")
+    (tmp_path / "other" / "head.json").unlink()
+    with pytest.raises(ArtifactError, match="head.json is missing: head.safetensors beside it cannot be read"):
+        load_head(tmp_path / "other")
 
 
 def test_a_head_of_nan_is_refused_and_the_good_one_stays(encoder, tmp_path):

@@ -50,6 +50,15 @@ def test_shapes_are_fixed_but_for_the_batch_and_the_state_keeps_its_names(file):
 
 
 @pytest.mark.parametrize("file", ["fp"], indirect=True)
+def test_what_is_for_whole_clips_says_that_it_is_a_step(encoder, file):
+    path, _ = file
+    with pytest.raises(export.VerificationError, match="stream.onnx is one step of a stream"):
+        export.verify(path, encoder)
+    with pytest.raises(ValueError, match="stream.onnx is one step of a stream"):
+        export.measure_files([path], seconds=[1.0], repeats=1)
+
+
+@pytest.mark.parametrize("file", ["fp"], indirect=True)
 def test_a_batch_of_streams_is_each_stream(encoder, file):
     path, _ = file
     session = open_session(path)

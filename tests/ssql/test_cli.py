@@ -256,6 +256,13 @@ def test_errors_of_other_libraries_about_files_are_no_bugs(tmp_path):
     assert of(torch.zeros(2, 3).matmul, torch.zeros(2)) is None
 
 
+def test_files_of_any_name_reach_their_command():
+    names = ["é😀.wav", "a'b.wav", '"c".wav', os.fsdecode(b"\xff.wav")]
+    [files, more] = cli._files_first([*names, "--more"])
+    assert more == "--more"
+    assert yaml.safe_load(files.removeprefix("--files=")) == names
+
+
 def test_a_reader_that_has_enough_ends_it_quietly():
     words = "import sys; from ssql import cli; sys.argv = ['ssql', 'bench', 'x']\n"
     words += "cli._command = lambda name: lambda args: print('word\\n' * 100_000)\ncli.main()"

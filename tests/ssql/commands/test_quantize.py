@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import quant
-from encoders import SpeechTransformer, load_encoder, save_encoder
+from encoders import SpeechTransformer, VisionEncoder, load_encoder, save_encoder
 from quant.bias_correction import rounded_bit_widths
 from quant.rounding import walk
 from ssql.cli import main
@@ -114,3 +114,28 @@ def test_the_nearest_integers_with_corrected_biases(said, tmp_path):
     encoder = load_encoder(tmp_path / "out")
     assert rounded_bit_widths(encoder) == []
     assert list(map(str, quant.corrected_bit_widths(encoder))) == ["w4a8"]
+
+
+def test_bits_that_are_shared_out_are_one_model(said, tmp_path):
+    assert "give one bit-width, such as w8a8" in str(said("--bit_width", "[w4a8, w2a8]", "--average_bits", "4")[0])
+    assert "average_bits must be 8 at most, got 99" in str(said("--bit_width", "w8a8", "--average_bits", "99")[0])
+
+
+def test_data_of_another_modality_is_named(said, tmp_path):
+    save_encoder(
+        VisionEncoder("resnet10t", 1, model_arguments={"stem_width": 8, "channels": [8, 16, 24, 32]}),
+        tmp_path / "image",
+    )
+    assert "image is an encoder for image, the data is audio" in str(said("--encoder", tmp_path / "image")[0])
+
+
+def test_an_output_that_another_process_has_just_written_is_refused(said, tmp_path, monkeypatch):
+    entered = LayerProgress.__init__
+
+    def written_meanwhile(self, output, encoder, inputs, overwrite):
+        entered(self, output, encoder, inputs, overwrite)
+        save_encoder(encoder, output)
+
+    monkeypatch.setattr(LayerProgress, "__init__", written_meanwhile)
+    assert "out exists already" in str(said("--bit_width", "w4a8")[0])
+    assert not (tmp_path / "out.ssql-layers").exists()

@@ -348,6 +348,12 @@ def test_a_run_goes_on_with_its_own_options_only(ssql, half, tmp_path):
     code, said = ssql("finetune", "--output", half, "--resume", "true")
     assert code == 1
     assert f"encoder {tmp_path / 'image'} holds other weights than when the run in {half} was started" in said
+    inputs = half / "checkpoints" / "inputs.json"
+    content = inputs.read_text()
+    inputs.write_text("{}")
+    code, said = ssql("finetune", "--output", half, "--resume", "true")
+    assert code == 1 and "inputs.json does not say what the run was started on" in said
+    inputs.write_text(content)
     code, said = ssql("pretrain", "--output", half, "--resume", "true")
     assert code == 1
     assert "is a run of ssql finetune, not of ssql pretrain" in said
