@@ -128,9 +128,11 @@ def _files_first(args: list[str]) -> list[str]:
 
 def _command(name: str) -> Callable[[list[str]], object]:
     # Imported only when run: torch and Lightning take seconds, `ssql --help` should not.
-    from ssql.terminal.logs import set_up_logs
+    from ssql.terminal.logs import busy_sentence, set_up_logs
 
     set_up_logs()
+    busy = busy_sentence()
+    sys.stderr.write(f"{busy}\n" if busy else "")
     waits = "loading PyTorch ...\r" if sys.stderr.isatty() else ""
     sys.stderr.write(waits)
     function_name = NAMES.get(name, name)

@@ -197,9 +197,11 @@ def _unpickled(file: Path) -> tuple[Mapping[str, Tensor], Mapping[str, Any] | No
     except pickle.UnpicklingError as error:
         # torch's own words advise to load the file unsafely.
         called = re.search(r"GLOBAL (\S+)", str(error))
-        why = f"holds more than weights (its pickle calls for {called[1]})" if called else "is no weights of PyTorch"
+        why = f"holds more than weights (its pickle calls for {called[1]})" if called else "holds no weights of PyTorch"
+        of_ctranslate2 = "; a model.bin of CTranslate2 is for --reader.folder" if file.name == "model.bin" else ""
         raise ArtifactError(
             f"{shown(file)} {why}, so it is not loaded: such a file could run any program; take the model's safetensors"
+            f"{of_ctranslate2}"
         ) from None
     except Exception as error:  # a damaged pickle may fail in any way
         reason = next(iter(str(error).splitlines()), type(error).__name__)

@@ -124,7 +124,6 @@ def verify(
         rate = getattr(encoder, "frame_rate", None)
         result.features = agreement([clip for each in comparisons for clip in each.features or ()], limit, rate)
         if any(layer.bits_at(run).activation != FLOAT_BITS for layer in layers.values()):
-            log.info("comparing once more, torch with the file's roundings")
             _follow(result, proto, reference, run, inputs.batches, comparisons, rate)
         if run != FULL_PRECISION:
             result.by_default = _by_default(path, result, inputs.batches, comparisons, rate)
@@ -214,7 +213,8 @@ def _follow(
     probed = probe(proto, reference.encoder, run)
     features: list[Features] = []
     values = at_edge = 0
-    for batch, comparison in zip(batches, comparisons, strict=True):
+    for place, (batch, comparison) in enumerate(zip(batches, comparisons, strict=True), start=1):
+        log.info("comparing once more, torch with the file's roundings: batch %d of %d", place, len(batches))
         followed = follow(probed, reference, run, batch.inputs, LIMIT)
         values, at_edge = values + followed.roundings, at_edge + followed.at_edge
         result.departure = result.departure or followed.departure(reference.front_end is not None)

@@ -40,7 +40,7 @@ def evaluate(
     --data SpokenWords --output runs/a
     Example: ssql evaluate --encoders.torch runs/a/encoder --encoders.file runs/a/encoder-int8.onnx
     --bit_widths '[fp, w8a8]' --data SpokenWords --output runs/a/shipped
-    Example: ssql evaluate --encoders.whisper runs/whisper/calibrated --output runs/whisper --bit_widths '[fp, w8a8]'
+    Example: ssql evaluate --encoders.whisper runs/whisper/quantized --output runs/whisper --bit_widths '[fp, w8a8]'
     --reader WhisperDecoder --reader.folder whisper-base-ct2 --data AudioFolder --data.root recordings
     --data.texts transcripts.tsv --data.max_seconds 30
 

@@ -64,8 +64,9 @@ class AudioFolder(DataModule):
         test_pattern: regular expression that marks the relative paths of the test split; without it (and
             without a split column) every tenth file is a test file. Pretraining needs none.
         max_seconds: longer files are cut into consecutive segments of this many seconds.
-        texts: what is said, for speech recognition: a file of lines `path<TAB>text`, paths relative to root, or the
-            task whose classes say it; null when it is not known. Files longer than max_seconds are then left out.
+        texts: what is said, for speech recognition: a file of lines `path<TAB>text`, paths relative to root; or
+            Spelling, where the name of a class says it (`--data.texts Spelling --data.texts.task digit`); null when it
+            is not known. Files longer than max_seconds are then left out.
         common: see `DataModule`.
     """
 

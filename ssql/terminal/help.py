@@ -150,6 +150,11 @@ def _shown(tree: ast.Module, default: ast.expr | None) -> str:
         return "null"
     if isinstance(default, ast.Call) and ast.unparse(default.func) in ("list", "dict") and len(default.args) == 1:
         return _shown(tree, default.args[0])
+    if isinstance(default, ast.Dict):
+        pairs = zip(default.keys, default.values, strict=True)
+        return "{" + ", ".join(f"{_shown(tree, key)}: {_shown(tree, value)}" for key, value in pairs) + "}"
+    if isinstance(default, ast.Call) and not default.args and not default.keywords:
+        return f"{ast.unparse(default.func)} of its defaults"
     if isinstance(default, ast.Name):
         try:
             return _shown(tree, _assigned(tree, default.id))

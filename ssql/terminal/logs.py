@@ -1,6 +1,7 @@
 """What a command says while it works: our own log, real warnings in one line each, and not others' chatter."""
 
 import logging
+import os
 import sys
 import warnings
 from typing import TextIO
@@ -31,6 +32,8 @@ NOT_LOGGED = (
     "Restoring states from", "Restored all states",
 )  # fmt: skip
 
+BUSY = 1.5  # load for each core
+
 
 def set_up_logs() -> None:
     """Once, before a command runs."""
@@ -46,6 +49,17 @@ def set_up_logs() -> None:
         for category in (FutureWarning, DeprecationWarning):
             warnings.filterwarnings("ignore", category=category, module=module)
     warnings.showwarning = _show
+
+
+def busy_sentence() -> str | None:
+    """What to do about a machine that others keep busy, where PyTorch's threads wait for each other; None elsewhere."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if "OMP_NUM_THREADS" in os.environ or load < BUSY * cores:
+        return None
+    return (
+        f"this machine is busy (load {load:.1f} on {cores} cores): with OMP_NUM_THREADS=1 before it, a command may be "
+        "several times as fast"
+    )
 
 
 def quiet_lightning() -> None:

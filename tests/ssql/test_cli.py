@@ -263,6 +263,15 @@ def test_files_of_any_name_reach_their_command():
     assert yaml.safe_load(files.removeprefix("--files=")) == names
 
 
+def test_a_busy_machine_is_told_what_helps(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (4.8, 0.0, 0.0))
+    assert "load 4.8 on 2 cores): with OMP_NUM_THREADS=1" in logs.busy_sentence()
+    monkeypatch.setattr("os.getloadavg", lambda: (2.1, 9.0, 9.0))
+    assert logs.busy_sentence() is None
+
+
 def test_a_reader_that_has_enough_ends_it_quietly():
     words = "import sys; from ssql import cli; sys.argv = ['ssql', 'bench', 'x']\n"
     words += "cli._command = lambda name: lambda args: print('word\\n' * 100_000)\ncli.main()"

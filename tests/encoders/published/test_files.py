@@ -138,7 +138,7 @@ def test_no_code_of_a_pickle_is_run(folder, tmp_path, name, form):
     else:
         torch.save(content, folder / name, _use_new_zipfile_serialization=form == "zip")
     named = (
-        r"is no weights of PyTorch"
+        r"holds no weights of PyTorch"
         if form == "pickle"
         else r"holds more than weights \(its pickle calls for \w+\.mkdir"
     )
@@ -179,7 +179,7 @@ def test_strange_pickles_are_sentences(folder, content, message):
         ({"model.safetensors.index.json": b'{"weight_map": {}}'}, "names no file"),
         ({"flax_model.msgpack": b""}, r"has flax_model\.msgpack \(Flax\), which cannot be imported: name its safe"),
         ({"vocab.json": b"{}"}, r"has no weights: model\.safetensors, or .* must be there"),
-        ({"model.bin": b"\x06\x00\x00\x00\x0c\x00WhisperSpec"}, r"model\.bin is no weights of PyTorch, so"),
+        ({"model.bin": b"\x06\x00\x00\x00\x0c\x00WhisperSpec"}, r"model\.bin holds no weights of PyTorch, so"),
         ({"a.pt": b"", "b.pt": b""}, r"but a\.pt; b\.pt: name the one you want, such as .*a\.pt$"),
         ({"pytorch_model.bin": b""}, r"pytorch_model\.bin is not a file of PyTorch, or is damaged"),
         (
