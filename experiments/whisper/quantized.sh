@@ -32,7 +32,8 @@ quantize() { # name, options
 }
 groups='--policy.activation_range per_token --policy.granularity per_group_64 --policy.layers {"conv2":"/per_channel"}'
 quantize tokens --bit_width '[w8a8, w4a8]'
-quantize nearest --bit_width '[w8a8, w4a8]' --rounding nearest
+quantize chosen --bit_width w8a8 --rounding outputs
+quantize nearest --bit_width w4a8 --rounding nearest
 # shellcheck disable=SC2086
 quantize groups --bit_width w4a8 $groups
 quantize low --bit_width '[w3a8, w2a8, w4a4]'
@@ -46,7 +47,7 @@ read_by_decoder() { # name, encoders, bit-widths
       --data.texts "$output/$set.tsv" --data.test_pattern . --data.max_seconds 40 --data.batch_size 4 --output "$output/$1-$set"
   done
 }
-read_by_decoder eight "{\"chosen\": \"$output/tokens\", \"nearest\": \"$output/nearest\", \"attention\": \"$output/attention\", \"static\": \"$output/static\"}" '[fp, w8a8]'
+read_by_decoder eight "{\"nearest\": \"$output/tokens\", \"chosen\": \"$output/chosen\", \"attention\": \"$output/attention\", \"static\": \"$output/static\"}" '[fp, w8a8]'
 read_by_decoder four "{\"chosen\": \"$output/tokens\", \"nearest\": \"$output/nearest\", \"groups\": \"$output/groups\"}" '[w4a8]'
 read_by_decoder low "{\"chosen\": \"$output/low\"}" '[w3a8, w2a8, w4a4]'
 for set in test-other train-clean; do

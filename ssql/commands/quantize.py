@@ -5,6 +5,7 @@ from typing import Literal
 import quant
 from encoders import check_folder_target, load_encoder, load_head, load_tokenizer, save_encoder
 from quant.checks import check_at_least, check_choice
+from quant.quantize import ROUNDINGS, better_rounding
 from quant.ranges.observers import parse_observer
 from ssql.data import DataModule
 from ssql.evaluation.calibration import prepare_anew
@@ -14,7 +15,6 @@ from ssql.reports.tables import rounding_table, sensitivity_table
 from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
 
-ROUNDINGS = ("outputs", "nearest")
 MOST_BITS = 8
 
 
@@ -23,7 +23,7 @@ def quantize(
     data: DataModule,
     output: str,
     bit_width: list[str] | str = ["w8a8", "w4a8"],  # noqa: B006
-    rounding: Literal["outputs", "nearest"] = "outputs",
+    rounding: Literal["outputs", "nearest"] | None = None,
     policy: quant.Policy | None = None,
     observer: str = "min_max",
     average_bits: float | None = None,
@@ -51,7 +51,8 @@ def quantize(
         output: folder of the new encoder.
         bit_width: one, or a list: w8a8, w4a8, w2a8, ...
         rounding: outputs, as above, or nearest: each weight to its nearest integer, and biases corrected so that each
-            layer's mean output is that of full precision.
+            layer's mean output is that of full precision. When null nearest where weights have 8 bits and inputs a
+            range for each token (it is the more exact there), and outputs elsewhere.
         policy: per-layer bit-widths and grids; when null the encoder's own, or for one that has none a range for
             each token.
         observer: how static activation ranges are found: min_max, moving_average, mse.
@@ -69,7 +70,8 @@ def quantize(
         raise ValueError(f"average_bits must be {MOST_BITS} at most, got {average_bits:g}")
     if average_bits is not None and len(bit_widths) > 1:
         raise ValueError("with average_bits each layer has weight bits of its own: give one bit-width, such as w8a8")
-    check_choice("rounding", rounding, ROUNDINGS)
+    if rounding is not None:
+        check_choice("rounding", rounding, ROUNDINGS)
     parse_observer(observer)
     for each in bit_widths:
         quant.check_correctable(each)
@@ -93,7 +95,7 @@ def quantize(
     with LayerProgress(output, loaded, inputs, overwrite) as progress:
         exact = features_at(loaded, inputs, "fp")
         for each in bit_widths:
-            if rounding == "nearest":
+            if (rounding or better_rounding(loaded, each)) == "nearest":
                 quant.correct_bias(loaded, each, inputs, lambda batch: loaded(*batch))
             else:
                 say(rounding_table(round_on_inputs(loaded, inputs, each, progress), each))

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 import quant
+from quant.bias_correction import rounded_bit_widths
 
 
 def network() -> nn.Sequential:
@@ -22,7 +23,11 @@ def test_one_call_is_its_parts():
         with torch.no_grad(), quant.at(whole, bit_width), quant.at(parts, bit_width):
             assert torch.equal(whole(batches[0]), parts(batches[0]))
     assert [str(run) for run in quant.corrected_bit_widths(whole)] == ["w4a8", "w2a4"]
-    assert quant.corrected_bit_widths(quant.quantize(network(), batches, "w4a8", rounding="nearest")) == []
+    nearest = quant.quantize(network(), batches, "w4a8", rounding="nearest")
+    assert [str(run) for run in quant.corrected_bit_widths(nearest)] == ["w4a8"]
+    assert rounded_bit_widths(nearest) == []
+    assert rounded_bit_widths(quant.quantize(network(), batches, "w8a8")) == []  # a range for each token
+    assert len(rounded_bit_widths(quant.quantize(network(), batches, "w8a8", policy=quant.Policy()))) == 1
 
 
 def test_bit_widths_are_looked_at_first():
