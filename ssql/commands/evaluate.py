@@ -12,7 +12,7 @@ from ssql.evaluation.whisper_decoder import WhisperDecoder  # noqa: F401  known 
 from ssql.reports.figures import accuracy_figure
 from ssql.reports.result_files import refuse_existing
 from ssql.reports.tables import markdown_report
-from ssql.terminal.checks import not_empty
+from ssql.terminal.checks import each_once, not_empty
 
 
 def evaluate(
@@ -58,6 +58,7 @@ def evaluate(
         overwrite: replace earlier results.
     """
     not_empty(encoders=encoders, bit_widths=bit_widths, tasks=tasks, quantizers=quantizers)
+    bit_widths = each_once(bit_widths)
     refuse_existing(result_files(output, "accuracy"), overwrite)
     check_at_least(1, calibration_batches=calibration_batches)
     if reader is not None and tasks is not None:

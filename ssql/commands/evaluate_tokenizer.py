@@ -9,7 +9,7 @@ from ssql.evaluation.quantizers import AS_SAVED, Quantizer
 from ssql.evaluation.token_agreement import token_agreement
 from ssql.reports.figures import accuracy_figure
 from ssql.reports.tables import markdown_report
-from ssql.terminal.checks import not_empty
+from ssql.terminal.checks import each_once, not_empty
 
 
 def evaluate_tokenizer(
@@ -39,6 +39,7 @@ def evaluate_tokenizer(
         overwrite: replace earlier results.
     """
     not_empty(tokenizers=tokenizers, bit_widths=bit_widths, quantizers=quantizers)
+    bit_widths = each_once(bit_widths)
     check_at_least(1, calibration_batches=calibration_batches)
     with reserved_results(output, "tokens", overwrite):
         heads = {name: load_tokenizer(folder) for name, folder in tokenizers.items()}

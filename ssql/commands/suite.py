@@ -12,7 +12,7 @@ from ssql.reports.figures import retained_figure
 from ssql.reports.result_files import refuse_existing, save
 from ssql.reports.rows import load_rows, retained_rows
 from ssql.reports.tables import suite_report, terminal_table
-from ssql.terminal.checks import not_empty
+from ssql.terminal.checks import each_once, not_empty
 from ssql.terminal.console import say
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ def suite(
         overwrite: replace earlier results.
     """
     not_empty(encoders=encoders if parts else None, bit_widths=bit_widths, quantizers=quantizers)
+    bit_widths = each_once(bit_widths)
     partial = Path(output) / "suite.partial.json"
     refuse_existing([partial], overwrite or str(partial) in map(str, map(Path, rows)))
     check_at_least(1, calibration_batches=calibration_batches)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from encoders.storage.folder import file_sha256
 from encoders.storage.ownership import ROW_KEYS
 from encoders.storage.strict_json import read_strict_json
+from quant.bits import parse_bit_width
 
 Row = dict[str, Any]
 
@@ -62,6 +63,7 @@ HEADLINES = tuple(METRICS)[:6]
 ON_CARDS = (*HEADLINES, "insertions", "distance")
 FP_HEADS = ("linear_fp_head", "r2_fp_head")
 ERROR_RATES = ("wer", "cer")
+ACCURACIES = ("linear", "linear_fp_head", "accuracy", "knn", "agreement")
 
 
 def metric_name(metric: str) -> str:
@@ -202,6 +204,18 @@ def _check_row(row: Row, place: str) -> None:
     for key in NUMBERS & row.keys():
         if row[key] is not None and (isinstance(row[key], bool) or not isinstance(row[key], int | float)):
             raise ValueError(f"{place}: {key} must be a number or null, not {row[key]!r:.40}")
+    try:
+        parse_bit_width(row["bit_width"])
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    for key in ("clips", "size_bytes", "tokens"):
+        if (row.get(key) or 0) < 0:
+            raise ValueError(f"{place}: {key} must be 0 or more, not {row[key]}")
+    if row["metric"] in ACCURACIES and not 0 <= (row["value"] or 0) <= 100:
+        raise ValueError(f"{place}: an accuracy is from 0 to 100 %, not {row['value']}")
+    low, high = row.get("low"), row.get("high")
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"{place}: its interval goes from low to high, not from {low} to {high}")
     if row.get("retained") is not None and (row.get("retained_low") is None or row.get("retained_high") is None):
         raise ValueError(f"{place} has retained without retained_low and retained_high")
 

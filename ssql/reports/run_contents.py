@@ -1,6 +1,7 @@
 """What the folder of a run holds for a report: results, training curves, configuration, encoder."""
 
 import csv
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ from pathlib import Path
 import yaml
 
 from encoders import Encoder, load_encoder
+from encoders.storage.paths import shown
 from encoders.storage.strict_json import read_strict_json
 from ssql.reports.rows import Row, load_rows
 from ssql.training.run_options import flattened
+
+log = logging.getLogger(__name__)
 
 # Quantity to (steps, values).
 Curves = dict[str, tuple[list[float], list[float]]]
@@ -43,7 +47,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
 
     Raises:
         FileNotFoundError: a folder that does not exist.
-        ValueError: a folder that holds none of this.
+        ValueError: a folder that holds none of this, or a file of it that is damaged.
     """
     paths = [Path(folder) for folder in folders]
     names = [path.name for path in paths]
@@ -86,16 +90,20 @@ def _read(folder: Path, name: str) -> Run:
     if not rows and not curves and encoder is None:
         raise ValueError(f"run {folder} holds no results (*.json), no logs/ and no encoder/: nothing to report")
     configuration = configurations[-1].read_text(encoding="utf-8", errors="replace") if configurations else ""
+    try:
+        yaml.safe_load(configuration)
+    except yaml.YAMLError:
+        raise ValueError(
+            f"{configurations[-1]} is not YAML: put it back as the run wrote it, or take it away"
+        ) from None
     return Run(name, rows, curves, configuration, encoder)
 
 
 def _holds_rows(file: Path) -> bool:
     """Whether a JSON file is a list of results: others (latency, verification) are for other readers."""
-    try:
-        content = read_strict_json(file)
-    except ValueError:
-        return False
-    return isinstance(content, list) and bool(content) and isinstance(content[0], dict) and "metric" in content[0]
+    content = read_strict_json(file)
+    first = content[0] if isinstance(content, list) and content else None
+    return isinstance(first, dict) and bool(first.keys() & {"method", "metric"})
 
 
 def _curves(files: Sequence[Path]) -> Curves:
@@ -105,10 +113,28 @@ def _curves(files: Sequence[Path]) -> Curves:
         if not file.is_file():
             continue
         with file.open(newline="", encoding="utf-8", errors="replace") as text:
-            for line in csv.DictReader(text):
-                for quantity, value in line.items():
-                    if quantity not in ("step", "epoch") and value:
-                        steps, values = curves.setdefault(quantity, ([], []))
-                        steps.append(float(line["step"]))
-                        values.append(float(value))
+            lines = list(csv.DictReader(text))
+        for number, line in enumerate(lines, start=1):
+            try:
+                step, found = _logged(line)
+            except (KeyError, TypeError, ValueError) as error:
+                if number == len(lines):
+                    log.warning("%s ends in the middle of its last row, which is left out", file)
+                    continue
+                raise ValueError(
+                    f"{file}, row {number}: a row is a step and numbers, got {shown(str(line))[:80]}: put the file "
+                    "back as the run wrote it"
+                ) from error
+            for quantity, value in found.items():
+                steps, values = curves.setdefault(quantity, ([], []))
+                steps.append(step)
+                values.append(value)
     return curves
+
+
+def _logged(line: Mapping[str, str | None]) -> tuple[float, dict[str, float]]:
+    """The step and the numbers of a row; fails where it is cut off or damaged."""
+    if None in line or None in line.values():
+        raise ValueError("too many fields, or too few")
+    numbers = {name: float(value) for name, value in line.items() if value}
+    return numbers["step"], {name: value for name, value in numbers.items() if name not in ("step", "epoch")}

@@ -21,7 +21,9 @@ def terminal_table(rows: Sequence[Row], metrics: str | Sequence[str] = "linear",
 def markdown_table(rows: Sequence[Row], metrics: str | Sequence[str] = "linear") -> str:
     """The same table in Markdown, with intervals of 95 % where they are known."""
     heads, lines = _table(rows, metrics, intervals=True)
-    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, ["---"] * len(heads), *lines))
+    cells = ([" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in (heads, *lines))
+    first, *rest = (f"| {' | '.join(line)} |\n" for line in cells)
+    return "".join([first, f"| {' | '.join(['---'] * len(heads))} |\n", *rest])
 
 
 def markdown_report(rows: Sequence[Row]) -> str:

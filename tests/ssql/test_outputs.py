@@ -352,6 +352,8 @@ def test_a_suite_that_is_stopped_keeps_the_last_one_and_what_it_has_measured(inp
     words = ["--encoders.a", inputs / "encoder", "--output", tmp_path]
     rows = f"[{inputs}/run/accuracy.json]"
     assert ssql_ends("compare", "--rows", rows, "--output", tmp_path) is None
+    twice = f"[{rows[1:-1]}, {rows[1:-1]}]"
+    assert "is the same measurement as" in ssql_ends("compare", "--rows", twice, "--output", tmp_path / "twice")
     for name in ("json", "csv", "md", "png"):
         (tmp_path / f"accuracy.{name}").rename(tmp_path / f"suite.{name}")
     before = listing(tmp_path)

@@ -81,3 +81,22 @@ def test_files_that_hold_no_rows_are_errors(tmp_path):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
             load_rows(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"bit_width": "w99a99"}, "unknown bit-width 'w99a99'"),
+        ({"value": 4000.0}, "row 2: an accuracy is from 0 to 100 %, not 4000"),
+        ({"clips": -3}, "row 2: clips must be 0 or more, not -3"),
+        ({"low": 99.0, "high": 1.0}, "row 2: its interval goes from low to high, not from 99.0 to 1.0"),
+    ],
+)
+def test_rows_that_cannot_be_are_named(tmp_path, change, sentence):
+    (tmp_path / "rows.json").write_text(json.dumps([ROWS[0], ROWS[0] | change]))
+    with pytest.raises(ValueError, match=sentence):
+        load_rows(tmp_path / "rows.json")
+
+
+def test_names_do_not_break_a_markdown_table():
+    assert "| word | a\\|b c | 90.0 |" in markdown_report([row("fp", 90.0, method="a|b\nc")])

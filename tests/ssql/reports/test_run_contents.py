@@ -36,6 +36,37 @@ def test_a_resumed_run_goes_on_where_it_stopped(tmp_path):
     assert read_runs([folder])[0].curves["loss"] == ([4.0, 9.0, 14.0, 24.0], [2.0, 1.0, 0.5, 0.5])
 
 
+def test_a_row_that_a_kill_cut_off_is_left_out_and_said(tmp_path, caplog):
+    folder = run(tmp_path / "a")
+    file = folder / "logs" / "version_0" / "metrics.csv"
+    whole = file.read_text()
+    for cut in ("\n0,0.", "\n0,0.5,,1e", "\n0,"):
+        file.write_text(whole + cut)
+        assert read_runs([folder])[0].curves == {"loss": ([4.0, 9.0], [2.0, 1.0])}
+        assert "metrics.csv ends in the middle of its last row, which is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        (
+            "logs/version_0/metrics.csv",
+            "epoch,loss,step\n0,abc,4\n0,1,9\n",
+            r"metrics\.csv, row 1: a row is a step and",
+        ),
+        ("logs/version_0/metrics.csv", "epoch,loss\n0,1\n0,1\n", r"metrics\.csv, row 1: a row is a step and numbers"),
+        ("logs/version_0/config.yaml", "a: [", r"config\.yaml is not YAML"),
+        ("accuracy.json", '{"a": [', r"accuracy\.json is not JSON"),
+        ("accuracy.json", '[{"method": 1}]', r"accuracy\.json does not hold rows of"),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(tmp_path, name, content, sentence):
+    folder = run(tmp_path / "a")
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=sentence):
+        read_runs([folder])
+
+
 def test_runs_and_methods_of_the_same_name_are_told_apart(tmp_path):
     runs = read_runs([run(tmp_path / "x" / "a"), run(tmp_path / "b")])
     assert [r.rows[0]["method"] for r in runs] == ["SSQL (a)", "SSQL (b)"]
