@@ -100,7 +100,8 @@ class Wav2Vec2(FrameEncoder):
             self.feature_extractor.conv_layers[0].__class__ = ClipNormBlock
         self.feature_projection = model.encoder.feature_projection
         self.transformer = model.encoder.transformer
-        parametrize.remove_parametrizations(self.transformer.pos_conv_embed.conv, "weight")
+        with torch.enable_grad():  # in a `torch.no_grad()` torch would leave a tensor that is no Parameter
+            parametrize.remove_parametrizations(self.transformer.pos_conv_embed.conv, "weight")
         for layer in self.transformer.layers:
             layer.attention = self._attention(layer.attention)
 

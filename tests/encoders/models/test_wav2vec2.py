@@ -38,6 +38,13 @@ def test_a_clip_alone_has_torchaudios_features(family, form, monkeypatch):
     assert lengths.tolist() == [24, 24]
 
 
+def test_it_is_the_same_where_no_gradient_is_wanted():
+    with torch.no_grad():
+        encoder = Wav2Vec2(**SMALL)
+    assert isinstance(encoder.transformer.pos_conv_embed.conv.weight, torch.nn.Parameter)
+    quant.prepare(encoder, quant.Policy())
+
+
 def test_lengths_follow_the_convolutions():
     encoder = Wav2Vec2(**SMALL).eval()
     for samples in (400, 719, 720, 16_000, 16_079):
