@@ -365,7 +365,7 @@ def test_bad_input_is_one_line(run_here, arguments, message):
 def test_a_frozen_encoder_without_ranges(run_here, tmp_path):
     save_encoder(SpeechTransformer(width=16, depth=1, heads=2), tmp_path / "bare")
     said = run_here("--encoder", str(tmp_path / "bare"), "--freeze", "true", "--bit_width", "w4a4")
-    assert "layer 'conv2' has no activation range for w4a4: run quant.calibrate" in said
+    assert "layer 'conv2' has no activation range for w4a4: ssql quantize finds it" in said
 
 
 def test_the_head_of_another_task_and_other_classes(run_here, run, tmp_path):

@@ -23,15 +23,15 @@ def encoder(tmp_path_factory):
 
 
 def test_evaluate_and_compare_leave_rows_tables_and_a_plot(encoder, tmp_path):
-    data = SpokenWords(train_size=80, test_size=40)
     for seed in (0, 1):
+        data = SpokenWords(train_size=80 + seed, test_size=40)
         evaluate({"a": encoder}, data, str(tmp_path / f"{seed}"), ["fp", "w4a8"], ["language"])
     compare([str(tmp_path / f"{seed}" / "accuracy.json") for seed in (0, 1)], str(tmp_path / "both"))
     for folder in ("0", "both"):
         assert {file.name for file in (tmp_path / folder).iterdir()} == {
             f"accuracy.{ending}" for ending in ("json", "csv", "md", "png")
         }
-    assert "± 0.0" in (tmp_path / "both" / "accuracy.md").read_text()
+    assert " ± " in (tmp_path / "both" / "accuracy.md").read_text()
     with pytest.raises(FileExistsError, match="accuracy.json exists already"):
         compare([str(tmp_path / "0" / "accuracy.json")], str(tmp_path / "both"))
 

@@ -1,6 +1,7 @@
 """The whole `ssql tokenizer`: codebooks that are used, frozen and learning encoders, resuming, bad input."""
 
 import csv
+import json
 import sys
 
 import pytest
@@ -132,8 +133,9 @@ def test_measured_calibrated_and_merged_by_commands(run, tmp_path):
     names = {f"tokens.{ending}" for ending in ("json", "csv", "md", "png")}
     assert {file.name for file in (tmp_path / "tokens").iterdir()} == names
     assert "| linguistic | b | 100.0 (100.0 to 100.0) |" in (tmp_path / "tokens" / "tokens.md").read_text()
-    rows = str(tmp_path / "tokens" / "tokens.json")
-    compare([rows, rows], str(tmp_path / "both"))
+    rows, other = tmp_path / "tokens" / "tokens.json", tmp_path / "of_other_weights.json"
+    other.write_text(json.dumps([row | {"weights_sha256": "0" * 64} for row in json.loads(rows.read_text())]))
+    compare([str(rows), str(other)], str(tmp_path / "both"))
     assert "| semantic | a | 100.0 ± 0.0 |" in (tmp_path / "both" / "accuracy.md").read_text()
     with pytest.raises(FileExistsError, match="tokens.json exists already"):
         evaluate_tokenizer(tokenizers, data, str(tmp_path / "tokens"))
