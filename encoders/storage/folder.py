@@ -194,7 +194,7 @@ def save_part(
     path.chmod(mode)  # safetensors leaves a file that nobody else may read
     values = {**description, CHECKSUM: file_sha256(path)}
     if config != CONFIG:
-        values[OF_ENCODER] = file_sha256(folder / WEIGHTS)
+        values[OF_ENCODER] = read_json(folder / CONFIG, set())[CHECKSUM]
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / config).write_bytes(utf8(text + "\n"))
 
