@@ -1,11 +1,8 @@
 """`ssql compare`: results of several evaluations as one."""
 
-import json
-from pathlib import Path
-
 from ssql.commands.results import reserved_results, save_results
 from ssql.reports.figures import accuracy_figure
-from ssql.reports.rows import Row, load_rows
+from ssql.reports.rows import load_different
 from ssql.reports.tables import markdown_report
 from ssql.terminal.checks import not_empty
 
@@ -23,20 +20,5 @@ def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
     """
     not_empty(rows=rows)
     with reserved_results(output, "accuracy", overwrite):
-        merged = _all_different(rows)
+        merged = load_different(rows)
         save_results(merged, output, "accuracy", markdown_report(merged), accuracy_figure(merged))
-
-
-def _all_different(files: list[str]) -> list[Row]:
-    """The rows of all files; the same measurement twice would become a mean and a deviation of 0."""
-    places: dict[str, str] = {}
-    merged = []
-    for file in files:
-        for number, row in enumerate(load_rows(Path(file)), start=1):
-            place = f"{file}, row {number}"
-            written = json.dumps(row, sort_keys=True)
-            if written in places:
-                raise ValueError(f"{place} is the same measurement as {places[written]}: give each once")
-            places[written] = place
-            merged.append(row)
-    return merged

@@ -10,7 +10,7 @@ from ssql.evaluation.quantizers import AS_SAVED, Quantizer
 from ssql.evaluation.suite import PARTS, RECORDINGS, speech_suite
 from ssql.reports.figures import retained_figure
 from ssql.reports.result_files import refuse_existing, save
-from ssql.reports.rows import load_rows, retained_rows
+from ssql.reports.rows import load_different, retained_rows
 from ssql.reports.tables import suite_report, terminal_table
 from ssql.terminal.checks import each_once, not_empty
 from ssql.terminal.console import say
@@ -64,7 +64,7 @@ def suite(
         loaded = load_measured(encoders)
         for data in modules.values():
             data.setup()  # what cannot be read is said before anything is measured
-        found = [row for file in rows for row in load_rows(Path(file))]
+        found = load_different(rows)
         for name, data in modules.items():
             log.info("suite: %s", name)
             measured = evaluate_encoders(loaded, data, bit_widths, None, calibration_batches, quantizers)

@@ -96,6 +96,12 @@ def in_full_precision(encoder: Encoder) -> Encoder:
     return encoder if quant.is_prepared(encoder) else quant.prepare(_sharing_weights(encoder))
 
 
+def float_weights_sha256(encoder: Encoder) -> str:
+    """Hash of what decides the features at full precision: the weights without ranges, chosen integers and policy."""
+    plain = _sharing_weights(encoder)
+    return weights_sha256(quant.unprepare(plain) if quant.is_prepared(plain) else plain)
+
+
 def _sharing_weights(encoder: Encoder) -> Encoder:
     """A copy with ranges, running statistics and mode of its own, but the very Parameters."""
     return copy.deepcopy(encoder, {id(parameter): parameter for parameter in encoder.parameters()})

@@ -21,7 +21,7 @@ from ssql.evaluation.embeddings import ExportedFile, check_finite
 from ssql.evaluation.error_rates import Edits, edits
 from ssql.evaluation.evaluate import BIT_WIDTHS, check_measurable
 from ssql.evaluation.probes import resamples
-from ssql.evaluation.quantizers import AS_SAVED, Quantizer, Row, in_full_precision, quantized
+from ssql.evaluation.quantizers import AS_SAVED, Quantizer, Row, float_weights_sha256, in_full_precision, quantized
 from ssql.evaluation.reader import Reader
 from ssql.terminal.progress import track
 
@@ -77,14 +77,15 @@ def read_at_bit_widths(
                 "give the reader that was trained on this encoder"
             )
     rows: list[Row] = []
-    known: dict[str, dict[str, Reading]] = {}  # at full precision, by the hash of the weights, of each split
+    # At full precision, of each split, by the hash of what is read and by that of its float weights alone.
+    known: dict[str, dict[str, Reading]] = {}
     for method, encoder in encoders.items():
         if not isinstance(encoder, Encoder):
             continue
-        sha256, floating = weights_sha256(encoder), in_full_precision(encoder)
-        if sha256 not in known:
-            known[sha256] = {split: read_split(floating, "fp", data, split, reader) for split in data.test_splits}
-        full = known[sha256]
+        floating, float_sha256 = in_full_precision(encoder), float_weights_sha256(encoder)
+        if float_sha256 not in known:
+            known[float_sha256] = {split: read_split(floating, "fp", data, split, reader) for split in data.test_splits}
+        full = known[weights_sha256(encoder)] = known[float_sha256]
         for variant, common in quantized(method, encoder, data, bit_widths, calibration_batches, quantizers):
             bit_width = common["bit_width"]
             for split, expected in full.items():

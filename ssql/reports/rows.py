@@ -3,8 +3,9 @@
 Where rows have `low` and `high`, these are an interval of 95 %.
 """
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -196,6 +197,26 @@ def load_rows(path: Path) -> list[Row]:
     return [row | {"value": float("nan")} if row["value"] is None else row for row in rows]
 
 
+def load_different(files: Iterable[str | Path]) -> list[Row]:
+    """The rows of several files, each measurement once: twice, it would become a mean and a deviation of 0.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not rows of results, or the same measurement twice.
+    """
+    places: dict[str, str] = {}
+    merged = []
+    for file in files:
+        for number, row in enumerate(load_rows(Path(file)), start=1):
+            place = f"{file}, row {number}"
+            written = json.dumps(row, sort_keys=True)
+            if written in places:
+                raise ValueError(f"{place} is the same measurement as {places[written]}: give each once")
+            places[written] = place
+            merged.append(row)
+    return merged
+
+
 def _check_row(row: Row, place: str) -> None:
     """Raise ValueError where a row's words are no words, or its numbers no numbers."""
     for key in (WORDS | HASHES) & row.keys():
@@ -211,8 +232,13 @@ def _check_row(row: Row, place: str) -> None:
     for key in ("clips", "size_bytes", "tokens"):
         if (row.get(key) or 0) < 0:
             raise ValueError(f"{place}: {key} must be 0 or more, not {row[key]}")
-    if row["metric"] in ACCURACIES and not 0 <= (row["value"] or 0) <= 100:
-        raise ValueError(f"{place}: an accuracy is from 0 to 100 %, not {row['value']}")
+        if isinstance(row.get(key), float) and not row[key].is_integer():
+            raise ValueError(f"{place}: {key} is counted: a whole number, not {row[key]}")
+    for key in ("value", "low", "high", "chance"):
+        if (row["metric"] in ACCURACIES or key == "chance") and not 0 <= (row.get(key) or 0) <= 100:
+            raise ValueError(f"{place}: {'an accuracy' if key == 'value' else key} is from 0 to 100 %, not {row[key]}")
+        if row["metric"] in (*ERROR_RATES, "insertions", "distance", "mae") and (row.get(key) or 0) < 0:
+            raise ValueError(f"{place}: {row['metric']} is 0 or more, not {row[key]} ({key})")
     low, high = row.get("low"), row.get("high")
     if low is not None and high is not None and low > high:
         raise ValueError(f"{place}: its interval goes from low to high, not from {low} to {high}")

@@ -1,6 +1,7 @@
 """What the folder of a run holds for a report: results, training curves, configuration, encoder."""
 
 import csv
+import io
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -47,9 +48,12 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
 
     Raises:
         FileNotFoundError: a folder that does not exist.
-        ValueError: a folder that holds none of this, or a file of it that is damaged.
+        ValueError: a folder twice, one that holds none of this, or a file of it that is damaged.
     """
     paths = [Path(folder) for folder in folders]
+    for path in paths:
+        if [other.resolve() for other in paths].count(path.resolve()) > 1:
+            raise ValueError(f"run {path} is given twice: give each once")
     names = [path.name for path in paths]
     runs = [
         _read(path, name if names.count(name) == 1 else path.as_posix())
@@ -89,21 +93,27 @@ def _read(folder: Path, name: str) -> Run:
     encoder = load_encoder(folder / "encoder") if (folder / "encoder").is_dir() else None
     if not rows and not curves and encoder is None:
         raise ValueError(f"run {folder} holds no results (*.json), no logs/ and no encoder/: nothing to report")
-    configuration = configurations[-1].read_text(encoding="utf-8", errors="replace") if configurations else ""
-    try:
-        yaml.safe_load(configuration)
-    except yaml.YAMLError:
-        raise ValueError(
-            f"{configurations[-1]} is not YAML: put it back as the run wrote it, or take it away"
-        ) from None
+    configuration = _configuration(configurations[-1]) if configurations else ""
     return Run(name, rows, curves, configuration, encoder)
+
+
+def _configuration(file: Path) -> str:
+    try:
+        text = file.read_text(encoding="utf-8")
+        if not isinstance(yaml.safe_load(text), dict):
+            raise ValueError("no mapping")
+    except (ValueError, yaml.YAMLError):
+        raise ValueError(
+            f"{file} is not YAML of names and values: put it back as the run wrote it, or take it away"
+        ) from None
+    return text
 
 
 def _holds_rows(file: Path) -> bool:
     """Whether a JSON file is a list of results: others (latency, verification) are for other readers."""
     content = read_strict_json(file)
-    first = content[0] if isinstance(content, list) and content else None
-    return isinstance(first, dict) and bool(first.keys() & {"method", "metric"})
+    rows = content if isinstance(content, list) else []
+    return any(isinstance(row, dict) and row.keys() & {"method", "metric"} for row in rows)
 
 
 def _curves(files: Sequence[Path]) -> Curves:
@@ -112,13 +122,16 @@ def _curves(files: Sequence[Path]) -> Curves:
     for file in files:
         if not file.is_file():
             continue
-        with file.open(newline="", encoding="utf-8", errors="replace") as text:
-            lines = list(csv.DictReader(text))
+        text = file.read_text(encoding="utf-8", errors="replace")
+        try:
+            lines = list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise ValueError(f"{file} is not CSV ({error}): put it back as the run wrote it") from None
         for number, line in enumerate(lines, start=1):
             try:
                 step, found = _logged(line)
             except (KeyError, TypeError, ValueError) as error:
-                if number == len(lines):
+                if number == len(lines) and not text.endswith("\n"):
                     log.warning("%s ends in the middle of its last row, which is left out", file)
                     continue
                 raise ValueError(

@@ -16,6 +16,7 @@ import quant
 from encoders import SpeechTransformer, load_encoder, save_encoder
 from ssql import cli
 from ssql.data import AudioFolder
+from ssql.evaluation import reading
 from ssql.evaluation.error_rates import edits
 from ssql.evaluation.whisper_decoder import WhisperDecoder, text_of
 
@@ -128,6 +129,27 @@ def test_rates_are_those_of_what_was_read_of_folder_and_files(folder, ssql, tmp_
 
     results = results_of(tmp_path / "accuracy.json", known, None, "encoder")
     assert results["w3a8"]["text, SignReader, WER, %"] == found["torch", "w3a8", "wer"]["value"]
+
+
+@pytest.mark.filterwarnings("ignore:.*interpolat")
+def test_encoders_of_the_same_float_weights_are_read_once_at_full_precision(folder, ssql, tmp_path, monkeypatch):
+    other = load_encoder(folder / "encoder")
+    for name, ranges in other.named_buffers():
+        if "activation_m" in name:
+            ranges.mul_(1.5)
+    save_encoder(other, tmp_path / "other")
+    splits = []
+    read_split = reading.read_split
+    monkeypatch.setattr(reading, "read_split", lambda *given: splits.append(given[1]) or read_split(*given))
+    encoders = ["--encoders.a", folder / "encoder", "--encoders.b", tmp_path / "other"]
+    code, said = ssql(*encoders, "--bit_widths", '["fp", "w2a4"]', "--output", tmp_path / "out")
+    assert code == 0, said
+    assert splits == ["fp", "w2a4", "w2a4"]
+    rows = json.loads((tmp_path / "out" / "accuracy.json").read_text())
+    found = {(row["method"], row["bit_width"]): row for row in rows if row["metric"] == "distance"}
+    assert found["b", "fp"]["value"] == 0
+    assert found["a", "w2a4"]["value"] != found["b", "w2a4"]["value"]
+    assert found["a", "w2a4"]["weights_sha256"] != found["b", "w2a4"]["weights_sha256"]
 
 
 def test_a_file_alone_has_rates_and_no_distance(folder, ssql, tmp_path):

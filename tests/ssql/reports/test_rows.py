@@ -89,6 +89,10 @@ def test_files_that_hold_no_rows_are_errors(tmp_path):
         ({"bit_width": "w99a99"}, "unknown bit-width 'w99a99'"),
         ({"value": 4000.0}, "row 2: an accuracy is from 0 to 100 %, not 4000"),
         ({"clips": -3}, "row 2: clips must be 0 or more, not -3"),
+        ({"clips": 2.5}, "row 2: clips is counted: a whole number, not 2.5"),
+        ({"chance": 400}, "row 2: chance is from 0 to 100 %, not 400"),
+        ({"low": -20.0}, "row 2: low is from 0 to 100 %, not -20"),
+        ({"metric": "wer", "value": -1.0}, r"row 2: wer is 0 or more, not -1.0 \(value\)"),
         ({"low": 99.0, "high": 1.0}, "row 2: its interval goes from low to high, not from 99.0 to 1.0"),
     ],
 )

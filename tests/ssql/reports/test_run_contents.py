@@ -55,7 +55,11 @@ def test_a_row_that_a_kill_cut_off_is_left_out_and_said(tmp_path, caplog):
             r"metrics\.csv, row 1: a row is a step and",
         ),
         ("logs/version_0/metrics.csv", "epoch,loss\n0,1\n0,1\n", r"metrics\.csv, row 1: a row is a step and numbers"),
+        ("logs/version_0/metrics.csv", "epoch,loss,step\n0,1,4\n0,abc,9\n", r"metrics\.csv, row 2: a row is a step and"),
+        ("logs/version_0/metrics.csv", "epoch,loss,step\n0," + "1" * 200_000, r"metrics\.csv is not CSV \(field larger"),
         ("logs/version_0/config.yaml", "a: [", r"config\.yaml is not YAML"),
+        ("logs/version_0/config.yaml", "[1, 2]", r"config\.yaml is not YAML of names and values"),
+        ("accuracy.json", '[1, {"method": 2}]', r"accuracy\.json does not hold rows of"),
         ("accuracy.json", '{"a": [', r"accuracy\.json is not JSON"),
         ("accuracy.json", '[{"method": 1}]', r"accuracy\.json does not hold rows of"),
     ],
@@ -84,3 +88,9 @@ def test_folders_without_anything_to_report_are_errors(tmp_path):
         read_runs(["nowhere"])
     with pytest.raises(ValueError, match=r"holds no results \(\*.json\), no logs/ and no encoder/"):
         read_runs([tmp_path])
+
+
+def test_a_run_given_twice_would_count_twice(tmp_path):
+    folder = run(tmp_path / "a")
+    with pytest.raises(ValueError, match="is given twice: give each once"):
+        read_runs([folder, tmp_path / "." / "a"])
