@@ -354,7 +354,7 @@ def test_a_suite_that_is_stopped_keeps_the_last_one_and_what_it_has_measured(inp
     assert ssql_ends("compare", "--rows", rows, "--output", tmp_path) is None
     twice = f"[{rows[1:-1]}, {rows[1:-1]}]"
     assert "is the same measurement as" in ssql_ends("compare", "--rows", twice, "--output", tmp_path / "twice")
-    again = ("suite", "--encoders.a", inputs / "encoder", "--parts", "[]", "--rows", twice, "--output", tmp_path / "twice")
+    again = ("suite", *words[:2], "--parts", "[]", "--rows", twice, "--output", tmp_path / "twice")
     assert "is the same measurement as" in ssql_ends(*again)
     for name in ("json", "csv", "md", "png"):
         (tmp_path / f"accuracy.{name}").rename(tmp_path / f"suite.{name}")

@@ -55,8 +55,16 @@ def test_a_row_that_a_kill_cut_off_is_left_out_and_said(tmp_path, caplog):
             r"metrics\.csv, row 1: a row is a step and",
         ),
         ("logs/version_0/metrics.csv", "epoch,loss\n0,1\n0,1\n", r"metrics\.csv, row 1: a row is a step and numbers"),
-        ("logs/version_0/metrics.csv", "epoch,loss,step\n0,1,4\n0,abc,9\n", r"metrics\.csv, row 2: a row is a step and"),
-        ("logs/version_0/metrics.csv", "epoch,loss,step\n0," + "1" * 200_000, r"metrics\.csv is not CSV \(field larger"),
+        (
+            "logs/version_0/metrics.csv",
+            "epoch,loss,step\n0,1,4\n0,abc,9\n",
+            r"metrics\.csv, row 2: a row is a step and",
+        ),
+        (
+            "logs/version_0/metrics.csv",
+            "epoch,loss,step\n0," + "1" * 200_000,
+            r"metrics\.csv is not CSV \(field larger",
+        ),
         ("logs/version_0/config.yaml", "a: [", r"config\.yaml is not YAML"),
         ("logs/version_0/config.yaml", "[1, 2]", r"config\.yaml is not YAML of names and values"),
         ("accuracy.json", '[1, {"method": 2}]', r"accuracy\.json does not hold rows of"),
