@@ -97,6 +97,10 @@ def import_encoder(
     configuration = published.dims
     if configuration is None:
         configuration = read_configuration(published.folder / CONFIG)
+        model_type = (configuration or {}).get("model_type", "")
+        if not isinstance(model_type, str):
+            config = shown(published.folder / CONFIG)
+            raise ArtifactError(f"{config} says model_type {model_type!r:.60}, which cannot be: it must be text")
     recognized_by = None
     if layout == AUTO:
         layout, recognized_by = _recognized(published, configuration)
@@ -145,8 +149,8 @@ def _recognized(published: Published, configuration: Mapping[str, Any] | None) -
         raise ArtifactError(
             f"{shown(config)} {lack}, so the layout is not known: give it with layout, one of {', '.join(LAYOUTS)}"
         )
-    model_type = configuration["model_type"]
-    if not isinstance(model_type, str) or model_type not in LAYOUTS:
+    model_type: str = configuration["model_type"]
+    if model_type not in LAYOUTS:
         raise ArtifactError(
             f"{shown(config)} says model_type {model_type!r:.60}, which cannot be imported; "
             f"known are {', '.join(LAYOUTS)}"

@@ -15,7 +15,7 @@ from quant.checks import check_at_least
 from ssql.data.held_out import HeldOut, check_validation
 from ssql.finetuning.training import Finetuning
 from ssql.reports.result_files import save
-from ssql.reports.rows import Row
+from ssql.reports.rows import Row, load_rows
 from ssql.reports.tables import terminal_table
 from ssql.terminal.console import say
 from ssql.training.checkpoint_files import is_whole
@@ -124,7 +124,8 @@ def _finish(cli: FinetuneCLI) -> None:
     def save_model() -> None:
         if cli.trainer.is_global_zero:
             save_encoder(model.encoder, folder, overwrite=True, head=model.head)
-            results.unlink(missing_ok=True)  # it tells of the model that was replaced
+            if not _tells_of(results, model):
+                results.unlink(missing_ok=True)
 
     with kept_if_it_fails(folder, save_model):
         model.finish(cli.held_out, cli.config.calibration_batches)
@@ -136,6 +137,16 @@ def _finish(cli: FinetuneCLI) -> None:
         title = f"test, best checkpoint by {model.monitored}: {Path(cli.best.best_model_path).stem or 'none'}"
         say(terminal_table(rows, list(dict.fromkeys(row["metric"] for row in rows)), title))
         say(f"model: {folder}\nrows: {results}")
+
+
+def _tells_of(results: Path, model: Finetuning) -> bool:
+    """Whether a file of results is of this very encoder and head, and not of the model that was replaced."""
+    try:
+        rows = load_rows(results)
+    except (FileNotFoundError, ValueError):
+        return False
+    hashes = weights_sha256(model.encoder), state_sha256(model.head)
+    return all((row.get("weights_sha256"), row.get("head_sha256")) == hashes for row in rows)
 
 
 def _test(cli: FinetuneCLI) -> list[Row]:

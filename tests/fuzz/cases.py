@@ -99,7 +99,6 @@ REQUIRED = (
     "encoder",
     "output",
     "weights",
-    "layout",
     "file",
     "rows",
     "runs",

@@ -229,6 +229,9 @@ def test_layouts_that_cannot_be_told(folder):
         (folder / "config.json").write_text(text)
         with pytest.raises(ArtifactError, match=message):
             import_encoder(folder)
+    (folder / "config.json").write_text('{"model_type": {"a": 1}}')
+    with pytest.raises(ArtifactError, match=r"says model_type \{'a': 1\}, which cannot be: it must be text"):
+        import_encoder(folder, "whisper")
     (folder / "config.json").unlink()
     with pytest.raises(ArtifactError, match=r"config\.json is missing, so the layout is not known"):
         import_encoder(folder)

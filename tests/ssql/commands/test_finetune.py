@@ -188,6 +188,11 @@ def test_an_interrupted_run_goes_on_exactly(run, monkeypatch, mode, step):
         assert [key for key in first if not torch.equal(first[key], second[key])] == []
     results = [json.loads((model.parent / "results.json").read_text()) for model in (whole, resumed)]
     assert [row["value"] for row in results[0]] == [row["value"] for row in results[1]]
+    with monkeypatch.context() as patch:
+        patch.setattr(Finetuning, "test_on", lambda *args: (_ for _ in ()).throw(RuntimeError("too few items")))
+        with pytest.raises(RuntimeError, match="too few items"):
+            run("half", *words, "--resume", "true")  # a finished run gives the same model, of which the results tell
+    assert json.loads((resumed.parent / "results.json").read_text()) == results[1]
 
 
 def test_a_killed_process_goes_on_exactly(run, tmp_path, pretrained):
