@@ -38,7 +38,7 @@ quantize nearest --bit_width w4a8 --rounding nearest
 quantize groups --bit_width w4a8 $groups
 quantize low --bit_width '[w3a8, w2a8, w4a4]'
 quantize attention --bit_width w8a8 --policy.activation_range per_token --policy.attention true
-quantize static --bit_width w8a8 --policy.smooth true
+quantize static --bit_width '[w8a8, w4a8]' --policy.smooth true
 
 read_by_decoder() { # name, encoders, bit-widths
   for set in test-other train-clean; do
@@ -48,7 +48,7 @@ read_by_decoder() { # name, encoders, bit-widths
   done
 }
 read_by_decoder eight "{\"nearest\": \"$output/tokens\", \"chosen\": \"$output/chosen\", \"attention\": \"$output/attention\", \"static\": \"$output/static\"}" '[fp, w8a8]'
-read_by_decoder four "{\"chosen\": \"$output/tokens\", \"nearest\": \"$output/nearest\", \"groups\": \"$output/groups\"}" '[w4a8]'
+read_by_decoder four "{\"chosen\": \"$output/tokens\", \"nearest\": \"$output/nearest\", \"groups\": \"$output/groups\", \"static\": \"$output/static\"}" '[w4a8]'
 read_by_decoder low "{\"chosen\": \"$output/low\"}" '[w3a8, w2a8, w4a4]'
 for set in test-other train-clean; do
   [ -e "$output/ctranslate2-$set/accuracy.json" ] || python "$here/ctranslate2_int8.py" "$output/encoder" "$decoder" \
