@@ -19,16 +19,18 @@ from export.check.verdict import Verification
 from export.check.verify import verify
 from export.graph.front_end import ExportedFrontEnd, shrink_tables
 from export.graph.head import ExportedHead
-from export.graph.packing import give_zero_points, halve_floats, pack_weights
+from export.graph.packing import give_zero_points, pack_weights
 from export.graph.pipeline import Pipeline
 from export.graph.qdq import QdqLayer, to_qdq
 from export.graph.signature import SpeechInput, example_inputs, filled_frames, frozen_copy, input_form, signature
+from export.graph.stored_floats import halve_floats, shrink_positions
 from export.graph.tokenizer import ExportedTokenizer
 from export.graph.trace import trace
 from export.graph.unused import drop_unused
 from export.metadata import OPSET, VerificationError, metadata
 from quant import FULL_PRECISION, BitWidth, at, parse_bit_width
 from quant.activation import RANGE_BUFFERS
+from quant.bits import FLOAT_BITS
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +64,8 @@ def to_onnx(
     (batch, frames', 1 + tokens)) or `values` (regression: (batch, targets)). A tokenizer adds `linguistic_tokens` and
     `semantic_tokens` (batch, tokens), int64 with -1 beyond a clip's length, and `linguistic_lengths` and
     `semantic_lengths` (batch,). Batch and time are dynamic.
-    Weights take as many bits of the file as they have; ONNX Runtime unpacks them to int8 when a session starts, and
-    multiplies at the speed of int8.
+    Weights take as many bits of the file as they have, learned positions 12 where weights are quantized. ONNX Runtime
+    unpacks them when a session starts, weights to int8, and multiplies at the speed of int8.
 
     Args:
         encoder: prepared and calibrated unless bit_width is `fp`; left untouched.
@@ -148,6 +150,8 @@ def _build(
     names = signature(form, head, tokenizer, filled_frames(encoder))
     proto = trace(pipeline, names, example_inputs(model, form, image_size), opset)
     shrink_tables(proto)
+    if run.weight != FLOAT_BITS:
+        shrink_positions(proto)
     return finished(proto, layers, metadata(encoder, run, form, head, tokenizer))
 
 

@@ -52,7 +52,7 @@ class AttentionProducts(nn.Module):
         self.query, self.key = nn.Identity(), HeadChannels(channels, by_spread=False)
         self.exponentials, self.value = Exponentials(), HeadChannels(channels, by_spread=True)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Attended values.
 
         Args:
@@ -60,7 +60,7 @@ class AttentionProducts(nn.Module):
             key: shape (batch, heads, time, width).
             value: shape (batch, heads, time, width).
             mask: broadcasts to (batch, heads, time, time): bool, True where a frame may be attended to; or float, a
-                bias of the scores, `MASKED` where it may not.
+                bias of the scores, `MASKED` where it may not; None where every frame may attend to all.
 
         Returns:
             shape (batch, heads, time, width).
@@ -68,7 +68,8 @@ class AttentionProducts(nn.Module):
         if not any(getattr(tensor, "in_use", False) for tensor in self.children()):
             return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         scores = self.query(query) @ self.key(key).transpose(-2, -1) / math.sqrt(query.shape[-1])
-        scores = scores.masked_fill(~mask, MASKED) if mask.dtype == torch.bool else scores + mask
+        if mask is not None:
+            scores = scores.masked_fill(~mask, MASKED) if mask.dtype == torch.bool else scores + mask
         exponentials = (scores - scores.amax(dim=-1, keepdim=True).detach()).exp()
         # The sum of what was not rounded: dividing by that of the rounded ones would give the peaks the tail's share.
         total = exponentials.sum(dim=-1, keepdim=True)

@@ -69,6 +69,8 @@ class SpeechTransformer(BlockEncoder):
         self.feature_dim, self.block_width = adaptor_dim or width, width
         self.frame_rate = MEL_RATE / 2 / pooling / (2 if adaptor_dim else 1)
         self.front_end = log_mel_front_end(log_mel, n_mels, positions)
+        # All frames count then: no mask, which would cost an exported file a sixth of its time.
+        self.filled = isinstance(self.front_end, FilledLogMel)
         self.conv1 = nn.Conv1d(n_mels, width, 3, padding=1)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
         self.positional_embedding = nn.Embedding(positions, width) if positions else None
@@ -86,7 +88,8 @@ class SpeechTransformer(BlockEncoder):
         Args:
             log_mel: shape (batch, n_mels, frames), 100 Hz; with `front_end.lookahead` frames more than the longest
                 clip has.
-            lengths: frames of each clip without the lookahead, shape (batch,); all of them when None.
+            lengths: frames of each clip without the lookahead, shape (batch,); all of them when None, and of filled
+                clips whatever is given.
 
         Returns:
             features, shape (batch, frames', feature_dim), zero beyond each clip's length, at
@@ -97,15 +100,14 @@ class SpeechTransformer(BlockEncoder):
                 are positions for, or of filled clips not exactly as many.
         """
         x, lengths, seen = self._stem(log_mel, lengths)
-        x = self.through_blocks(x, lengths)
+        x = self.through_blocks(x, None if self.filled else lengths)
         if self.pooling == 2:
             x = F.avg_pool1d(x.transpose(1, 2), 2).transpose(1, 2)
             lengths, seen = lengths // 2, seen // 2
         x = self.after_norm(x)
         if self.adaptor is None:
-            return x * frame_mask(lengths, x.shape[1]).unsqueeze(-1), lengths
-        x, lengths = self.adaptor(x * frame_mask(seen, x.shape[1]).unsqueeze(-1), lengths)
-        return x, lengths
+            return self._real(x, lengths, time=1), lengths
+        return self.adaptor(self._real(x, seen, time=1), lengths)
 
     def _stem(self, log_mel: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Frames at 50 Hz, how many of them are a clip's own, and how many with those of the lookahead."""
@@ -114,10 +116,11 @@ class SpeechTransformer(BlockEncoder):
         if not torch.compiler.is_exporting():
             self._check_frames(log_mel.shape[2])
 
+        if self.filled:
+            lengths = torch.full_like(lengths, log_mel.shape[2])
         # Each convolution sees zeros past a clip's end, as it would if the clip were alone.
-        mask = frame_mask(lengths + lookahead, log_mel.shape[2]).unsqueeze(1)
-        x = F.gelu(self.conv1(log_mel * mask))
-        x = F.gelu(self.conv2(x * mask)).transpose(1, 2)  # (batch, frames / 2, width)
+        x = F.gelu(self.conv1(self._real(log_mel, lengths + lookahead)))
+        x = F.gelu(self.conv2(self._real(x, lengths + lookahead))).transpose(1, 2)  # (batch, frames / 2, width)
         if self.positional_embedding is None:
             x = x + sinusoids(x.shape[1], x.shape[2], x)
         else:
@@ -125,11 +128,15 @@ class SpeechTransformer(BlockEncoder):
             x = x + F.pad(self.positional_embedding.weight, (0, 0, 0, lookahead // 2))[: x.shape[1]]
         return x, (lengths + 1) // 2, (lengths + lookahead + 1) // 2
 
+    def _real(self, x: Tensor, lengths: Tensor, time: int = 2) -> Tensor:
+        """x (batch, channels, time), or with another axis of time, zero beyond each length; as it is where filled."""
+        return x if self.filled else x * frame_mask(lengths, x.shape[time]).unsqueeze(3 - time)
+
     def _check_frames(self, frames: int) -> None:
         positions, lookahead = self.arguments["positions"], self.front_end.lookahead
         if frames <= 2 * (self.pooling - 1):
             raise ValueError(f"clip of {frames} mel frames is shorter than one frame at {self.frame_rate} Hz")
-        if isinstance(self.front_end, FilledLogMel) and frames != 2 * positions:
+        if self.filled and frames != 2 * positions:
             raise ValueError(
                 f"log-mels of filled clips have exactly {2 * positions:,} frames ({2 * positions / MEL_RATE:g} s), got "
                 f"{frames:,}: the encoder's front_end fills them"
@@ -151,8 +158,8 @@ class Block(nn.Module):
         self.mlp_ln = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x: shape (batch, time, width); mask: (batch, time), True where a frame is real."""
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x: shape (batch, time, width); mask: (batch, time), True where a frame is real, None where all are."""
         x = x + self.attn(self.attn_ln(x), mask)
         out: Tensor = x + self.mlp(self.mlp_ln(x))
         return out
@@ -170,13 +177,13 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
         self.products = AttentionProducts(width)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x: shape (batch, time, width); mask: (batch, time), True where a frame may be attended to."""
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x: (batch, time, width); mask: (batch, time), True where a frame may be attended to, None where all may."""
         query, key, value = (
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (batch, heads, time, width / heads)
             for layer in (self.query, self.key, self.value)
         )
-        attended = self.products(query, key, value, mask[:, None, None, :])
+        attended = self.products(query, key, value, None if mask is None else mask[:, None, None, :])
         out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return out
 

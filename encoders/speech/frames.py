@@ -60,9 +60,12 @@ class BlockEncoder(FrameEncoder):
         """What the first block takes, (batch, frames, block_width), and the frames of each clip, (batch,)."""
         raise NotImplementedError
 
-    def through_blocks(self, x: Tensor, lengths: Tensor, outputs: list[Tensor] | None = None) -> Tensor:
-        """Frames x (batch, frames, block_width) through all blocks; what each gives is kept in `outputs`, if given."""
-        mask = frame_mask(lengths, x.shape[1])
+    def through_blocks(self, x: Tensor, lengths: Tensor | None, outputs: list[Tensor] | None = None) -> Tensor:
+        """Frames x (batch, frames, block_width) through all blocks; what each gives is kept in `outputs`, if given.
+
+        Without lengths every frame is real.
+        """
+        mask = None if lengths is None else frame_mask(lengths, x.shape[1])
         with valid_frames(mask):
             for block in self.blocks:
                 x = block(x, mask)

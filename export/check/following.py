@@ -32,10 +32,10 @@ NEAR_AN_EDGE = 0.01  # of a step; float rounding has been seen to move values by
 class Place(NamedTuple):
     """Where a file holds what a layer gets: a tensor of integers, with scale and zero point, or of floats, without.
 
-    Scale and zero point are numbers, or tensors' names where each token has its own.
-    A key of integer attention is `transposed` before it is quantized. `bias` is how far, in steps of the integers, the
-    runtime moves what it quantizes: it rounds the bias of a convolution in integers to input scale times weight scale
-    (QLinearConv, B).
+    Scale and zero point are numbers, or tensors' names where each token has its own. A key of integer attention is
+    `transposed` before it is quantized, and so is what windows are cut out of for a product. `bias` is how far, in
+    steps of the integers, the runtime moves what it quantizes: it rounds the bias of a convolution in integers to input
+    scale times weight scale (QLinearConv, B).
     """
 
     tensor: str
@@ -232,18 +232,22 @@ def _places(graph: onnx.GraphProto, encoder: nn.Module, run: BitWidth, floats: b
             continue
         if not quantized:
             if floats:
-                places[name] = Place(str(product.input[0]))
+                tensor, last = _unwindowed(product, makers)
+                places[name] = Place(tensor, transposed=last)
             continue
         tokens = _by_token(product, makers)
         if tokens is not None:
             places[name] = tokens
             continue
-        quantize = makers.get(product.input[0])
+        quantize, passed = makers.get(product.input[0]), {product.op_type}
         while quantize is not None and quantize.op_type != "QuantizeLinear":
+            passed.add(quantize.op_type)
             quantize = makers.get(quantize.input[0])
         found = None if quantize is None else _quantized(quantize, stored, makers)
         if quantize is not None and found is not None and isinstance(found.scale, float):
-            places[name] = found._replace(bias=_moved_by_bias(quantize, stored, makers) / found.scale)
+            last = "Gather" in passed and "Transpose" not in passed
+            bias = _moved_by_bias(quantize, stored, makers) / found.scale
+            places[name] = found._replace(bias=bias, transposed=last)
             taken.add(found.tensor)
     # Tensors of attention products have no weight to find them by: their numbers and their order tell.
     left = [
@@ -261,6 +265,19 @@ def _places(graph: onnx.GraphProto, encoder: nn.Module, run: BitWidth, floats: b
             places[name] = match._replace(transposed=child == "key" and any(query is other for _, other in others))
             left.remove(match)
     return places
+
+
+def _unwindowed(product: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> tuple[str, bool]:
+    """What a product takes, before windows of it were cut out, and whether its channels are last, unlike in torch."""
+    name = str(product.input[0])
+    node, windows = makers.get(name), False
+    while node is not None and product.op_type == "MatMul" and node.op_type in ("Reshape", "Gather", "Pad"):
+        windows |= node.op_type == "Gather"
+        name = str(node.input[0])
+        node = makers.get(name)
+    if not windows:
+        return str(product.input[0]), False
+    return (name, True) if node is None or node.op_type != "Transpose" else (str(node.input[0]), False)
 
 
 def _by_token(product: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> Place | None:

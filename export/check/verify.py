@@ -20,9 +20,9 @@ from export.check.inputs import Batch, verification_inputs
 from export.check.stored import first_difference
 from export.check.verdict import Roundings, Verification
 from export.graph.head import head_difference, stored_head
-from export.graph.packing import halve_as_stored
 from export.graph.pipeline import Pipeline, run_in_torch
 from export.graph.signature import frozen_copy
+from export.graph.stored_floats import round_as_stored
 from export.graph.tokenizer import are_nearest, equal_tokens, stored_tokenizer, tokenizer_difference
 from export.metadata import VerificationError, check_metadata, load_file
 from export.runtime.fresh_process import session_options
@@ -93,7 +93,7 @@ def verify(
         or _difference_beside("head", own_head, head, head_difference, notes)
         or _difference_beside("tokenizer", own_tokenizer, tokenizer, tokenizer_difference, notes)
     )
-    limit = HALF_LIMIT if halve_as_stored(proto, encoder, run) else LIMIT
+    limit = HALF_LIMIT if round_as_stored(proto, encoder, run) else LIMIT
     reference = Pipeline(encoder, encoder.front_end if form == "waveform" else None, own_head, own_tokenizer)
 
     session = open_session(path)

@@ -31,11 +31,12 @@ class IntegerAttention(nn.Module):
         self.key: Any = products.key
         self.value: Any = products.value
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """As `quant.AttentionProducts`."""
         key = self.key.normalized(key).transpose(-2, -1)
         scores = _product(self.query, query, self.key, key, 1 / math.sqrt(query.shape[-1]))
-        scores = scores + (torch.where(mask, 0.0, MASKED) if mask.dtype == torch.bool else mask)
+        if mask is not None:
+            scores = scores + (torch.where(mask, 0.0, MASKED) if mask.dtype == torch.bool else mask)
         exponentials = (scores - scores.amax(dim=-1, keepdim=True)).exp()
         total = exponentials.sum(dim=-1, keepdim=True)
         attended = _product(self.exponentials, exponentials, self.value, self.value.normalized(value))

@@ -18,21 +18,25 @@ def lower_convolutions(graph: ir.Graph) -> None:
     | --- | --- | --- |
     | quantized | quantized next, a ReLU between at most | as it is: the runtime fuses it to QLinearConv |
     | quantized | float: a GELU, a residual sum | Gather of windows, MatMul of integers |
-    | float | any | weights turned back to float once, when a session starts |
+    | float, of one dimension | any | the same windows, MatMul of weights turned back to float when a session starts |
+    | float, of two | any | weights turned back to float when a session starts |
 
     The runtime has no other integer convolution that is fast: where no QuantizeLinear follows it computes in float,
     from weights that it dequantizes at every run. Integers and scales are the same in all forms; a MatMul's weights
-    are stored as (kernel * in, out). The runtime moves the Transposes through what is between two convolutions, where
-    they cancel. Convolutions in groups stay as they are.
+    are stored as (kernel * in, out). Transposes between two convolutions cancel: `join_transposes`. A float product is
+    as fast in ONNX Runtime as the convolution; in OpenVINO its result needs no other layout before it is quantized,
+    which costs more than the convolution. Convolutions in groups stay as they are.
     """
     for node in list(graph):
         if node.op_type != "Conv":
             continue
         values, weight = (producer_of(node, place, "DequantizeLinear") for place in (0, 1))
         reshaped = producer_of(node, 1, "Reshape")  # of a kernel in groups
-        if values is None and (weight or reshaped):
+        if values is None and weight is not None and _is_plain(node, weight) and array_of(weight.inputs[0]).ndim == 3:
+            _multiply(graph, node, None, weight)
+        elif values is None and (weight or reshaped):
             _dequantize_at_start(graph, node, weight, reshaped)
-        elif values is not None and weight is not None and _multiplies(node, values, weight):
+        elif values is not None and weight is not None and _is_plain(node, weight) and not _fuses(node, values, weight):
             _multiply(graph, node, values, weight)
     graph.sort()
 
@@ -59,9 +63,9 @@ def _dequantize_at_start(graph: ir.Graph, node: ir.Node, weight: ir.Node | None,
             graph.remove(unused, safe=True)
 
 
-def _multiplies(node: ir.Node, values: ir.Node, weight: ir.Node) -> bool:
-    shared = len(weight.outputs[0].uses()) > 1
-    return not shared and node.attributes.get_int("group", 1) == 1 and not _fuses(node, values, weight)
+def _is_plain(node: ir.Node, weight: ir.Node) -> bool:
+    """Whether a convolution is a product of windows with a weight of its own."""
+    return len(weight.outputs[0].uses()) == 1 and node.attributes.get_int("group", 1) == 1
 
 
 def _fuses(node: ir.Node, values: ir.Node, weight: ir.Node) -> bool:
@@ -80,29 +84,36 @@ def _fuses(node: ir.Node, values: ir.Node, weight: ir.Node) -> bool:
     return False
 
 
-def _multiply(graph: ir.Graph, node: ir.Node, values: ir.Node, weight: ir.Node) -> None:
+def _multiply(graph: ir.Graph, node: ir.Node, values: ir.Node | None, weight: ir.Node) -> None:
     tape = ir.tape.Tape(graph)
     stored = weight.inputs[0]
     kernel = array_of(stored)
     assert stored is not None
     rank = kernel.ndim
-    integers, scale, zero_point = values.inputs
-    last = tape.op("Transpose", [integers], {"perm": [0, *range(2, rank), 1]})
-    columns = tape.op("DequantizeLinear", [_windows(tape, node, last, zero_point, kernel.shape), scale, zero_point])
-
     matrix = kernel.transpose(*range(2, rank), 1, 0).reshape(-1, len(kernel))
     stored.const_value, stored.shape = ir.tensor(matrix, name=stored.name), ir.Shape(matrix.shape)
-    weight.outputs[0].shape = None
-    weight.attributes["axis"] = ir.AttrInt64("axis", 1)
-
-    result = tape.op("MatMul", [columns, weight.outputs[0]])
+    channels_last = {"perm": [0, *range(2, rank), 1]}
+    if values is None:
+        last = tape.op("Transpose", [node.inputs[0]], channels_last)
+        columns = _windows(tape, node, last, None, kernel.shape)
+        # The runtime folds a Cast and a Mul of constants, but not a DequantizeLinear.
+        floats = tape.op("Cast", [stored], {"to": ir.DataType.FLOAT})
+        result = tape.op("MatMul", [columns, tape.op("Mul", [floats, weight.inputs[1]])])
+    else:
+        integers, scale, zero_point = values.inputs
+        last = tape.op("Transpose", [integers], channels_last)
+        columns = tape.op("DequantizeLinear", [_windows(tape, node, last, zero_point, kernel.shape), scale, zero_point])
+        weight.outputs[0].shape = None
+        weight.attributes["axis"] = ir.AttrInt64("axis", 1)
+        result = tape.op("MatMul", [columns, weight.outputs[0]])
     if len(node.inputs) > 2:
         result = tape.op("Add", [result, node.inputs[2]])
     result = tape.op("Transpose", [result], {"perm": [0, rank - 1, *range(1, rank - 1)]})
     replace_value(node.outputs[0], result)
     graph.remove(node, safe=True)
-    if not values.outputs[0].uses():
-        graph.remove(values, safe=True)
+    for unused in (values, weight):
+        if unused is not None and not unused.outputs[0].uses():
+            graph.remove(unused, safe=True)
 
 
 def _windows(
@@ -120,7 +131,8 @@ def _windows(
     dilations = node.attributes.get_ints("dilations", [1] * spatial)
     if any(pads):
         both_ends = [0, *pads[:spatial], 0, 0, *pads[spatial:], 0]
-        integers = tape.op("Pad", [integers, constant("pads", both_ends), zero_point])
+        given = [] if zero_point is None else [zero_point]
+        integers = tape.op("Pad", [integers, constant("pads", both_ends), *given])
     if set(sizes) == set(strides) == {1}:
         return integers
     index: ir.Value | None = None

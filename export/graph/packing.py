@@ -14,13 +14,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
 
 from export.graph.qdq import WEIGHT, QdqLayer
-from quant.bits import BitWidth
-from quant.layers import QuantLayer
 
 # Widths of the fields that make up an integer, its lowest bits first.
 FIELDS = {2: (2,), 3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
@@ -173,53 +169,3 @@ def _unpacked(proto: onnx.ModelProto, name: str, bits: int) -> list[onnx.NodePro
         parts[0] = f"{name}.sum_{place}"
     nodes[-1].output[0] = name
     return nodes
-
-
-FULL_FLOATS = ("front_end.", "head.", "tokenizer.")
-HALF = ".float16"
-
-
-def halve_floats(proto: onnx.ModelProto) -> None:
-    """Store the encoder's float weights as float16, in place; ONNX Runtime widens them when a session starts.
-
-    Vectors (biases, normalizations), front end, head and tokenizer stay as they are. Values beyond float16's range are
-    clipped.
-    """
-    for tensor in proto.graph.initializer:
-        name = tensor.name
-        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2 or name.startswith(FULL_FLOATS):
-            continue
-        tensor.CopyFrom(numpy_helper.from_array(_halves(numpy_helper.to_array(tensor)), f"{name}{HALF}"))
-        cast = helper.make_node("Cast", [f"{name}{HALF}"], [name], f"{name}.cast", to=TensorProto.FLOAT)
-        proto.graph.node.insert(0, cast)
-
-
-def halve_as_stored(proto: onnx.ModelProto, encoder: nn.Module, run: BitWidth) -> bool:
-    """Round those weights of an encoder, which get new tensors, that a file stores as float16: to compare it with.
-
-    Args:
-        proto: of the file.
-        encoder: the copy that changes.
-        run: the file's bit-width: a smoothed layer's weight is stored times its spread.
-
-    Returns:
-        whether the file stores any so. Where the exporter folded a normalization in, the file rounded another number.
-    """
-    halved = {tensor.name for tensor in proto.graph.initializer if tensor.name.endswith(HALF)}
-    for name, module in encoder.named_modules():
-        for values in (module._parameters, module._buffers):
-            for leaf, value in values.items():
-                full = ".".join(filter(None, ("encoder", name, leaf)))
-                if value is not None and f"{full}{HALF}" in halved:
-                    spread = module.spread_at(run) if isinstance(module, QuantLayer) and leaf == "weight" else None
-                    stored = value.detach() if spread is None else value.detach() * spread
-                    rounded = torch.from_numpy(_halves(stored.numpy()).astype(np.float32))
-                    rounded = rounded if spread is None else rounded / spread
-                    values[leaf] = nn.Parameter(rounded, False) if isinstance(value, nn.Parameter) else rounded
-    return bool(halved)
-
-
-def _halves(values: np.ndarray) -> np.ndarray:
-    limit = float(np.finfo(np.float16).max)
-    halves: np.ndarray = values.clip(-limit, limit).astype(np.float16)
-    return halves

@@ -14,6 +14,7 @@ from export.graph.attention import TRANSLATIONS
 from export.graph.batch_norm import fold_batch_norms
 from export.graph.convolution import lower_convolutions
 from export.graph.signature import Signature
+from export.graph.transposes import join_transposes
 from export.graph.unsupported import unsupported
 from export.metadata import OPSET
 
@@ -44,6 +45,7 @@ def trace(model: nn.Module, names: Signature, examples: tuple[Tensor, ...], opse
     assert program is not None
     fold_batch_norms(program.model.graph)
     lower_convolutions(program.model.graph)
+    join_transposes(program.model.graph)
     proto: onnx.ModelProto = program.model_proto
     _name_axes(proto, names)
     _strip(proto)

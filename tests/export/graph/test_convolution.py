@@ -1,6 +1,7 @@
 import copy
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -19,6 +20,15 @@ W8A8, INTEGERS = quant.BitWidth(8, 8), quant.Policy(first_layer="w8a8")
 class Layers(nn.Sequential):
     def forward(self, *inputs):
         return super().forward(*inputs)
+
+
+class Permuted(nn.Module):
+    def __init__(self, *axes):
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, values):
+        return values.permute(self.axes)
 
 
 def exported(model: nn.Module, inputs: torch.Tensor, path, policy: quant.Policy = INTEGERS) -> nn.Module:
@@ -95,11 +105,31 @@ def test_a_bias_beyond_32_bits_is_not_left_to_the_runtime(tmp_path):
     assert_equal(model, torch.randn(3, 6, 33), tmp_path / "x.onnx")
 
 
-def test_groups_and_float_inputs_stay_convolutions(tmp_path):
+def test_groups_stay_convolutions(tmp_path):
     model = Layers(nn.Conv1d(6, 8, 3), nn.GELU(), nn.Conv1d(8, 8, 3, groups=4))
     model = exported(model, torch.randn(2, 6, 40), tmp_path / "x.onnx", quant.Policy())
     operators = export.integer_operators(tmp_path / "x.onnx")
-    assert operators["Conv"] == 2
+    assert operators["Conv"] == 1
     # The first layer's weight is float from the start of the session on; the second's, and its input, at every run.
     assert operators["DequantizeLinear"] == 2
     assert_equal(model, torch.randn(3, 6, 33), tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+def test_float_inputs_are_multiplied_as_windows_and_no_transpose_is_left_between(padding, tmp_path):
+    model = Layers(nn.Conv1d(6, 8, 3, padding=padding, stride=2), nn.GELU(), nn.Conv1d(8, 4, 3), nn.GELU())
+    model = exported(model, torch.randn(2, 6, 40), tmp_path / "x.onnx", quant.Policy())
+    kinds = [node.op_type for node in onnx.load(tmp_path / "x.onnx").graph.node]
+    # One before the first product and one behind the last: the two between cancel.
+    assert (kinds.count("Conv"), kinds.count("MatMul"), kinds.count("Transpose")) == (0, 2, 2)
+    assert_equal(model, torch.randn(3, 6, 33), tmp_path / "x.onnx")
+
+
+def test_transposes_that_do_not_cancel_become_one():
+    values = torch.randn(2, 3, 4)
+    model = Layers(Permuted(2, 0, 1), nn.GELU(), nn.ReLU(), Permuted(1, 0, 2), Permuted(1, 0, 2), nn.GELU())
+    names = Signature({"x": (None, None, None)}, {"y": (None, None, None)})
+    proto = trace(model, names, (values,))
+    assert [list(node.attribute[0].ints) for node in proto.graph.node if node.op_type == "Transpose"] == [[2, 0, 1]]
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    torch.testing.assert_close(torch.from_numpy(session.run(None, {"x": values.numpy()})[0]), model(values))
