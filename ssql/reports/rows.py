@@ -19,7 +19,7 @@ from quant.bits import parse_bit_width
 Row = dict[str, Any]
 
 # Keys of a row that hold a number, or null where there is none.
-WORDS = frozenset(("method", "task", "bit_width", "metric", "unit", "quantizer"))
+WORDS = frozenset(("method", "task", "bit_width", "metric", "unit", "quantizer", "runtime", "precision"))
 HASHES = frozenset(("weights_sha256", "head_sha256", "file_sha256"))
 NUMBERS = frozenset(
     (
@@ -295,10 +295,12 @@ def results_of_file(rows: Sequence[Row], path: Path) -> dict[str, float]:
 
 
 def _result_name(row: Row) -> str:
-    """`word, %`, `text, WER, %`, `digit, %, linear probe`."""
+    """`word, %`, `text, WER, %`, `digit, %, linear probe`; of another runtime `word, %, openvino at bf16`."""
     measure = "%" if row["metric"] in ("linear", "accuracy") else metric_name(row["metric"])
     probe = ", linear probe" if row["metric"] in ("linear", "r2") and "head_sha256" not in row else ""
-    return f"{row['task']}, {measure}{probe}"
+    runtime = row.get("runtime", "onnxruntime")
+    place = "" if runtime == "onnxruntime" else f", {runtime} at {row.get('precision')}"
+    return f"{row['task']}, {measure}{probe}{place}"
 
 
 def _cell(measured: list[Row]) -> Cell:

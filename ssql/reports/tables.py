@@ -74,19 +74,23 @@ def _table(rows: Sequence[Row], metrics: str | Sequence[str], intervals: bool) -
 
 def latency_tables(rows: Sequence[Row]) -> tuple[Table, Table]:
     """Rows of `export.measure_files`: a line for each file, and one for each number of threads and clip length."""
-    files = Table(Column("file", no_wrap=True), "MB", "size", "start ms", "memory MB", box=box.SIMPLE)
+    files = Table(
+        Column("file", no_wrap=True), "runtime", "precision", "MB", "size", "start ms", "memory MB", box=box.SIMPLE
+    )
     files.title = "Size, also against the first file; start and memory of a process that runs the longest clip"
-    for row in {row["file"]: row for row in rows}.values():
+    for row in {(row["file"], *_runtime(row)): row for row in rows}.values():
         memory = f"{row['peak_memory_bytes'] / 1e6:.0f}" if row["peak_memory_bytes"] else "-"
         size = f"{row['size_bytes'] / 1e6:.2f}", f"{row['size_ratio']:.3f}"
-        files.add_row(row["file"].removesuffix(".onnx"), *size, f"{row['cold_start_ms']:.0f}", memory)
+        files.add_row(row["file"].removesuffix(".onnx"), *_runtime(row), *size, f"{row['cold_start_ms']:.0f}", memory)
     latencies = Table(
-        Column("file", no_wrap=True), "threads", "clip s", "ms", "spread", "fastest", "speed-up", "RTF", box=box.SIMPLE
-    )
+        Column("file", no_wrap=True), "runtime", "precision", "threads", "clip s", "ms", "spread", "fastest",
+        "speed-up", "RTF", box=box.SIMPLE,
+    )  # fmt: skip
     latencies.title = "Latency: median, 10th to 90th percentile; speed-up of the fastest runs; real-time factor"
     for row in rows:
         latencies.add_row(
             row["file"].removesuffix(".onnx"),
+            *_runtime(row),
             str(row["threads"] or "default"),
             f"{row['seconds']:g}",
             f"{row['latency_ms']:.2f}",
@@ -96,6 +100,11 @@ def latency_tables(rows: Sequence[Row]) -> tuple[Table, Table]:
             f"{row['real_time_factor']:.4f}" if row["real_time_factor"] else "-",
         )
     return files, latencies
+
+
+def _runtime(row: Row) -> tuple[str, str]:
+    """Runtime and precision of a latency; earlier ones, which say nothing of them, are of ONNX Runtime."""
+    return row.get("runtime", "onnxruntime"), row.get("precision", "f32")
 
 
 def rounding_table(rows: Sequence[RoundedLayer], bit_width: str) -> Table:
