@@ -35,7 +35,8 @@ class InRuntime:
         runtime: which.
         precision: of what is not on integers: `bf16`, `f32`, `f16`.
         features: beside torch's; None where their shapes differ.
-        limit: error over variance that all frames together may have.
+        limit: error over variance that all frames together may have (`export.check.verify.RUNTIME_LIMIT`, or as much as
+            chance explains).
         lengths_equal: every clip has as many features as in torch.
         padding_zero: features beyond a clip's length are zero.
     """

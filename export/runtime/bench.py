@@ -85,8 +85,8 @@ def measure_files(
             situation = f"{inputs} on {count or 'default'} thread{'s' * (count != 1)}"
             alone = []
             for number, session in enumerate(sessions, start=1):
-                what = f"{session.path} in {session.runtime}"
-                log.info("measuring start and memory, %s: %d of %d, %s", situation, number, len(sessions), what)
+                what = f"{session.path}{'' if session.runtime == DEFAULT else f' in {session.runtime}'}"
+                log.info("measuring start and memory, %s: file %d of %d, %s", situation, number, len(sessions), what)
                 alone.append(_in_fresh_process(session.path, duration, count, session.runtime))
             log.info("measuring latency, %s: %d files in turn", situation, len(sessions))
             timings = _take_turns(sessions, [feed(session, duration) for session in sessions], repeats)

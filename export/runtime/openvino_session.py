@@ -131,8 +131,7 @@ def _read(path: str | Path) -> Any:
 
 def _metadata(model: Any) -> dict[str, str]:
     """The file's `metadata_props`, which OpenVINO keeps among what it knows of a model's origin."""
-    found = model.get_rt_info("framework").value if model.has_rt_info("framework") else {}
-    return {key: value.astype(str) for key, value in found.items()}
+    return dict(model.get_rt_info("framework").value) if model.has_rt_info("framework") else {}
 
 
 def _spec(value: Any) -> Any:

@@ -29,7 +29,7 @@ def verify(
     Writes <file>.verification.json beside the file; exits with 1 where they do not agree, and removes nothing. Says
     first whether they agree, then the worst frame, its squared error over the variance of torch's features, and how
     many values fell to the other side of a rounding edge. With a runtime, also how far the features are from torch's
-    as that runtime computes them (in_runtime in the report), which may be 0.5 % of their variance.
+    as that runtime computes them (in_runtime in the report): by 2 % of their variance at most, or by chance.
 
     Example: ssql verify --file runs/a/encoder-int4.onnx --encoder runs/a/encoder --data SpokenWords --task word
 
