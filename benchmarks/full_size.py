@@ -32,7 +32,7 @@ from export.graph.pipeline import Pipeline
 from export.graph.signature import example_inputs, signature
 from export.graph.trace import trace
 from export.runtime import fresh_process
-from export.runtime.fresh_process import session_options
+from export.runtime.ort_session import session_options
 from export.runtime.session import open_session
 from export.write import export_form
 from quant import FULL_PRECISION

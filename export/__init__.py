@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from export.check.accuracy import Labelled
     from export.check.verdict import Verification
     from export.check.verify import verify
+    from export.errors import VerificationError
     from export.graph.signature import SpeechInput
-    from export.metadata import VerificationError
     from export.runtime.bench import measure_files
     from export.runtime.file_encoder import FileEncoder, file_window_encoder
     from export.runtime.onnx_encoder import OnnxEncoder
@@ -32,7 +32,7 @@ HOMES = {
     "OnnxEncoder": "runtime.onnx_encoder",
     "SpeechInput": "graph.signature",
     "Verification": "check.verdict",
-    "VerificationError": "metadata",
+    "VerificationError": "errors",
     "describe": "card",
     "entries_to_keep": "card",
     "file_window_encoder": "runtime.file_encoder",

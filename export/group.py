@@ -1,14 +1,17 @@
-"""The optional group of dependencies that this package needs, named where it is not installed."""
+"""The optional groups of dependencies that this package needs, named where one is not installed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-MODULES = ("onnx", "onnxscript", "onnx_ir", "onnxruntime", "jinja2", "scipy")
+GROUPS = {
+    "export": ("onnx", "onnxscript", "onnx_ir", "onnxruntime", "jinja2", "scipy"),
+    "openvino": ("openvino",),
+}
 
 
 @contextmanager
 def named_group() -> Iterator[None]:
-    """Around imports: a module of the group `export` that is missing is told with the command that installs it.
+    """Around imports: a module of these groups that is missing is told with the command that installs it.
 
     Raises:
         ModuleNotFoundError: in one sentence.
@@ -16,9 +19,10 @@ def named_group() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name not in MODULES:
+        group = next((group for group, modules in GROUPS.items() if error.name in modules), None)
+        if group is None:
             raise
         raise ModuleNotFoundError(
-            f"{error.name} is not installed, which belongs to the group export: pip install 'ssql-toolkit[export]'",
+            f"{error.name} is not installed, which belongs to the group {group}: pip install 'ssql-toolkit[{group}]'",
             name=error.name,
         ) from error

@@ -10,6 +10,7 @@ import onnx
 from encoders import Encoder, FilledLogMel, Head, LogMel, Tokenizer, WhisperLogMel, weights_sha256
 from encoders.speech.log_mel import HOP, SAMPLE_RATE, WINDOW
 from encoders.speech.windows import limits
+from export.errors import VerificationError
 from quant import BitWidth, QuantLayer
 
 FORMAT_VERSION = "1"
@@ -22,10 +23,6 @@ LOG_MELS = {
     WhisperLogMel: f"{_WHISPER}479 zeros after the clip, last frame dropped",
     FilledLogMel: f"{_WHISPER}zeros after the clip to all positions, last frame dropped",
 }
-
-
-class VerificationError(RuntimeError):
-    """A file that departs from torch, or that is not one of ours."""
 
 
 def metadata(

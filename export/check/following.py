@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from export.check.agreement import frame_errors
 from export.graph.pipeline import Runs, run_in_torch
-from export.runtime.session import Session, open_session, run_session
+from export.runtime.ort_session import Session
+from export.runtime.session import open_session, run_session
 from quant import BitWidth, QuantActivation
 from quant.bits import FLOAT_BITS
 

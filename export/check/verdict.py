@@ -6,7 +6,8 @@ from typing import Any
 
 from export.check.accuracy import Accuracy
 from export.check.agreement import Agreement, WorstFrame
-from export.runtime.fresh_process import EXACT
+from export.runtime.ort_session import EXACT
+from export.runtime.runtimes import Runtime
 
 
 @dataclass
@@ -27,6 +28,43 @@ class Roundings:
 
 
 @dataclass
+class InRuntime:
+    """Features as another runtime than ONNX Runtime computes them, beside torch's, each left to its own roundings.
+
+    Attributes:
+        runtime: which.
+        precision: of what is not on integers: `bf16`, `f32`, `f16`.
+        features: beside torch's; None where their shapes differ.
+        limit: error over variance that all frames together may have (`export.check.verify.RUNTIME_LIMIT`, or as much as
+            chance explains).
+        lengths_equal: every clip has as many features as in torch.
+        padding_zero: features beyond a clip's length are zero.
+    """
+
+    runtime: Runtime
+    precision: str
+    features: Agreement | None
+    limit: float
+    lengths_equal: bool
+    padding_zero: bool
+
+    @property
+    def agrees(self) -> bool:
+        """Within the limit, of the right lengths, and zero beyond them."""
+        near = self.features is not None and self.features.error_over_variance <= self.limit
+        return near and self.lengths_equal and self.padding_zero
+
+    def __str__(self) -> str:
+        place = f"in {self.runtime} at {self.precision}"
+        if self.features is None or not self.lengths_equal:
+            return f"{place}: features have another shape than torch's"
+        if not self.padding_zero:
+            return f"{place}: features beyond a clip's length are not zero"
+        error = f"error over variance {self.features.error_over_variance:.2g} (at most {self.limit:g})"
+        return f"{place}: {error}, worst frame {self.features.worst}"
+
+
+@dataclass
 class Verification:
     """What was compared and how far it agrees.
 
@@ -43,8 +81,9 @@ class Verification:
         clips: clips or images compared.
         roundings: of a file with quantized activations.
         by_default: error over variance of the file as ONNX Runtime runs it by default on this processor, against the
-            exact computation that everything else here is about (`export.runtime.fresh_process.EXACT`): without VNNI it
+            exact computation that everything else here is about (`export.runtime.ort_session.EXACT`): without VNNI it
             loses sums of w8a8, and it rounds the float inputs of w4a32 to 8 bits; None where both are the same.
+        in_runtime: the same file in another runtime, where one was asked for; None else.
         departure: where features depart; None when they do not.
         head_equal: the head gives torch's outputs on the file's features; None without a head.
         accuracy: of a head of classes or texts on labelled data; None without data.
@@ -66,6 +105,7 @@ class Verification:
     clips: int
     roundings: Roundings | None = None
     by_default: float | None = None
+    in_runtime: InRuntime | None = None
     departure: str | None = None
     head_equal: bool | None = None
     accuracy: Accuracy | None = None
@@ -95,6 +135,7 @@ class Verification:
             and self.head_equal is not False
             and self.tokens_equal is not False
             and (self.accuracy is None or self.accuracy.agrees)
+            and (self.in_runtime is None or self.in_runtime.agrees)
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,7 +147,8 @@ class Verification:
         """Whether the file agrees, at which bit-width, on what: one short sentence."""
         state = "verified, the file agrees" if self.passed else "FAILED, the file does not agree"
         exact = "" if self.by_default is None else ", in sessions with exact arithmetic"
-        return f"{state} with torch at {self.bit_width} on {self.inputs}{exact}"
+        other = "" if self.in_runtime is None else f", and in {self.in_runtime.runtime} at {self.in_runtime.precision}"
+        return f"{state} with torch at {self.bit_width} on {self.inputs}{exact}{other}"
 
     @property
     def reasons(self) -> str:
@@ -139,6 +181,8 @@ class Verification:
             yield True, f"tokens: {self.token_agreement:.2f} % equal"
         if self.accuracy is not None:
             yield self.accuracy.agrees, str(self.accuracy)
+        if self.in_runtime is not None:
+            yield self.in_runtime.agrees, str(self.in_runtime)
         for note in self.notes:
             yield True, f"not compared: {note}"
         if self.by_default is not None:

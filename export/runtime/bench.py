@@ -1,4 +1,4 @@
-"""Size, cold start, memory, latency and real-time factor of ONNX files, side by side."""
+"""Size, cold start, memory, latency and real-time factor of ONNX files in their runtimes, side by side."""
 
 import json
 import logging
@@ -8,15 +8,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 
-from export.metadata import VerificationError
+from export.errors import VerificationError
 from export.runtime import fresh_process
-from export.runtime.fresh_process import feed, session_options
-from export.runtime.session import open_session
+from export.runtime.fresh_process import feed
+from export.runtime.runtimes import DEFAULT, Runtime
+from export.runtime.start import start
+
+if TYPE_CHECKING:
+    from export.runtime.start import AnySession
 
 log = logging.getLogger(__name__)
 
@@ -30,25 +33,29 @@ def measure_files(
     seconds: Sequence[float] = (1.0, 10.0),
     threads: Sequence[int] = (0,),
     repeats: int = 15,
+    runtimes: Sequence[Runtime] = (DEFAULT,),
 ) -> list[dict[str, Any]]:
-    """Measure encoders side by side: the files take turns, so that a drifting machine is fair to all.
+    """Measure encoders side by side: files and runtimes take turns, so that a drifting machine is fair to all.
 
     Args:
         paths: files written by `to_onnx`, of one kind of input; ratios are against the first.
         seconds: clip lengths in seconds (speech); image encoders run one image.
-        threads: of ONNX Runtime, one measurement each; 0 takes its default.
-        repeats: timed runs of each file.
+        threads: of the runtimes, one measurement each; 0 takes their default.
+        repeats: timed runs of each file in each runtime.
+        runtimes: of `export.runtime.runtimes.RUNTIMES`; each runs every file, one clip or image at a time.
 
     Returns:
-        a row for each number of threads, clip length and file: file, size_bytes, size_ratio, cold_start_ms (session
+        a row for each number of threads, clip length, runtime and file: file, runtime, precision (of what is not on
+        integers, as the runtime computes it: `f32`, `bf16`, `f16`), size_bytes, size_ratio, cold_start_ms (session
         creation in a process of its own, median), peak_memory_bytes (that process's), threads, seconds, latency_ms
-        (median), spread_ms (10th to 90th percentile), fastest_ms, speedup (of the fastest runs: other processes only
-        ever add time), real_time_factor.
+        (median), spread_ms (10th to 90th percentile), fastest_ms, speedup (against the first file in the first
+        runtime, of the fastest runs: other processes only ever add time), real_time_factor.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no file at all, files with different inputs, or no repeats.
-        VerificationError: ONNX Runtime cannot read or run a file.
+        ModuleNotFoundError: a runtime is not installed.
+        ValueError: no file or no runtime at all, files with different inputs, or no repeats.
+        VerificationError: a runtime cannot read or run a file.
 
     Example:
         >>> import encoders, export, pathlib
@@ -58,14 +65,17 @@ def measure_files(
         >>> row["latency_ms"] > 0
         True
     """
-    if not paths or repeats < 1:
-        raise ValueError(f"measuring needs at least one file and one repeat, got {len(paths)} files, {repeats} repeats")
+    if not paths or repeats < 1 or not runtimes:
+        raise ValueError(
+            "measuring needs at least one file, one runtime and one repeat, got "
+            f"{len(paths)} files, {len(runtimes)} runtimes, {repeats} repeats"
+        )
     rows = []
     for count in threads:
-        sessions = [open_session(path, session_options(count)) for path in paths]
-        sizes = [Path(path).stat().st_size for path in paths]
+        sessions = [start(path, runtime, count, batch=1) for runtime in runtimes for path in paths]
+        sizes = [Path(session.path).stat().st_size for session in sessions]
         first_inputs = {session.get_inputs()[0].name for session in sessions}
-        for path, session in zip(paths, sessions, strict=True):
+        for path, session in zip(paths, sessions, strict=False):
             if "state" in session.get_modelmeta().custom_metadata_map:
                 raise ValueError(f"{path} is one step of a stream: latency is measured of files of ssql export")
         if len(first_inputs) > 1:
@@ -74,16 +84,19 @@ def measure_files(
             inputs = f"{duration:g} s" if duration else "an image"
             situation = f"{inputs} on {count or 'default'} thread{'s' * (count != 1)}"
             alone = []
-            for number, path in enumerate(paths, start=1):
-                log.info("measuring start and memory, %s: file %d of %d, %s", situation, number, len(paths), path)
-                alone.append(_in_fresh_process(path, duration, count))
-            log.info("measuring latency, %s: %d files in turn", situation, len(paths))
+            for number, session in enumerate(sessions, start=1):
+                what = f"{session.path}{'' if session.runtime == DEFAULT else f' in {session.runtime}'}"
+                log.info("measuring start and memory, %s: file %d of %d, %s", situation, number, len(sessions), what)
+                alone.append(_in_fresh_process(session.path, duration, count, session.runtime))
+            log.info("measuring latency, %s: %d files in turn", situation, len(sessions))
             timings = _take_turns(sessions, [feed(session, duration) for session in sessions], repeats)
-            for path, size, process, times in zip(paths, sizes, alone, timings, strict=True):
+            for session, size, process, times in zip(sessions, sizes, alone, timings, strict=True):
                 low, high = np.percentile(times, [10, 90])
                 rows.append(
                     {
-                        "file": Path(path).name,
+                        "file": Path(session.path).name,
+                        "runtime": session.runtime,
+                        "precision": session.precision,
                         "size_bytes": size,
                         "size_ratio": size / sizes[0],
                         **process,
@@ -99,9 +112,9 @@ def measure_files(
     return rows
 
 
-def _in_fresh_process(path: str | Path, seconds: float, threads: int) -> dict[str, Any]:
+def _in_fresh_process(path: str | Path, seconds: float, threads: int, runtime: Runtime = DEFAULT) -> dict[str, Any]:
     """Median start in ms, and peak memory in bytes."""
-    command = [sys.executable, "-P", fresh_process.__file__, str(path), str(seconds), str(threads)]
+    command = [sys.executable, "-P", fresh_process.__file__, str(path), str(seconds), str(threads), runtime]
     runs = []
     for _ in range(COLD_STARTS):
         ran = subprocess.run(command, capture_output=True, text=True)
@@ -116,9 +129,7 @@ def _in_fresh_process(path: str | Path, seconds: float, threads: int) -> dict[st
     }
 
 
-def _take_turns(
-    sessions: list[onnxruntime.InferenceSession], feeds: list[dict[str, np.ndarray]], repeats: int
-) -> list[list[float]]:
+def _take_turns(sessions: "list[AnySession]", feeds: list[dict[str, np.ndarray]], repeats: int) -> list[list[float]]:
     """Milliseconds of each run of each session."""
     timings: list[list[float]] = [[] for _ in sessions]
     for _ in range(repeats):

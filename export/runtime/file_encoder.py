@@ -13,21 +13,24 @@ from encoders.models.vision import PixelNormalization
 from encoders.speech.log_mel import SAMPLE_RATE
 from encoders.speech.windows import limits
 from encoders.storage.folder import file_sha256
-from export.metadata import VerificationError, log_mel_of, longest_input
-from export.runtime.fresh_process import session_options
-from export.runtime.session import open_session
+from export.errors import VerificationError
+from export.metadata import log_mel_of, longest_input
+from export.runtime.runtimes import DEFAULT, Runtime
+from export.runtime.start import start
 
 
 class FileEncoder:
-    """Features of a file in ONNX Runtime, computed exactly on every processor: see `fresh_process.EXACT`.
+    """Features of a file in a runtime; ONNX Runtime computes them exactly on every processor: see `ort_session.EXACT`.
 
     Front ends that the file does not hold are those of torch.
 
     Args:
         path: written by `to_onnx`.
-        threads: of ONNX Runtime; 0 takes its default.
+        threads: of the runtime; 0 takes its default.
+        runtime: one of `export.runtime.runtimes.RUNTIMES`.
 
     Attributes:
+        precision: of what is not on integers, as the runtime computes it: `f32`, `bf16`, `f16`.
         about: what the file says about itself.
         modality: `audio` or `image`.
         bit_width: that it was exported at.
@@ -39,12 +42,14 @@ class FileEncoder:
 
     Raises:
         FileNotFoundError: no such file.
-        VerificationError: ONNX Runtime cannot read it, or `to_onnx` did not write it.
+        ModuleNotFoundError: the runtime is not installed.
+        VerificationError: the runtime cannot read it, or `to_onnx` did not write it.
     """
 
-    def __init__(self, path: str | Path, threads: int = 0) -> None:
-        self.path = Path(path)
-        self.session = open_session(path, session_options(threads, exact=True))
+    def __init__(self, path: str | Path, threads: int = 0, runtime: Runtime = DEFAULT) -> None:
+        self.path, self.runtime = Path(path), runtime
+        self.session = start(path, runtime, threads, exact=True)
+        self.precision = self.session.precision
         self.size_bytes, self.file_sha256 = self.path.stat().st_size, file_sha256(self.path)
         self.about: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         self.form = self.about.get("input")
@@ -105,19 +110,25 @@ class FileEncoder:
         return features.sum(dim=1) / feature_lengths.clamp_min(1).unsqueeze(1)
 
 
-def file_window_encoder(path: str | Path, threads: int = 0) -> tuple[WindowEncoder, dict[str, str]]:
-    """A file's encoder of windows, and what the file says about itself; log-mels are made here where it takes them.
+def file_window_encoder(
+    path: str | Path, threads: int = 0, runtime: Runtime = DEFAULT
+) -> tuple[WindowEncoder, dict[str, str]]:
+    """A file's encoder of windows, and what the file says about itself, with `runtime` and `precision`.
+
+    Log-mels are made here where it takes them.
 
     Args:
         path: written by `to_onnx`, of a speech encoder.
-        threads: of ONNX Runtime; 0 takes its default.
+        threads: of the runtime; 0 takes its default.
+        runtime: one of `export.runtime.runtimes.RUNTIMES`.
 
     Raises:
         FileNotFoundError: no such file.
-        VerificationError: ONNX Runtime cannot read it, `to_onnx` did not write it, or it takes neither waveforms nor
+        ModuleNotFoundError: the runtime is not installed.
+        VerificationError: the runtime cannot read it, `to_onnx` did not write it, or it takes neither waveforms nor
             log-mels, or says of itself what cannot be.
     """
-    file = FileEncoder(path, threads)
+    file = FileEncoder(path, threads, runtime)
     if file.modality != "audio":
         raise VerificationError(
             f"{path} takes {file.form}: long audio needs a speech file that ssql export wrote, with waveform or "
@@ -130,4 +141,6 @@ def file_window_encoder(path: str | Path, threads: int = 0) -> tuple[WindowEncod
         return features.numpy(), feature_lengths.numpy()
 
     _, step = limits(json.loads(file.about["arguments"]), file.frame_rate)
-    return WindowEncoder(encode, file.frame_rate, file.feature_dim, file.longest, step), file.about
+    return WindowEncoder(encode, file.frame_rate, file.feature_dim, file.longest, step), file.about | {
+        "runtime": runtime, "precision": file.precision,
+    }  # fmt: skip

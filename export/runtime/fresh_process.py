@@ -1,54 +1,30 @@
 """One ONNX file in a process of its own: how long it takes to start and how much memory it takes at most.
 
-Run: python -P export/runtime/fresh_process.py FILE SECONDS THREADS. It imports ONNX Runtime and NumPy only, as a
-deployed program does, and prints JSON: `cold_start_ms` (creating the session) and `peak_memory_bytes` (the process's
+Run: python -P export/runtime/fresh_process.py FILE SECONDS THREADS [RUNTIME]. It imports the runtime and NumPy only, as
+a deployed program does, and prints JSON: `cold_start_ms` (creating the session) and `peak_memory_bytes` (the process's
 largest resident set after one run, interpreter and runtime included; null where the system does not tell).
 """
 
+import importlib
 import json
 import re
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
+
+from export.runtime.runtimes import DEFAULT, Runtime
+from export.runtime.start import MODULES, start
+
+if TYPE_CHECKING:
+    from export.runtime.start import AnySession
 
 STATUS = Path("/proc/self/status")
-# What ONNX Runtime computes less exactly unless it is told otherwise, each faster so. Without VNNI it adds pairs of
-# uint8 times int8 in 16 bits, and the sums of 8-bit weights saturate. Float inputs of MatMulNBits it rounds to 8 bits.
-EXACT = {"session.x64quantprecision": "1", "session.qdq_matmulnbits_accuracy_level": "1"}
 
 
-def session_options(threads: int, exact: bool = False) -> onnxruntime.SessionOptions:
-    """Options that all sessions share.
-
-    Args:
-        threads: 0 takes the runtime's default.
-        exact: let the session compute what the file says, on every processor, at the cost of speed.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # errors are raised
-    for name, value in EXACT.items() if exact else ():
-        options.add_session_config_entry(name, value)
-    return options
-
-
-def start_failure(path: str | Path, error: Exception) -> str:
-    """Why a session did not start, in one sentence."""
-    return (
-        f"{path} does not start in ONNX Runtime {onnxruntime.__version__}, which takes an .onnx file that ssql export "
-        f"wrote: {reason_of(error)}"
-    )
-
-
-def reason_of(error: Exception) -> str:
-    """The runtime's own first line, without its code."""
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error).strip().split("\n")[0])
-
-
-def feed(session: onnxruntime.InferenceSession, seconds: float) -> dict[str, np.ndarray]:
+def feed(session: "AnySession", seconds: float) -> dict[str, np.ndarray]:
     """Inputs of one clip of this length in seconds, or one image: normally distributed numbers, the same each time."""
     generator = np.random.default_rng(0)
     first = session.get_inputs()[0]
@@ -63,10 +39,11 @@ def feed(session: onnxruntime.InferenceSession, seconds: float) -> dict[str, np.
     return {first.name: values, "lengths": np.array([length], dtype=np.int64)}
 
 
-def main(path: str, seconds: float, threads: int) -> None:
+def main(path: str, seconds: float, threads: int, runtime: Runtime = DEFAULT) -> None:
     """Start a session, run once, print what it took."""
+    importlib.import_module(MODULES[runtime])
     started = time.perf_counter()
-    session = onnxruntime.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
+    session = start(path, runtime, threads, batch=1)
     cold_start = 1000 * (time.perf_counter() - started)
     session.run(None, feed(session, seconds))
     peak = re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text(encoding="utf-8")) if STATUS.exists() else None
@@ -75,4 +52,4 @@ def main(path: str, seconds: float, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import onnxruntime
 
 from encoders.speech.log_mel import HOP, SAMPLE_RATE
 from export.metadata import longest_input
-from export.runtime.fresh_process import session_options
+from export.runtime.ort_session import session_options
 from export.runtime.session import open_session
 
 LONGEST_TRIED = SAMPLE_RATE  # samples; every encoder takes a second

@@ -1,4 +1,4 @@
-"""An exported speech encoder as a deployer holds it: samples in, features out; ONNX Runtime and NumPy only."""
+"""An exported speech encoder as a deployer holds it: samples in, features out; a runtime and NumPy only."""
 
 import json
 from math import gcd
@@ -6,27 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
+from export.errors import VerificationError
 from export.group import named_group
-from export.runtime.fresh_process import session_options, start_failure
+from export.runtime.runtimes import DEFAULT, Runtime
+from export.runtime.start import start
 
 SAMPLE_RATE = 16_000
 LOUDEST = 16.0  # decoders of lossy files overshoot 1 a little; integers that were not divided exceed it by far
 
 
 class OnnxEncoder:
-    """A file that `to_onnx` wrote with `input="waveform"`, in ONNX Runtime on the CPU.
+    """A file that `to_onnx` wrote with `input="waveform"`, on the CPU.
 
-    `import export` and this class need no torch.
+    `import export` and this class need no torch, and no other runtime than the one that is named.
 
     Args:
         path: the file.
-        threads: of ONNX Runtime; 0 takes its default.
-        exact: compute what the file says on every processor. Without, products of 8-bit weights lose sums where a
-            processor has no VNNI, and are faster there.
+        threads: of the runtime; 0 takes its default.
+        exact: let ONNX Runtime compute what the file says on every processor. Without, products of 8-bit weights lose
+            sums where a processor has no VNNI, and are faster there.
+        runtime: `onnxruntime`; `openvino`, at the precision that is fastest on this processor; or `openvino_f32`.
+        cache: folder in which OpenVINO keeps what it compiles, so that the next start is quicker. It is read back
+            without a check: others must not be able to write there. None keeps nothing.
 
     Attributes:
+        precision: of what the file does not compute on integers: `f32`, or in OpenVINO also `bf16` or `f16`.
         bit_width: that the file was exported at, such as `w8a8`.
         frame_rate: features a second, in Hz.
         feature_dim: width of the features.
@@ -34,7 +39,8 @@ class OnnxEncoder:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a file of a speech encoder that takes samples.
+        ModuleNotFoundError: the runtime is not installed.
+        ValueError: not a file of a speech encoder that takes samples; a cache for ONNX Runtime, which has none.
 
     Example:
         >>> import encoders, export, numpy
@@ -45,23 +51,24 @@ class OnnxEncoder:
         (50, 16)
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 0, exact: bool = True) -> None:
+    def __init__(
+        self, path: str | Path, *, threads: int = 0, exact: bool = True, runtime: Runtime = DEFAULT,
+        cache: str | Path | None = None,
+    ) -> None:  # fmt: skip
         self.path = Path(path)
         if self.path.is_dir():
             raise ValueError(f"{path} is a folder: give an .onnx file that ssql export wrote")
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{path} does not exist")
-        options = session_options(threads, exact)
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise ValueError(start_failure(path, error)) from error
+            self.session = start(path, runtime, threads, exact=exact, batch=1, cache=cache)
+        except VerificationError as error:
+            raise ValueError(str(error)) from error
         about: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         if about.get("input") != "waveform":
             raise ValueError(
                 f"{path} takes {about.get('input', 'nothing that it says')}, not samples: export a speech encoder with "
                 "--input waveform"
             )
+        self.precision = self.session.precision
         self.bit_width, self.feature_dim = about["bit_width"], int(about["feature_dim"])
         self.frame_rate = float(about["frame_rate_hz"])
         self.head: dict[str, Any] | None = json.loads(about.get("head", "null"))
@@ -102,7 +109,10 @@ class OnnxEncoder:
         if loudest > LOUDEST:
             raise ValueError(f"samples must be from -1 to 1, got {loudest:g}: divide those of 16-bit integers by 32768")
         waveform = np.asarray(_resampled(samples, sample_rate), np.float32)
-        feeds = {"waveform": waveform[np.newaxis], "lengths": np.array([len(waveform)], np.int64)}
+        feeds: dict[str, np.ndarray] = {
+            "waveform": waveform[np.newaxis],
+            "lengths": np.array([len(waveform)], np.int64),
+        }
         try:
             values = self.session.run(None, feeds)
         except Exception as error:

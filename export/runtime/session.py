@@ -1,86 +1,23 @@
-"""ONNX Runtime sessions, what they say when they fail, and which operators one really runs."""
+"""Sessions in the hands of torch: files are opened and run, and which operators one really runs."""
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
 from torch import Tensor
 
-from encoders.speech.log_mel import HOP, SAMPLE_RATE
-from export.metadata import VerificationError, longest_input
-from export.runtime.fresh_process import reason_of, session_options, start_failure
+from export.runtime.ort_session import Session, session_options
 
-# Of ONNX Runtime's names for the inputs that files of ours have.
-DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
-
-
-class Session(onnxruntime.InferenceSession):
-    """A session whose errors are sentences that name the file.
-
-    Args:
-        path: of the file.
-        options: of the session.
-    """
-
-    def __init__(self, path: str | Path, options: onnxruntime.SessionOptions) -> None:
-        self.path = path
-        super().__init__(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(
-        self, output_names: Sequence[str] | None, input_feed: Mapping[str, np.ndarray], run_options: Any = None
-    ) -> list[np.ndarray]:
-        """Outputs by name, all of them when None.
-
-        Raises:
-            ValueError: inputs that the file does not take.
-            VerificationError: the file cannot be computed.
-        """
-        try:
-            outputs: list[np.ndarray] = super().run(output_names, input_feed, run_options)
-        except Exception as error:
-            wrong = self._unfit(input_feed)
-            if wrong is not None:
-                raise ValueError(f"{self.path} {wrong}") from error
-            raise VerificationError(f"{self.path} fails in ONNX Runtime: {reason_of(error)}") from error
-        return outputs
-
-    def _unfit(self, feeds: Mapping[str, np.ndarray]) -> str | None:
-        """What is wrong with inputs that the file does not take; None when nothing is."""
-        specs = {spec.name: spec for spec in self.get_inputs()}
-        if specs.keys() != feeds.keys():
-            return f"takes the inputs {', '.join(specs)}, got {', '.join(feeds) or 'none'}"
-        for name, spec in specs.items():
-            found, dtype = feeds[name], DTYPES.get(spec.type, spec.type)
-            fits = len(found.shape) == len(spec.shape) and all(
-                isinstance(size, str) or size is None or size == given
-                for size, given in zip(spec.shape, found.shape, strict=True)
-            )
-            if not fits or str(found.dtype) != dtype:
-                shape = ", ".join(map(str, spec.shape))
-                return f"takes {name} of shape ({shape}), {dtype}; got {found.shape}, {found.dtype}"
-        about = self.get_modelmeta().custom_metadata_map
-        try:
-            longest = longest_input(about)
-        except (KeyError, ValueError):
-            return None
-        hop = 1 if "waveform" in feeds else HOP
-        samples = int(np.max(feeds["lengths"], initial=0)) * hop if "lengths" in feeds else 0
-        if longest is None or samples <= longest:
-            return None
-        return (
-            f"has positions for {longest / SAMPLE_RATE:g} s at most, got a clip of {samples / SAMPLE_RATE:.2f} s: cut "
-            "it into windows (ssql features does)"
-        )
+if TYPE_CHECKING:
+    from export.runtime.start import AnySession
 
 
 def open_session(path: str | Path, options: onnxruntime.SessionOptions | None = None) -> Session:
-    """A session on the CPU.
+    """A session of ONNX Runtime on the CPU.
 
     Args:
         path: of the file.
@@ -92,13 +29,10 @@ def open_session(path: str | Path, options: onnxruntime.SessionOptions | None = 
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist")
-    try:
-        return Session(path, options or session_options(0, exact=True))
-    except Exception as error:
-        raise VerificationError(start_failure(path, error)) from error
+    return Session(path, options or session_options(0, exact=True))
 
 
-def run_session(session: onnxruntime.InferenceSession, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+def run_session(session: "AnySession", inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """Outputs of a file, in its order, of inputs in its order.
 
     Raises:

@@ -34,12 +34,13 @@ NEEDED = (
     "torch", "torchvision", "torchaudio", "lightning", "jsonargparse", "timm", "safetensors.torch", "soundfile", "onnx",
     "onnxruntime",
 )  # fmt: skip
-# What some commands use: spoken words, nf4 bases and 8-bit optimizers, adapters.
-OPTIONAL = ("espeakng_loader", "bitsandbytes", "peft")
+# What some commands use: spoken words, nf4 bases and 8-bit optimizers, adapters, a second runtime.
+OPTIONAL = ("espeakng_loader", "bitsandbytes", "peft", "openvino")
 # Features that matter for low bits, as Linux and macOS name them.
 FEATURES = r"\b(?:avx2|avx512f|avx\w*_vnni|\w+_bf16|amx_int8|asimddp|i8mm|bf16|sve)\b|FEAT_(?:DotProd|I8MM|BF16)(?=: 1)"
 PROBE = """
 import importlib, json, sys
+sys.modules["openvino_telemetry"] = None  # with it, importing OpenVINO sends word of that over the network
 for module in sys.argv[1:]:
     found = {}
     try:
@@ -51,6 +52,8 @@ for module in sys.argv[1:]:
                 found["devices"].append("Apple MPS")
         if module == "onnxruntime":
             found["providers"] = loaded.get_available_providers()
+        if module == "openvino":
+            found["precision"] = loaded.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name()
         if module == "espeakng_loader":
             loaded.get_library_path()
     except BaseException as error:
@@ -147,6 +150,7 @@ def _libraries() -> Iterator[Finding]:
             yield Finding(name, f"{installed}, but {NAME} needs {wanted.specifier}", True, _mend(name))
         else:
             more = f"; providers: {', '.join(loaded['providers'])}" if "providers" in loaded else ""
+            more += f"; computes in {loaded['precision']} on this processor" if "precision" in loaded else ""
             yield Finding(name, installed + more)
     # None of a group has to be there.
     missing = {

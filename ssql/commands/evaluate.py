@@ -1,7 +1,9 @@
 """`ssql evaluate`: probes or a frozen reader of encoders and exported files at bit-widths."""
 
+from export.runtime.runtimes import DEFAULT, Runtime
 from quant.checks import check_at_least
 from ssql.commands.results import add_to_cards, load_measured, reserved_results, result_files, save_results
+from ssql.commands.runtimes import check_runtime_of
 from ssql.data import DataModule
 from ssql.evaluation.evaluate import BIT_WIDTHS
 from ssql.evaluation.evaluate import evaluate as evaluate_encoders
@@ -24,6 +26,7 @@ def evaluate(
     calibration_batches: int = 8,
     quantizers: dict[str, Quantizer] = {AS_SAVED: Quantizer()},  # noqa: B006, B008
     reader: Reader | None = None,
+    runtime: Runtime = DEFAULT,
     overwrite: bool = False,
 ) -> None:
     """Measure frozen encoders as they are saved at bit-widths, or exported files at their own: one table, one plot.
@@ -55,17 +58,20 @@ def evaluate(
             {as_saved: {observer: as_saved}, mse: {observer: mse, policy: {shift: true}}}. As saved by default.
         reader: a frozen reader of the features instead of probes: WhisperDecoder (--reader.folder: of CTranslate2), or
             a class of your own, as ssql.evaluation.reader says. The data need texts.
+        runtime: of .onnx files: onnxruntime; openvino, at the precision that is fastest here; or openvino_f32. Folders
+            are measured in torch. Another than onnxruntime stands beside the file's name in the table.
         overwrite: replace earlier results.
     """
     not_empty(encoders=encoders, bit_widths=bit_widths, tasks=tasks, quantizers=quantizers)
     bit_widths = each_once(bit_widths)
+    check_runtime_of(encoders.values(), runtime)
     refuse_existing(result_files(output, "accuracy"), overwrite)
     check_at_least(1, calibration_batches=calibration_batches)
     if reader is not None and tasks is not None:
         raise ValueError("a reader reads texts, and no tasks: give --reader or --tasks")
     if reader is not None:
         check_texts(data, reader)
-    loaded = load_measured(encoders)
+    loaded = load_measured(encoders, runtime)
     with reserved_results(output, "accuracy", overwrite):
         if reader is None:
             rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches, quantizers)

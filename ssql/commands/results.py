@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure  # here, so that a command without it ends before it measures
 
 from encoders import Encoder, load_encoder
+from export.runtime.runtimes import DEFAULT, Runtime
 from ssql.evaluation.embeddings import ExportedFile
 from ssql.reports.result_files import reserved, save
 from ssql.reports.rows import Row, results_of_file
@@ -20,16 +21,26 @@ def load_encoders(encoders: dict[str, str]) -> dict[str, Encoder]:
     return {name: load_encoder(folder).to(device) for name, folder in encoders.items()}
 
 
-def load_measured(encoders: dict[str, str]) -> dict[str, Encoder | ExportedFile]:
-    """Folders of encoders in torch, and exported files in ONNX Runtime, in the order that they were given."""
+def load_measured(encoders: dict[str, str], runtime: Runtime = DEFAULT) -> dict[str, Encoder | ExportedFile]:
+    """Folders of encoders in torch, and exported files in a runtime, in the order that they were given.
+
+    A file in another runtime than ONNX Runtime is a method of its own, `int8, openvino at bf16`: results of several
+    runtimes can be merged.
+    """
     files = {name: path for name, path in encoders.items() if path.endswith(".onnx")}
     found: dict[str, Encoder | ExportedFile] = {}
     if files:
         from export import FileEncoder  # encoders in torch are measured without ONNX
 
-        found |= {name: FileEncoder(path) for name, path in files.items()}
+        found |= {name: FileEncoder(path, runtime=runtime) for name, path in files.items()}
     found |= load_encoders({name: folder for name, folder in encoders.items() if name not in files})
-    return {name: found[name] for name in encoders}
+    return {_method(name, found[name]): found[name] for name in encoders}
+
+
+def _method(name: str, encoder: Encoder | ExportedFile) -> str:
+    if isinstance(encoder, Encoder) or encoder.runtime == DEFAULT:
+        return name
+    return f"{name}, {encoder.runtime} at {encoder.precision}"
 
 
 def result_files(output: str, name: str) -> list[Path]:

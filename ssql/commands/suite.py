@@ -3,8 +3,10 @@
 import logging
 from pathlib import Path
 
+from export.runtime.runtimes import DEFAULT, Runtime
 from quant.checks import check_at_least
 from ssql.commands.results import load_measured, reserved_results, save_results
+from ssql.commands.runtimes import check_runtime_of
 from ssql.evaluation.evaluate import evaluate as evaluate_encoders
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer
 from ssql.evaluation.suite import PARTS, RECORDINGS, speech_suite
@@ -28,6 +30,7 @@ def suite(
     quantizers: dict[str, Quantizer] = {AS_SAVED: Quantizer()},  # noqa: B006, B008
     rows: list[str] = [],  # noqa: B006
     seed: int = 0,
+    runtime: Runtime = DEFAULT,
     overwrite: bool = False,
 ) -> None:
     """Speech suite: does the encoder still hear at few bits? Words and voices beside pitch, loudness, rate and contour.
@@ -48,10 +51,12 @@ def suite(
         rows: JSON files of other results at these bit-widths, to stand in the tables: word error rates of a recognizer,
             or parts that were measured before.
         seed: of words, voices, prosody and noise.
+        runtime: of .onnx files, as in `ssql evaluate`.
         overwrite: replace earlier results.
     """
     not_empty(encoders=encoders if parts else None, bit_widths=bit_widths, quantizers=quantizers)
     bit_widths = each_once(bit_widths)
+    check_runtime_of(encoders.values(), runtime)
     partial = Path(output) / "suite.partial.json"
     refuse_existing([partial], overwrite or str(partial) in map(str, map(Path, rows)))
     check_at_least(1, calibration_batches=calibration_batches)
@@ -61,7 +66,7 @@ def suite(
     if not modules and not rows:
         raise ValueError(f"nothing to measure: {'; '.join(skipped) or 'choose parts'}")
     with reserved_results(output, "suite", overwrite):
-        loaded = load_measured(encoders)
+        loaded = load_measured(encoders, runtime)
         for data in modules.values():
             data.setup()  # what cannot be read is said before anything is measured
         found = load_different(rows)

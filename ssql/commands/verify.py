@@ -7,7 +7,9 @@ from encoders import load_encoder, load_head, load_tokenizer
 from encoders.storage.ownership import REPORT, refuse_foreign
 from export.graph.head import stored_head
 from export.metadata import load_file
+from export.runtime.runtimes import DEFAULT, Runtime
 from ssql.commands.exported_files import labelled_of_head, verification_clips
+from ssql.commands.runtimes import check_runtimes
 from ssql.data import DataModule
 from ssql.evaluation.probe_head import probe_head
 from ssql.reports.result_files import save
@@ -15,13 +17,19 @@ from ssql.terminal.console import say
 
 
 def verify(
-    file: str, encoder: str, bit_width: str | None = None, data: DataModule | None = None, task: str | None = None
+    file: str,
+    encoder: str,
+    bit_width: str | None = None,
+    data: DataModule | None = None,
+    task: str | None = None,
+    runtime: Runtime = DEFAULT,
 ) -> None:
     """Compare an ONNX file with torch: every integer, features frame by frame, head and names, tokens, accuracy.
 
     Writes <file>.verification.json beside the file; exits with 1 where they do not agree, and removes nothing. Says
     first whether they agree, then the worst frame, its squared error over the variance of torch's features, and how
-    many values fell to the other side of a rounding edge.
+    many values fell to the other side of a rounding edge. With a runtime, also how far the features are from torch's
+    as that runtime computes them (in_runtime in the report): by 2 % of their variance at most, or by chance.
 
     Example: ssql verify --file runs/a/encoder-int4.onnx --encoder runs/a/encoder --data SpokenWords --task word
 
@@ -33,7 +41,10 @@ def verify(
             Labelled, also what the file's own head, or with task a linear probe, says of the test split.
         task: the label to predict; the head's own by default. Names a head in the file that ssql export trained, which
             the folder does not have.
+        runtime: beside ONNX Runtime, compare the features of openvino, at the precision that is fastest on this
+            processor, or of openvino_f32.
     """
+    check_runtimes(runtime)
     path = Path(file)
     proto, found = load_file(path)
     report = path.with_suffix(".verification.json")
@@ -56,6 +67,7 @@ def verify(
         head,
         labelled_of_head(data, said, task),
         load_tokenizer(encoder),
+        runtime,
     )
     save({report: result.to_dict()})
     say(f"{path}: {result}")

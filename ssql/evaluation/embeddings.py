@@ -28,6 +28,8 @@ class ExportedFile(Protocol):
     weights_sha256: str
     file_sha256: str
     size_bytes: int
+    runtime: Any
+    precision: str
 
     def __call__(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Features, and frames of each clip."""

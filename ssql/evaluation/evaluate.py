@@ -20,6 +20,8 @@ from ssql.evaluation.probes import (
 )
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer, Row, in_full_precision, quantized
 
+# What the rows of an exported file tell of it.
+OF_FILES = ("weights_sha256", "size_bytes", "file_sha256", "runtime", "precision")
 BIT_WIDTHS = ("fp", "w8a8", "w4a8", "w4a4", "w2a4")
 log = logging.getLogger(__name__)
 
@@ -52,9 +54,9 @@ def evaluate(
     Returns:
         rows with the keys method, task, bit_width, metric, value, low, high, unit, retained, retained_low,
         retained_high, clips, quantizer, calibration_clips (None: as saved), weights_sha256 (of what was measured),
-        size_bytes (weights packed at the bit-width, all else float32; of a file, its own), file_sha256 (of files), and
-        chance for accuracies. With several quantizers each is a method of its own: `SSQL, mse`. The task of a split
-        beside `test` is named like `digit, white 10 dB`.
+        size_bytes (weights packed at the bit-width, all else float32; of a file, its own), of files file_sha256,
+        runtime and precision (of what is not on integers), and chance for accuracies. With several quantizers each is a
+        method of its own: `SSQL, mse`. The task of a split beside `test` is named like `digit, white 10 dB`.
 
     Raises:
         ValueError: unknown bit-width or task, unlabelled data, an encoder for another modality.
@@ -86,7 +88,7 @@ def evaluate(
         if file.bit_width == "fp":
             known_full = known.setdefault(file.weights_sha256, probed)
         common = {"method": method, "bit_width": file.bit_width, "quantizer": AS_SAVED, "calibration_clips": None}
-        common |= {name: getattr(file, name) for name in ("weights_sha256", "size_bytes", "file_sha256")}
+        common |= {name: getattr(file, name) for name in OF_FILES}
         log.info("%s (file) at %s done", method, file.bit_width)
         for row in probed.rows(data.targets, known_full or probed):
             if known_full is not None:

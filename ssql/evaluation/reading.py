@@ -19,7 +19,7 @@ from ssql.data.batch import collate
 from ssql.evaluation.calibration import inputs_of
 from ssql.evaluation.embeddings import ExportedFile, check_finite
 from ssql.evaluation.error_rates import Edits, edits
-from ssql.evaluation.evaluate import BIT_WIDTHS, check_measurable
+from ssql.evaluation.evaluate import BIT_WIDTHS, OF_FILES, check_measurable
 from ssql.evaluation.probes import resamples
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer, Row, float_weights_sha256, in_full_precision, quantized
 from ssql.evaluation.reader import Reader
@@ -94,7 +94,7 @@ def read_at_bit_widths(
     files = {method: file for method, file in encoders.items() if not isinstance(file, Encoder)}
     for method, file in sorted(files.items(), key=lambda item: item[1].bit_width != "fp"):
         common = {"method": method, "bit_width": file.bit_width, "quantizer": AS_SAVED, "calibration_clips": None}
-        common |= {"weights_sha256": file.weights_sha256, "size_bytes": file.size_bytes}
+        common |= {name: getattr(file, name) for name in OF_FILES}
         full = known.get(file.weights_sha256, {})
         readings = {
             split: read_split(file, file.bit_width, data, split, reader, full.get(split)) for split in data.test_splits
@@ -102,9 +102,7 @@ def read_at_bit_widths(
         if file.bit_width == "fp":
             full = known.setdefault(file.weights_sha256, readings)
         for split, found in readings.items():
-            rows += [
-                common | row | {"file_sha256": file.file_sha256} for row in found.rows(reader, split, full.get(split))
-            ]
+            rows += [common | row for row in found.rows(reader, split, full.get(split))]
     return rows
 
 

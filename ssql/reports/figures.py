@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from quant import Sensitivity
-from ssql.reports.rows import HEADLINES, Line, Row, metric_name, pivot
+from ssql.reports.rows import HEADLINES, Line, Row, metric_name, other_runtimes, pivot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,12 +106,18 @@ def retained_figure(rows: Sequence[Row]) -> "Figure":
 
 
 def latency_figure(rows: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Rows of `export.measure_files`: latency of each file, a panel for each clip length and number of threads."""
+    """Rows of `export.measure_files`: latency of each file, a panel for each clip length and number of threads.
+
+    Runtimes are named where there is another than ONNX Runtime.
+    """
+    named = other_runtimes(rows)
     panels = list(dict.fromkeys((row["seconds"], row["threads"]) for row in rows))
     figure, axes = _panels(len(panels), 4.8, 3.2)
     for axis, (seconds, threads) in zip(axes, panels, strict=True):
         shown = [row for row in rows if (row["seconds"], row["threads"]) == (seconds, threads)][::-1]
         names = [f"{row['file'].removesuffix('.onnx')}, {row['size_bytes'] / 1e6:.1f} MB" for row in shown]
+        if named:
+            names = [f"{name}\n{row['runtime']} {row['precision']}" for name, row in zip(names, shown, strict=True)]
         axis.barh(names, [row["latency_ms"] for row in shown], color="C0", alpha=0.4, label="median")
         axis.barh(names, [row["fastest_ms"] for row in shown], color="C0", label="fastest")
         for row, name in zip(shown, names, strict=True):

@@ -5,7 +5,7 @@ Where rows have `low` and `high`, these are an interval of 95 %.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -19,7 +19,7 @@ from quant.bits import parse_bit_width
 Row = dict[str, Any]
 
 # Keys of a row that hold a number, or null where there is none.
-WORDS = frozenset(("method", "task", "bit_width", "metric", "unit", "quantizer"))
+WORDS = frozenset(("method", "task", "bit_width", "metric", "unit", "quantizer", "runtime", "precision"))
 HASHES = frozenset(("weights_sha256", "head_sha256", "file_sha256"))
 NUMBERS = frozenset(
     (
@@ -65,6 +65,11 @@ ON_CARDS = (*HEADLINES, "insertions", "distance")
 FP_HEADS = ("linear_fp_head", "r2_fp_head")
 ERROR_RATES = ("wer", "cer")
 ACCURACIES = ("linear", "linear_fp_head", "accuracy", "knn", "agreement")
+
+
+def other_runtimes(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether something was measured in another runtime than ONNX Runtime, which rows without one are of."""
+    return any(row.get("runtime", "onnxruntime") != "onnxruntime" for row in rows)
 
 
 def metric_name(metric: str) -> str:
@@ -295,10 +300,11 @@ def results_of_file(rows: Sequence[Row], path: Path) -> dict[str, float]:
 
 
 def _result_name(row: Row) -> str:
-    """`word, %`, `text, WER, %`, `digit, %, linear probe`."""
+    """`word, %`, `text, WER, %`, `digit, %, linear probe`; of another runtime `word, %, openvino at bf16`."""
     measure = "%" if row["metric"] in ("linear", "accuracy") else metric_name(row["metric"])
     probe = ", linear probe" if row["metric"] in ("linear", "r2") and "head_sha256" not in row else ""
-    return f"{row['task']}, {measure}{probe}"
+    place = f", {row['runtime']} at {row['precision']}" if other_runtimes([row]) else ""
+    return f"{row['task']}, {measure}{probe}{place}"
 
 
 def _cell(measured: list[Row]) -> Cell:

@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Column, Table
 
 from quant import Policy, RoundedLayer, Sensitivity
-from ssql.reports.rows import FP_HEADS, HEADLINES, Row, above_fp_rows, metric_name, pivot, retained_rows
+from ssql.reports.rows import FP_HEADS, HEADLINES, Row, above_fp_rows, metric_name, other_runtimes, pivot, retained_rows
 
 
 def terminal_table(rows: Sequence[Row], metrics: str | Sequence[str] = "linear", title: str = "test") -> Table:
@@ -73,20 +73,23 @@ def _table(rows: Sequence[Row], metrics: str | Sequence[str], intervals: bool) -
 
 
 def latency_tables(rows: Sequence[Row]) -> tuple[Table, Table]:
-    """Rows of `export.measure_files`: a line for each file, and one for each number of threads and clip length."""
-    files = Table(Column("file", no_wrap=True), "MB", "size", "start ms", "memory MB", box=box.SIMPLE)
+    """Rows of `export.measure_files`: a line for each file, and one for each number of threads and clip length.
+
+    Runtimes are named where there is another than ONNX Runtime.
+    """
+    named = other_runtimes(rows)
+    file = Column("file, runtime" if named else "file", no_wrap=True)
+    files = Table(file.copy(), "MB", "size", "start ms", "memory MB", box=box.SIMPLE)
     files.title = "Size, also against the first file; start and memory of a process that runs the longest clip"
-    for row in {row["file"]: row for row in rows}.values():
+    for row in {_file(row, named): row for row in rows}.values():
         memory = f"{row['peak_memory_bytes'] / 1e6:.0f}" if row["peak_memory_bytes"] else "-"
         size = f"{row['size_bytes'] / 1e6:.2f}", f"{row['size_ratio']:.3f}"
-        files.add_row(row["file"].removesuffix(".onnx"), *size, f"{row['cold_start_ms']:.0f}", memory)
-    latencies = Table(
-        Column("file", no_wrap=True), "threads", "clip s", "ms", "spread", "fastest", "speed-up", "RTF", box=box.SIMPLE
-    )
+        files.add_row(_file(row, named), *size, f"{row['cold_start_ms']:.0f}", memory)
+    latencies = Table(file.copy(), "threads", "clip s", "ms", "spread", "fastest", "speed-up", "RTF", box=box.SIMPLE)
     latencies.title = "Latency: median, 10th to 90th percentile; speed-up of the fastest runs; real-time factor"
     for row in rows:
         latencies.add_row(
-            row["file"].removesuffix(".onnx"),
+            _file(row, named),
             str(row["threads"] or "default"),
             f"{row['seconds']:g}",
             f"{row['latency_ms']:.2f}",
@@ -96,6 +99,11 @@ def latency_tables(rows: Sequence[Row]) -> tuple[Table, Table]:
             f"{row['real_time_factor']:.4f}" if row["real_time_factor"] else "-",
         )
     return files, latencies
+
+
+def _file(row: Row, named: bool) -> str:
+    """A file, and on a line of their own its runtime and precision where these are named."""
+    return row["file"].removesuffix(".onnx") + (f"\n  {row['runtime']}, {row['precision']}" if named else "")
 
 
 def rounding_table(rows: Sequence[RoundedLayer], bit_width: str) -> Table:

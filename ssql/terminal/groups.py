@@ -17,6 +17,7 @@ GROUPS = {
     "report": ("jinja2", "markupsafe", "matplotlib"),
     "web": ("jsonargparse", "docstring_parser", "rich"),
     "reader": ("ctranslate2", "whisper_normalizer"),
+    "openvino": ("openvino",),
 }  # fmt: skip
 
 

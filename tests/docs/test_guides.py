@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
 import published_reference as published
 from pages import HOME, PAGES, blocks, command_lines, words_of
 
-from export.runtime.fresh_process import EXACT
+from export.runtime.ort_session import EXACT
 from ssql import cli
 
 GUIDES = ("start.md", "quantize.md", "pretrain.md", "finetune.md", "export.md")

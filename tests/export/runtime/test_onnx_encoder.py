@@ -69,12 +69,15 @@ def test_what_it_does_not_take_is_said(file, encoder, tmp_path):
         OnnxEncoder(of_mels)
 
 
-def test_it_needs_no_torch(file):
+@pytest.mark.parametrize(("runtime", "hidden"), [("onnxruntime", "openvino"), ("openvino", "onnxruntime")])
+def test_it_needs_its_runtime_and_no_torch(file, runtime, hidden):
     program = f"""
 import sys
-sys.modules["torch"] = sys.modules["onnx"] = None
+for module in ("torch", "onnx", {hidden!r}):
+    sys.modules[module] = None
 import export, numpy
-print(export.OnnxEncoder({str(file)!r})(numpy.zeros(16_000), 16_000).shape)
+encoder = export.OnnxEncoder({str(file)!r}, runtime={runtime!r})
+print(encoder(numpy.zeros(16_000), 16_000).shape, encoder.bit_width, encoder.head["classes"])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "(50, 32)\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "(50, 32) w8a8 ['yes', 'no']\n"), done.stderr
