@@ -1,172 +1,274 @@
-"""Exported encoders against ONNX Runtime's stock quantizers: size, start, memory, latency, closeness to fp32.
+"""The race: our files against the stock tools' of ONNX Runtime, OpenVINO and NNCF, in both runtimes, all in turns.
 
-Run: make bench-export      (or: .venv/bin/python benchmarks/exported.py --networks resnet18_mel --repeats 9)
-Every file of a network takes its turn in one process, at 1 and 2 threads; all ours are verified against torch first.
-Tables go to the terminal; <network>.json and <network>.png to --output. The last line printed is of the 512 x 6 speech
-transformer, 10 s clips and 2 threads, against ONNX Runtime fp32 of the same network (fastest runs):
-`int8_speedup=<x> int4_speedup=<x> int8_size=<fraction> int4_size=<fraction>`.
+Run: make bench-export RACE='--weights whisper-base --quantized runs/whisper/static --recordings recordings'
+
+Whisper base's shape, one clip of 3, 10 and 30 s, 1 and 2 threads. At 30 s clips are filled, as Whisper does; at 3 and
+10 s the encoder takes the clip's own length. A ResNet-18 over log-mel images comes after it. Without --weights the
+weights are random, and distances say nothing of real ones: see --help. Tables go to the terminal, <network>.json and
+<network>.png to --output. Distances are the squared error over the variance of the features of ONNX Runtime in fp32,
+on recordings that nobody calibrated on. The last line is of 30 s and 2 threads, ours in the faster runtime, against
+ONNX Runtime in fp32 (fastest runs):
+`int8_speedup= int4_speedup= int8_size= int4_size= int8_distance= int4_distance= nncf_speedup=`.
 """
 
 import argparse
+import copy
 import logging
 import sys
 import tempfile
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import median
+from typing import Any
 
 import numpy as np
+import soundfile
 import torch
+from nncf_files import IrSession, is_installed, nncf_files
 from rich.console import Console
+from rich.table import Table
 from stock import stock_files
 
 import export
 import quant
-from encoders import Encoder, SpeechTransformer, VisionEncoder
-from encoders.storage.files import write_json
+from encoders import Encoder, SpeechTransformer, VisionEncoder, WhisperLogMel, import_encoder, load_encoder
 from export.check.inputs import speech_cuts
-from export.runtime.session import open_session
+from export.runtime.fresh_process import feed
+from export.runtime.start import start
 from ssql.reports.figures import latency_figure
-from ssql.reports.result_files import save_plot
-from ssql.reports.tables import latency_tables
+from ssql.reports.result_files import save
 
-SECONDS = 10.0
-MEL_IMAGE = (80, 1000)  # the same 10 s
+Batch = dict[str, np.ndarray]
 
-
-class Network(NamedTuple):
-    """What is measured.
-
-    Attributes:
-        encoder: builds it, in full precision.
-        policy: how it is quantized.
-        inputs: names and arrays of one batch for calibration.
-    """
-
-    encoder: Callable[[], Encoder]
-    policy: quant.Policy
-    inputs: Callable[[], list[dict[str, np.ndarray]]]
+FILLED, SHORTER = 30.0, (3.0, 10.0)
+BASE = {"width": 512, "depth": 6, "heads": 8, "positions": 1500, "log_mel": "whisper_filled"}
+STATIC = quant.Policy(activation_range="static", layers={"*": "/static/smooth"})
+MEL_IMAGE = (80, 1000)  # 10 s
+REST = 0.02
+LINE = "int8_speedup={} int4_speedup={} int8_size={} int4_size={} int8_distance={} int4_distance={} nncf_speedup={}\n"
 
 
-def speech_512x6() -> Encoder:
-    """The transformer that training is measured with, too."""
-    return SpeechTransformer(width=512, depth=6, heads=8)
+def recordings(folder: str | None, count: int = 24) -> list[torch.Tensor]:
+    """Clips of at most 30 s, (1, samples) at 16,000 Hz: every n-th of a folder's, or of the speech of the package."""
+    if folder is None:
+        return [clip.unsqueeze(0) for clip in speech_cuts([(0, 4), (0, 7), (0, 10), (4, 11), (2, 9)]).values()]
+    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    read = (soundfile.read(path, dtype="float32") for path in paths[:: max(1, len(paths) // count)])
+    clips = [torch.from_numpy(samples)[None, : int(16_000 * FILLED)] for samples, rate in read if rate == 16_000]
+    if len(clips) < 4:
+        raise SystemExit(f"{folder} holds {len(clips)} recordings at 16,000 Hz: the race needs 4 or more")
+    return clips
 
 
-def resnet18_mel() -> Encoder:
+def whisper(arguments: argparse.Namespace) -> tuple[Encoder, Encoder]:
+    """Encoders in full precision and quantized: the given ones, or random weights with static ranges."""
+    torch.manual_seed(0)
+    if arguments.weights is None:
+        full: Encoder = SpeechTransformer(**BASE).eval()
+    else:
+        full = import_encoder(arguments.weights)[0]
+    if arguments.quantized is not None:
+        return full, load_encoder(arguments.quantized).eval()
+    quantized = quant.prepare(copy.deepcopy(full), STATIC)
+    batches = [quantized.front_end(clip) for clip in recordings(arguments.recordings, 8)]
+    return full, quant.calibrate(quantized, batches, lambda batch: quantized(*batch))
+
+
+def unfilled(encoder: Encoder) -> Encoder:
+    """The same encoder for clips of their own length."""
+    other = copy.deepcopy(encoder)
+    other.front_end, other.filled = WhisperLogMel(80), False  # type: ignore[assignment]
+    other.arguments = encoder.arguments | {"log_mel": "whisper"}
+    return other
+
+
+def resnet18_mel() -> tuple[Encoder, Encoder]:
     """ResNet-18 over log-mel images, with normalization statistics of its own."""
+    torch.manual_seed(0)
     encoder = VisionEncoder("resnet18", in_channels=1)
     with torch.no_grad():
         for batch in mel_images():
             encoder(torch.from_numpy(batch["images"]))
-    return encoder
+    encoder.eval()
+    images = [torch.from_numpy(batch["images"]) for batch in mel_images()]
+    return encoder, quant.calibrate(quant.prepare(copy.deepcopy(encoder), STATIC_PLAIN), images)
 
 
-def log_mels() -> list[dict[str, np.ndarray]]:
-    """Speech, one clip a batch."""
-    mels = [
-        SpeechTransformer(width=64).front_end(clip.unsqueeze(0))
-        for clip in speech_cuts([(0, 4), (0, 7), (0, 10)]).values()
-    ]
-    return [{"log_mel": mel.numpy(), "lengths": lengths.numpy()} for mel, lengths in mels]
+STATIC_PLAIN = quant.Policy(activation_range="static")
 
 
-def mel_images() -> list[dict[str, np.ndarray]]:
-    """The same as images, (1, 1, 80, 1000)."""
-    mels = [
-        SpeechTransformer(width=64).front_end(clip.unsqueeze(0))[0]
-        for clip in speech_cuts([(0, 10), (0, 10.01), (0, 10.02)]).values()
-    ]
+def mel_images() -> list[Batch]:
+    """Speech as images, (1, 1, 80, 1000)."""
+    cuts = speech_cuts([(0, 10), (0, 10.01), (0, 10.02)]).values()
+    mels = [SpeechTransformer(width=64).front_end(clip.unsqueeze(0))[0] for clip in cuts]
     return [{"images": mel[:, None, :, : MEL_IMAGE[1]].numpy()} for mel in mels]
 
 
-# In the transformer, products of attention are quantized as well: a third of its time at int8 otherwise.
-NETWORKS = {
-    "speech_512x6": Network(speech_512x6, quant.Policy(attention=True), log_mels),
-    "resnet18_mel": Network(resnet18_mel, quant.Policy(), mel_images),
-}
+def log_mels(encoder: Encoder, clips: Sequence[torch.Tensor]) -> list[Batch]:
+    """A file's inputs, one clip each."""
+    made = (encoder.front_end(clip) for clip in clips)
+    return [{"log_mel": mel.numpy(), "lengths": lengths.numpy()} for mel, lengths in made]
 
 
-def our_files(network: Network, folder: Path) -> list[Path]:
-    """fp32, fp16, int8, int4, int2, and the weight-only form in blocks of 32 weights; verified against torch."""
-    torch.manual_seed(0)
-    encoder = network.encoder().eval()
-    image_size = MEL_IMAGE if encoder.modality == "image" else None
-    variants = {
-        "fp32": ("fp", None),
-        "fp16": ("fp", None),
-        "ours-int8": ("w8a8", network.policy),
-        "ours-int4": ("w4a8", network.policy),
-        "ours-int2": ("w2a8", network.policy),
-        "ours-int4-blocks": ("w4a32", quant.Policy(granularity="per_group_32")),
-    }
-    if network.policy.attention:
-        variants["ours-int8-float-attention"] = ("w8a8", quant.Policy())
-    paths = []
-    for name, (bit_width, policy) in variants.items():
-        if policy is not None:
-            batches = [[torch.from_numpy(value) for value in batch.values()] for batch in network.inputs()]
-            quant.calibrate(quant.prepare(encoder, policy), batches, lambda batch: encoder(*batch))
-        paths.append(folder / f"{name}.onnx")
-        export.to_onnx(encoder, paths[-1], bit_width=bit_width, float16=name == "fp16", image_size=image_size)
-        if policy is not None:
-            quant.unprepare(encoder)
-    return paths
+def all_files(full: Encoder, quantized: Encoder, batches: list[Batch], folder: Path) -> list[Path]:
+    """Ours, those of ONNX Runtime's tools and, where it is installed, of NNCF; the first is in full precision."""
+    folder.mkdir()
+    size = MEL_IMAGE if full.modality == "image" else None
+    paths = [folder / f"{name}.onnx" for name in ("fp32", "ours-int8", "ours-int4")]
+    for path, encoder, bit_width in zip(paths, (full, quantized, quantized), ("fp", "w8a8", "w4a8"), strict=True):
+        export.to_onnx(encoder, path, bit_width=bit_width, check=False, image_size=size)
+    paths += stock_files(paths[0], batches, folder)
+    return paths + (nncf_files(paths[0], batches, folder) if is_installed() else [])
 
 
-def cosine_to_first(paths: list[Path], inputs: dict[str, np.ndarray]) -> dict[str, float]:
-    """Cosine of each file's features with those of the first file, by name."""
-    features = [open_session(path).run(None, inputs)[0].astype(np.float64).flatten() for path in paths]
-    norms = [float(np.linalg.norm(values)) for values in features]
-    return {
-        path.stem: float(values @ features[0]) / norm / norms[0]
-        for path, values, norm in zip(paths, features, norms, strict=True)
-    }
+def sessions(paths: Sequence[Path], threads: int) -> list[Any]:
+    """Of each file in the runtimes that it is for: the stock files in their own."""
+    found: list[Any] = []
+    for path in paths:
+        if path.suffix == ".xml":
+            found.append(IrSession(path, threads))
+            continue
+        found.append(start(path, "onnxruntime", threads))
+        if not path.stem.startswith("stock") or path.stem == "stock-static":
+            found.append(start(path, "openvino", threads, batch=1))
+    return found
 
 
-def measure(name: str, repeats: int, output: Path) -> list[dict[str, Any]]:
-    """Export, quantize with the stock tools, measure, print, write; returns the rows."""
-    network = NETWORKS[name]
-    console = Console(width=100)
-    with tempfile.TemporaryDirectory() as folder:
-        ours = our_files(network, Path(folder))
-        paths = [*ours, *stock_files(ours[0], network.inputs(), Path(folder))]
-        rows = export.measure_files(paths, seconds=(SECONDS,), threads=(1, 2), repeats=repeats)
-        cosines = cosine_to_first(paths, network.inputs()[-1])
-        console.print(f"[bold]{name}[/bold]")
-        for path in paths:
-            operators = export.integer_operators(path)
-            floats = {kind: operators[kind] for kind in ("MatMul", "FusedMatMul", "Conv", "Gemm") if kind in operators}
-            row_cosine = cosines[path.stem]
-            console.print(f"  {path.stem:28} cosine to fp32 {row_cosine:.5f}   float products left: {floats or 'none'}")
-    for row in rows:
-        row["cosine_to_fp32"] = cosines[Path(row["file"]).stem]
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(rows, output / f"{name}.json")
-    save_plot(latency_figure(rows), output / f"{name}.png")
-    console.print(*latency_tables(rows))
+def take_turns(entries: list[Any], feeds: Batch, repeats: int) -> list[list[float]]:
+    """Milliseconds of each run of each session."""
+    timings: list[list[float]] = [[] for _ in entries]
+    for _ in range(repeats):
+        for session, times in zip(entries, timings, strict=True):
+            time.sleep(REST)  # a session's threads spin for a while after a run
+            session.run(None, feeds)
+            started = time.perf_counter()
+            session.run(None, feeds)
+            times.append(1000 * (time.perf_counter() - started))
+    return timings
+
+
+def distances(entries: list[Any], held_out: list[Batch]) -> list[float]:
+    """Squared error of each session's features over the variance of all numbers of the first's."""
+    features = [np.concatenate([entry.run(None, batch)[0] for batch in held_out], axis=None) for entry in entries]
+    return [float(np.square(found - features[0]).mean() / features[0].var()) for found in features]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, and of the weights beside it."""
+    return path.stat().st_size + (path.with_suffix(".bin").stat().st_size if path.suffix == ".xml" else 0)
+
+
+def race(
+    paths: list[Path], seconds: float, threads: int, repeats: int, held_out: list[Batch], feeds: Callable[[Any], Batch]
+) -> list[dict[str, Any]]:
+    """A row for each file in each runtime."""
+    entries = sessions(paths, threads)
+    timings, errors = take_turns(entries, feeds(entries[0]), repeats), distances(entries, held_out)
+    rows = []
+    for session, times, error in zip(entries, timings, errors, strict=True):
+        low, high = np.percentile(times, [10, 90])
+        path = Path(session.path)
+        rows.append(
+            {
+                "file": path.name, "runtime": session.runtime, "precision": session.precision, "threads": threads,
+                "seconds": seconds, "size_bytes": size_of(path), "size_ratio": size_of(path) / size_of(paths[0]),
+                "latency_ms": median(times), "spread_ms": float(high - low), "fastest_ms": min(times),
+                "speedup": min(timings[0]) / min(times), "distance": error,
+            }
+        )  # fmt: skip
     return rows
+
+
+def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """A line for each row."""
+    columns = ("file", "runtime", "s", "threads", "ms", "spread", "fastest", "speed-up", "size", "distance")
+    found = Table(*columns, title=title)
+    for row in rows:
+        found.add_row(
+            row["file"].partition(".")[0], f"{row['runtime']} {row['precision']}", f"{row['seconds']:g}",
+            str(row["threads"]), f"{row['latency_ms']:.1f}", f"{row['spread_ms']:.1f}", f"{row['fastest_ms']:.1f}",
+            f"{row['speedup']:.2f}", f"{row['size_ratio']:.3f}", f"{row['distance']:.4f}",
+        )  # fmt: skip
+    return found
+
+
+def whisper_rows(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """All lengths and numbers of threads."""
+    full, quantized = whisper(arguments)
+    looked_at, others = recordings(arguments.recordings, 16), recordings(arguments.held_out, 9)
+    rows: list[dict[str, Any]] = []
+    forms = [("filled", (FILLED,), full, quantized), ("own", SHORTER, unfilled(full), unfilled(quantized))]
+    for name, lengths, floats, integers in forms:
+        lengths = tuple(length for length in lengths if length in arguments.seconds)
+        if not lengths:
+            continue
+        paths = all_files(floats, integers, log_mels(floats, looked_at), folder / name)
+        held_out = log_mels(floats, others)
+        for seconds in lengths:
+            for threads in arguments.threads:
+                rows += race(paths, seconds, threads, arguments.repeats, held_out, lambda it, s=seconds: feed(it, s))
+                logging.getLogger("race").warning("measured %g s on %d threads", seconds, threads)
+    return rows
+
+
+def resnet_rows(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """One image."""
+    full, quantized = resnet18_mel()
+    images = mel_images()
+    paths = all_files(full, quantized, images, folder / "resnet")
+    found = [race(paths, 0.0, threads, arguments.repeats, images, lambda _: images[0]) for threads in arguments.threads]
+    return [row for rows in found for row in rows]
+
+
+def last_line(rows: Sequence[dict[str, Any]]) -> str:
+    """Of 30 s and the most threads."""
+    most = max(row["threads"] for row in rows)
+    rows = [row for row in rows if (row["seconds"], row["threads"]) == (FILLED, most)]
+    best = {
+        name: max((row for row in rows if row["file"].startswith(name)), key=lambda row: row["speedup"], default=None)
+        for name in ("ours-int8", "ours-int4", "nncf-int8")
+    }
+    int8, int4, nncf = best["ours-int8"], best["ours-int4"], best["nncf-int8"]
+    if int8 is None or int4 is None:
+        return "no 30 s were measured\n"
+    values = [f"{row[key]:.{digits}f}" for key, digits in (("speedup", 2), ("size_ratio", 3), ("distance", 4))
+              for row in (int8, int4)]  # fmt: skip
+    return LINE.format(*values, "none" if nncf is None else f"{nncf['speedup']:.2f}")
 
 
 def main() -> None:
     """Measure the networks asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=25, help="timed runs of each file and number of threads")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument(
+        "--weights", help="openai/whisper-base as downloaded; random weights of its shape without"
+    )
+    parser.add_argument("--quantized", help="encoder of ssql quantize --bit_width '[w8a8, w4a8]' --policy.smooth true")
+    parser.add_argument("--recordings", help="folder to calibrate the others on; speech of the package without")
+    parser.add_argument("--held_out", help="folder that nobody calibrated on, for the distances")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[*SHORTER, FILLED])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=15, help="timed runs of each file and number of threads")
+    parser.add_argument("--networks", nargs="+", choices=["whisper_base", "resnet18_mel"])
     parser.add_argument("--output", type=Path, default=Path("runs/bench-export"), help="folder for JSON and plots")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)  # the stock quantizers' advice
-    results = {name: measure(name, arguments.repeats, arguments.output) for name in reversed(arguments.networks)}
-    if "speech_512x6" not in results:
-        return
-    two = {row["file"]: row for row in results["speech_512x6"] if row["threads"] == 2}
-    int8, int4 = two["ours-int8.onnx"], two["ours-int4.onnx"]
-    sys.stdout.write(
-        f"int8_speedup={int8['speedup']:.2f} int4_speedup={int4['speedup']:.2f} "
-        f"int8_size={int8['size_ratio']:.3f} int4_size={int4['size_ratio']:.3f}\n"
-    )
+    logging.getLogger().setLevel(logging.ERROR)  # the stock quantizers' advice
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    console = Console(width=120)
+    if not is_installed():
+        console.print("NNCF is not installed, and has no rows: pip install nncf")
+    networks = arguments.networks or ["resnet18_mel", "whisper_base"]
+    for name in networks:
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            rows = (whisper_rows if name == "whisper_base" else resnet_rows)(arguments, Path(folder))
+        weights = "published weights" if name == "whisper_base" and arguments.weights else "random weights"
+        console.print(table(rows, f"{name}, {weights}"))
+        target = arguments.output / name
+        save({target.with_suffix(".json"): rows, target.with_suffix(".png"): latency_figure(rows)})
+        if name == "whisper_base":
+            sys.stdout.write(last_line(rows))
 
 
 if __name__ == "__main__":
