@@ -73,7 +73,8 @@ def whisper(arguments: argparse.Namespace) -> tuple[Encoder, Encoder]:
         return full, load_encoder(arguments.quantized).eval()
     quantized = quant.prepare(copy.deepcopy(full), STATIC)
     batches = [quantized.front_end(clip) for clip in recordings(arguments.recordings, 8)]
-    return full, quant.calibrate(quantized, batches, lambda batch: quantized(*batch))
+    quant.calibrate(quantized, batches, lambda batch: quantized(*batch))
+    return full, quantized
 
 
 def unfilled(encoder: Encoder) -> Encoder:
@@ -93,10 +94,9 @@ def resnet18_mel() -> tuple[Encoder, Encoder]:
             encoder(torch.from_numpy(batch["images"]))
     encoder.eval()
     images = [torch.from_numpy(batch["images"]) for batch in mel_images()]
-    return encoder, quant.calibrate(quant.prepare(copy.deepcopy(encoder), STATIC_PLAIN), images)
-
-
-STATIC_PLAIN = quant.Policy(activation_range="static")
+    quantized = quant.prepare(copy.deepcopy(encoder), quant.Policy(activation_range="static"))
+    quant.calibrate(quantized, images)
+    return encoder, quantized
 
 
 def mel_images() -> list[Batch]:
@@ -241,9 +241,7 @@ def last_line(rows: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure the networks asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--weights", help="openai/whisper-base as downloaded; random weights of its shape without"
-    )
+    parser.add_argument("--weights", help="openai/whisper-base as downloaded; random weights of its shape without")
     parser.add_argument("--quantized", help="encoder of ssql quantize --bit_width '[w8a8, w4a8]' --policy.smooth true")
     parser.add_argument("--recordings", help="folder to calibrate the others on; speech of the package without")
     parser.add_argument("--held_out", help="folder that nobody calibrated on, for the distances")
