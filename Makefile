@@ -64,7 +64,7 @@ bench-step: $(INSTALLED)
 	$(BIN)/python benchmarks/step.py
 
 bench-export: $(INSTALLED)
-	$(BIN)/python benchmarks/exported.py
+	$(BIN)/python benchmarks/exported.py $(RACE)
 
 install: $(INSTALLED)
 

@@ -69,7 +69,7 @@ class SpeechTransformer(BlockEncoder):
         self.feature_dim, self.block_width = adaptor_dim or width, width
         self.frame_rate = MEL_RATE / 2 / pooling / (2 if adaptor_dim else 1)
         self.front_end = log_mel_front_end(log_mel, n_mels, positions)
-        # All frames count then: no mask, which would cost an exported file a sixth of its time.
+        # All frames count then: no mask, which would cost an exported file an eighth of its time.
         self.filled = isinstance(self.front_end, FilledLogMel)
         self.conv1 = nn.Conv1d(n_mels, width, 3, padding=1)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
