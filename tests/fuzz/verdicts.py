@@ -211,7 +211,7 @@ def _replaced(case: Case, before: Snapshot, after: Snapshot, folder: Path) -> se
         load_encoder(folder / Path(weights[0]).parent)
     except (ValueError, OSError):
         return set()
-    return {*earlier, os.path.join(output, "results.json")}
+    return {path for path in (*earlier, os.path.join(output, "results.json")) if _may_change(case, path, True)}
 
 
 def _is_staging(path: str) -> bool:
