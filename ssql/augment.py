@@ -3,7 +3,9 @@
 All randomness comes from torch's global generator; the training step seeds it from (seed, step, rank).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import kornia.augmentation as K
 import torch
@@ -25,7 +27,24 @@ NOISE_SNR, MIX_SNR = (5.0, 30.0), (5.0, 20.0)
 NOISE_PROBABILITY = 0.5  # share of the clips that get noise; another clip has the same share
 
 
-class SpeechAugmentation(nn.Module):
+class Augmentation(nn.Module, ABC):
+    """Base of what makes a random view of a batch: options take a class that is made from it, and no other module."""
+
+    @abstractmethod
+    def forward(self, inputs: Tensor, lengths: Any, encoder: Encoder) -> tuple[Tensor, Tensor | None]:
+        """One view of a batch, ready for the encoder.
+
+        Args:
+            inputs: waveforms, shape (batch, samples), or images, shape (batch, channels, height, width).
+            lengths: samples of each clip, shape (batch,); None for images.
+            encoder: gives the front end.
+
+        Returns:
+            what the encoder takes; frames of each clip, shape (batch,), None for images.
+        """
+
+
+class SpeechAugmentation(Augmentation):
     """Waveform crop, gain, mixing and noise, then mel random resized crop and masking."""
 
     def forward(self, inputs: Tensor, lengths: Tensor, encoder: Encoder) -> tuple[Tensor, Tensor]:
@@ -56,7 +75,7 @@ class SpeechAugmentation(nn.Module):
         return signal + other * ratio * chosen
 
 
-class ImageAugmentation(nn.Module):
+class ImageAugmentation(Augmentation):
     """The published recipe on whole batches, where they are: resized crop, flip, colour jitter, greyscale, blur.
 
     Args:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from encoders.base import register_encoder
 from encoders.models.real_frames import mask_time, only_real_frames
-from encoders.models.vision import check_timm_description, described_arguments
+from encoders.models.vision import built_by_timm, check_timm_description, described_arguments
 from encoders.speech.frames import FrameEncoder, checked_log_mel, frame_mask
 from encoders.speech.log_mel import HOP, SAMPLE_RATE, LogMel
 
@@ -49,9 +49,10 @@ class MelCNN(FrameEncoder):
         self.time_stride = time_stride
         self.frame_rate = SAMPLE_RATE / HOP / time_stride
         self.front_end = LogMel(n_mels)
-        self.model = timm.create_model(
-            model_name, num_classes=0, global_pool="", in_chans=1, **(model_arguments or {})
-        ).train()
+        with built_by_timm(model_name, model_arguments or {}):
+            self.model = timm.create_model(
+                model_name, num_classes=0, global_pool="", in_chans=1, **(model_arguments or {})
+            ).train()
         try:
             self.feature_dim = mask_time(self.model, torch.zeros(1, 1, n_mels, 64), time_stride)
         except (AssertionError, RuntimeError) as error:

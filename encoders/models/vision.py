@@ -1,8 +1,10 @@
 """Any timm model as a vision encoder."""
 
 import inspect
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from encoders.base import Encoder, register_encoder
 from encoders.storage.arguments import check_plain
+from encoders.storage.description import ArtifactError, sentence
 from quant.checks import check_above, check_at_least
 
 # Arguments by which timm reads weights from somewhere: for one's own call, never from a saved description.
@@ -57,7 +60,8 @@ class VisionEncoder(Encoder):
         check_at_least(1, in_channels=in_channels)
         check_at_least(-math.inf, mean=mean)
         check_above(0, std=std)
-        self.model = timm.create_model(model_name, num_classes=0, in_chans=in_channels, **(model_arguments or {}))
+        with built_by_timm(model_name, model_arguments or {}):
+            self.model = timm.create_model(model_name, num_classes=0, in_chans=in_channels, **(model_arguments or {}))
         if small_images:
             _shrink_stem(self.model, model_name, in_channels)
         self.feature_dim = int(self.model.num_features)  # type: ignore[arg-type]
@@ -120,11 +124,32 @@ class PixelNormalization(nn.Module):
         return (images - self.mean) / self.std, lengths
 
 
+@contextmanager
+def built_by_timm(name: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Whatever fails while timm builds a model of these arguments is said to be about them.
+
+    Raises:
+        ValueError: in place of an error about values; what is missing, or read from elsewhere, says so itself.
+    """
+    try:
+        yield
+    except Exception as error:
+        described = {key: value for key, value in arguments.items() if key not in READING}
+        ours = isinstance(error, ArtifactError | ImportError | MemoryError | OSError | NotImplementedError)
+        if ours or not described or "meta" in str(error):  # some models need numbers: see `check_architecture`
+            raise
+        why = sentence(error)
+        raise ValueError(
+            f"{name} cannot be built with model_arguments {json.dumps(described, default=str)}"
+            f"{f': {why}' if why else ', a value does not fit'}"
+        ) from error
+
+
 def described_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that describe a timm model: all but those by which it reads weights.
 
     Raises:
-        ValueError: an unknown model, or an argument that its class does not take.
+        ValueError: an unknown model, an argument that its class does not take, or a rate of dropout that is none.
     """
     if not timm.is_model(name) or set(name) & set(":/\\"):  # names of hubs and folders are none
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
@@ -135,6 +160,10 @@ def described_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, An
             f"model_arguments has {unknown[0]!r}, which {name} does not take; it takes: "
             f"{', '.join(sorted(_class_arguments(name)))}"
         )
+    for key, value in arguments.items():
+        share = isinstance(value, int | float) and 0 <= value < 1
+        if value is not None and not share and key.endswith(("drop_rate", "drop_path_rate")):  # first seen in training
+            raise ValueError(f"model_arguments: {key} must be a number from 0 to below 1, not {value!r:.60}")
     return {key: value for key, value in arguments.items() if key not in READING}
 
 

@@ -1,5 +1,6 @@
 """A stranger's description of a module, compared with the file of its weights before anything is allocated."""
 
+import dis
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +30,19 @@ def described(path: Path, kind: str) -> Iterator[None]:
     except ArtifactError:
         raise
     except Exception as error:
-        raise ArtifactError(f"{path} does not describe a {kind}: {error}") from error
+        why = sentence(error) or "nothing can be built from its values"
+        raise ArtifactError(f"{path} does not describe a {kind}: {why}") from error
+
+
+def sentence(error: Exception) -> str | None:
+    """What an error says, where someone wrote it to be read; None for Python's or a compiled library's own words."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None or not isinstance(error, ValueError | RuntimeError | AssertionError | OSError):
+        return None
+    written = dis.opname[place.tb_frame.f_code.co_code[place.tb_lasti]] == "RAISE_VARARGS"  # a `raise` or an `assert`
+    return str(error) or None if written else None
 
 
 def check_architecture(build: Callable[[], nn.Module], path: Path) -> None:

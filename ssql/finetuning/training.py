@@ -15,6 +15,7 @@ from torchmetrics import MetricCollection
 
 import quant
 from encoders import Encoder, Head, load_encoder, load_head
+from ssql.augment import Augmentation
 from ssql.data import DataModule
 from ssql.data.batch import Batch
 from ssql.evaluation.calibration import calibrate_on, inputs_of, prepare_anew
@@ -60,7 +61,7 @@ class Finetuning(lightning.LightningModule):
         freeze: bool = False,
         adapters: Adapters | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=5e-4, weight_decay=0.01),
-        augmentation: nn.Module | None = None,
+        augmentation: Augmentation | None = None,
         new_head: bool = False,
         seed: int = 0,
     ) -> None:

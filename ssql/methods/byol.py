@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from encoders.base import Encoder
 from quant.checks import check_at_least
+from ssql.augment import Augmentation
 from ssql.methods.method import SSQLOptions
 from ssql.methods.momentum import MomentumMethod
 from ssql.methods.projectors import predictor, projector
@@ -31,7 +30,7 @@ class BYOL(MomentumMethod):
     def __init__(
         self,
         encoder: Encoder,
-        augmentation: nn.Module,
+        augmentation: Augmentation,
         ssql: SSQLOptions | bool = True,
         dim: int = 2048,
         momentum: float | Sequence[float] = 0.99,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from encoders.base import Encoder
 from encoders.speech.frames import FrameEncoder, unpadded
+from ssql.augment import Augmentation
 from ssql.methods.method import Method, SSQLOptions, View
 
 
@@ -44,7 +45,7 @@ class Distillation(Method):
     def __init__(
         self,
         encoder: Encoder,
-        augmentation: nn.Module,
+        augmentation: Augmentation,
         ssql: SSQLOptions | bool = True,
         teacher: Encoder | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-4, weight_decay=1e-2),

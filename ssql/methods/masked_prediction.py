@@ -12,6 +12,7 @@ from encoders.base import Encoder
 from encoders.speech.frames import BlockEncoder, frame_mask
 from encoders.speech.log_mel import HOP, SAMPLE_RATE
 from quant.checks import check_above
+from ssql.augment import Augmentation
 from ssql.methods.method import SSQLOptions
 from ssql.methods.momentum import MomentumMethod
 from ssql.methods.objectives import masked_mean_square
@@ -69,7 +70,7 @@ class MaskedPrediction(MomentumMethod):
     def __init__(
         self,
         encoder: Encoder,
-        augmentation: nn.Module,
+        augmentation: Augmentation,
         ssql: SSQLOptions | bool = True,
         target_blocks: int | None = None,
         mask_share: float = 0.65,

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 import quant
 from encoders.base import Encoder
 from quant.checks import check_at_least
+from ssql.augment import Augmentation
 from ssql.methods.gathering import mean_over_ranks
 from ssql.methods.health import Health
 from ssql.methods.objectives import feature_std, relative_distance
@@ -111,7 +112,7 @@ class Method(lightning.LightningModule):
     def __init__(
         self,
         encoder: Encoder,
-        augmentation: nn.Module,
+        augmentation: Augmentation,
         ssql: SSQLOptions | bool = True,
         policy: quant.Policy | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=5e-4),

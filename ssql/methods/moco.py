@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from lightning import Trainer
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 
 from encoders.base import Encoder
 from quant.checks import check_above, check_at_least
+from ssql.augment import Augmentation
 from ssql.methods.gathering import gathered
 from ssql.methods.method import Projected, SSQLOptions, View
 from ssql.methods.momentum import MomentumMethod
@@ -45,7 +46,7 @@ class MoCo(MomentumMethod):
     def __init__(
         self,
         encoder: Encoder,
-        augmentation: nn.Module,
+        augmentation: Augmentation,
         ssql: SSQLOptions | bool = True,
         dim: int = 128,
         queue_size: int = 4096,

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import quant
 from encoders.base import Encoder
+from ssql.augment import Augmentation
 from ssql.methods.method import Method, SSQLOptions
 from ssql.methods.projectors import PROJECTOR_POLICY
 
@@ -52,7 +53,7 @@ class MomentumMethod(Method):
     def __init__(
         self,
         encoder: Encoder,
-        augmentation: nn.Module,
+        augmentation: Augmentation,
         ssql: SSQLOptions | bool,
         projector: nn.Module,
         momentum: float | Sequence[float],

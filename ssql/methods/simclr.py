@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 
 import quant
 from encoders.base import Encoder
 from quant.checks import check_above, check_at_least
+from ssql.augment import Augmentation
 from ssql.methods.gathering import gathered, rank
 from ssql.methods.method import Method, Projected, SSQLOptions
 from ssql.methods.objectives import nt_xent
@@ -36,7 +37,7 @@ class SimCLR(Method):
     def __init__(
         self,
         encoder: Encoder,
-        augmentation: nn.Module,
+        augmentation: Augmentation,
         ssql: SSQLOptions | bool = True,
         dim: int = 128,
         temperature: float = 0.5,

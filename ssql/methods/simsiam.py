@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 import quant
 from encoders.base import Encoder
 from quant.checks import check_at_least
+from ssql.augment import Augmentation
 from ssql.methods.method import Method, Projected, SSQLOptions
 from ssql.methods.objectives import symmetric_negative_cosine
 from ssql.methods.projectors import PROJECTOR_POLICY, predictor, projector
@@ -29,7 +30,7 @@ class SimSiam(Method):
     def __init__(
         self,
         encoder: Encoder,
-        augmentation: nn.Module,
+        augmentation: Augmentation,
         ssql: SSQLOptions | bool = True,
         dim: int = 2048,
         **common: Any,

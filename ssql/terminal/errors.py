@@ -67,6 +67,7 @@ PLAIN = (
     (r"(?:\w+\.)*onnxruntime_pybind11_state\.\w+: ", ""),
     (r"\[ONNXRuntimeError\] : \d+ : \w+ : ", ""),
     (r": run quant\.calibrate\(model, batches\) first", ": ssql quantize finds it on recordings or images"),
+    (r"Not a valid subclass of ([AEIOU]\w*)(?:\. Got value: [^;]*)?", r"not the name of an \1"),
     (r"Not a valid subclass of (\w+)(?:\. Got value: [^;]*)?", r"not the name of a \1"),
 )  # fmt: skip
 LONGEST = 1500  # characters of a sentence

@@ -16,6 +16,11 @@ from jsonargparse import ArgumentParser
 from ssql.terminal.errors import nested_sentence, plain
 
 MOST_CLASSES = 12
+# Classes of options that jsonargparse builds where a class_path is left out, though nothing is made of them alone.
+BASES = (
+    "encoders.base.Encoder", "encoders.base.FrameEncoder", "ssql.methods.method.Method",
+    "lightning.pytorch.callbacks.callback.Callback",
+)  # fmt: skip
 
 
 class Sentences(ArgumentParser):
@@ -60,13 +65,15 @@ class Sentences(ArgumentParser):
             self.error(f"{name} must have a value: null is none")
         for name, value in (found for key, inner in given.items() for found in _too_large(inner, key)):
             self.error(f"--{name} must be from {-sys.maxsize} to {sys.maxsize}, not {value}")
+        for name, base in (found for key, inner in given.items() for found in _bases(inner, key)):
+            self.error(f"--{name}: {_only_a_base(base.__name__)}")
         return parsed
 
     def _sentence(self, message: str) -> str:
         options = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
         abstract = re.search(r"but [\w.]*?(\w+) is abstract", message)
         if abstract:
-            return f"{abstract[1]} is only what others are made from: name one of them"
+            return _only_a_base(abstract[1])
         unknown = re.search(r"[Uu]nrecognized arguments: (.*)", message, re.DOTALL)
         if unknown:
             word = unknown[1].split()[0].partition("=")[0]
@@ -92,17 +99,62 @@ class Sentences(ArgumentParser):
         refused = re.search(r"Option '(\w+)' is not accepted", sentence)
         owner = re.findall(r"given class_path '([\w.]+)'", message)
         if refused and owner:
-            module, _, name = owner[-1].rpartition(".")
-            parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+            named = _class_at(owner[-1])
+            if _is_base(named):
+                return f"{sentence.partition(': ')[0]}: {_only_a_base(named.__name__)}"
+            name, parameters = named.__name__, inspect.signature(named).parameters
             return f"{sentence} by {name}{did_you_mean(refused[1], parameters)}"
         if refused:
             return f"unknown option {refused[1]}{did_you_mean(refused[1], options)}"
         missing = re.search(r"there is no class (\w+)$", sentence)
-        # Names that options take: of data, methods, encoders, augmentations and readers.
-        modules = ("ssql.data", "ssql.methods", "ssql.augment", "ssql.evaluation.whisper_decoder", "encoders")
-        loaded = [sys.modules.get(module) for module in modules]
-        classes = [name for module in loaded for name in dir(module) if name[0].isupper()]
-        return sentence + did_you_mean(missing[1], classes) if missing else sentence
+        if missing:
+            return sentence + did_you_mean(missing[1], _classes())
+        sentence = plain(sentence)  # a value that was shown would hide what follows it
+        base = re.search(r"(?:the name of an?|to a subclass of) (\w+)", sentence)
+        return sentence + _one_of(base[1]) if base else sentence
+
+
+def _classes() -> dict[str, type]:
+    """Names that options take: of data, methods, encoders, augmentations and readers."""
+    modules = ("ssql.data", "ssql.methods", "ssql.augment", "ssql.evaluation.whisper_decoder", "encoders")
+    loaded = [vars(sys.modules[module]) for module in modules if module in sys.modules]
+    return {name: found for names in loaded for name, found in names.items() if inspect.isclass(found)}
+
+
+def _one_of(base: str) -> str:
+    """A hint to end a sentence with: our classes that are made from one of this name, where there are any."""
+    made = [
+        name
+        for name, found in _classes().items()
+        if base in (parent.__name__ for parent in found.__mro__[1:])
+        and not (inspect.isabstract(found) or _is_base(found))
+    ]
+    return f": class_path must be one of {', '.join(sorted(made))}" if made else ""
+
+
+def _class_at(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _is_base(owner: Any) -> bool:
+    return f"{owner.__module__}.{owner.__qualname__}" in BASES
+
+
+def _only_a_base(name: str) -> str:
+    return f"{name} is only what others are made from{_one_of(name) or ': class_path must name one of them'}"
+
+
+def _bases(value: Any, name: str) -> Iterator[tuple[str, type]]:
+    """Options, at any depth, whose class is one that only others are made from."""
+    if isinstance(value, dict):
+        if isinstance(value.get("class_path"), str) and _is_base(owner := _class_at(value["class_path"])):
+            yield name, owner
+        for key, inner in value.items():
+            yield from _bases(inner, name if key == "init_args" else f"{name}.{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _bases(inner, name)
 
 
 def _configs() -> list[str]:
@@ -123,8 +175,7 @@ def _nulls(value: Any, name: str) -> Iterator[str]:
         return
     arguments = value.get("init_args")
     if isinstance(value.get("class_path"), str) and isinstance(arguments, dict):
-        module, _, owner = value["class_path"].rpartition(".")
-        for key, option in _parameters(getattr(importlib.import_module(module), owner)).items():
+        for key, option in _parameters(_class_at(value["class_path"])).items():
             if key in arguments and _is_wrong_null(arguments[key], *option):
                 yield f"{name}.{key}"
         value = arguments

@@ -14,6 +14,8 @@ from cases import Case
 from process import OUTSIDE, Outcome
 from sandbox import FOREIGN
 
+from encoders import load_encoder
+
 # Path to what is there: `file <hash>`, `folder`, `link <target>`, `other`.
 Snapshot = dict[str, str]
 
@@ -83,10 +85,13 @@ def judge(case: Case, outcome: Outcome, before: Snapshot, after: Snapshot, folde
         for path, what in after.items()
         if "/.replaced-" in path and outcome.code == 130
     }
+    replaced = _replaced(case, before, after, folder)
     lost = sorted(
         path
         for path, what in before.items()
-        if what not in (after.get(path), kept.get(path)) and not _may_change(case, path, ended_well)
+        if what not in (after.get(path), kept.get(path))
+        and path not in replaced
+        and not _may_change(case, path, ended_well)
     )
     if lost:
         gone = sum(path not in after for path in lost)
@@ -184,6 +189,29 @@ def _may_change(case: Case, path: str, ended_well: bool) -> bool:
     if name == "export" and inner in ("config.json", "README.md", "latency.json") and ended_well:
         return True  # files join the card of earlier ones
     return ended_well and case.overwrite and case.command.is_product(inner)
+
+
+def _replaced(case: Case, before: Snapshot, after: Snapshot, folder: Path) -> set[str]:
+    """Of a run that was to overwrite one and ended after its model was written: the earlier model and its results.
+
+    Results must not tell of another model: they go when it does. The new model has to be whole.
+    """
+    if not (case.overwrite and case.output and case.command.name in ("finetune", "pretrain", "tokenizer")):
+        return set()
+    output = os.path.normpath(case.output)
+    earlier = [path for path in before if re.match(r"(model|encoder)/", _inside(path, output) or "")]
+    weights = [path for path in earlier if path.endswith("/model.safetensors")]
+    if (
+        not weights
+        or any(path not in after for path in earlier)
+        or all(before[path] == after[path] for path in weights)
+    ):
+        return set()
+    try:
+        load_encoder(folder / Path(weights[0]).parent)
+    except (ValueError, OSError):
+        return set()
+    return {path for path in (*earlier, os.path.join(output, "results.json")) if _may_change(case, path, True)}
 
 
 def _is_staging(path: str) -> bool:

@@ -428,4 +428,4 @@ def test_what_is_no_data_and_no_configuration_is_said(saved, tmp_path, monkeypat
     )  # fmt: skip
     code, text = said("--encoder", saved, "--data", "DataModule", "--output", tmp_path / "out")
     assert (code, text.count("\n")) == (2, 1), text
-    assert "DataModule is only what others are made from: name one of them" in text
+    assert "DataModule is only what others are made from: class_path must be one of AudioFolder, " in text

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import quant
@@ -77,6 +78,51 @@ def said(tmp_path, monkeypatch, pretrained):
         return stopped.value.code.partition("error: ")[2]
 
     return run
+
+
+AUGMENTATIONS = "class_path must be one of ImageAugmentation, SpeechAugmentation"
+ONLY_BASES = [
+    ("pretrain", "model.augmentation", {}, "not the name of an Augmentation: " + AUGMENTATIONS),
+    ("pretrain", "model.augmentation", {"init_args": {}}, "not the name of an Augmentation: " + AUGMENTATIONS),
+    ("pretrain", "model.augmentation", {"class_path": "torch.nn.Module"}, AUGMENTATIONS),
+    ("pretrain", "model.augmentation", {"class_path": "torch.nn.ReLU"}, AUGMENTATIONS),
+    (
+        "pretrain",
+        "model.encoder",
+        {"init_args": {"width": 16}},
+        "Encoder is only what others are made from: class_path",
+    ),
+    ("pretrain", "model", {"init_args": {"dim": 16}}, "Method is only what others are made from: class_path must be"),
+    ("pretrain", "data", {}, "not the name of a DataModule: class_path must be one of AudioFolder, "),
+    ("pretrain", "trainer.callbacks", [{}], "Callback is only what others are made from: class_path must name one"),
+    ("pretrain", "trainer.logger", {}, "not the name of a Logger"),
+    ("finetune", "model.augmentation", {}, "not the name of an Augmentation: " + AUGMENTATIONS),
+    ("finetune", "encoder", {}, "Encoder is only what others are made from: class_path must be one of Conformer, "),
+    ("tokenizer", "encoder", {}, "Encoder is only what others are made from: class_path must be one of Conformer, "),
+]
+
+
+@pytest.mark.parametrize(("command", "key", "value", "sentence"), ONLY_BASES)
+def test_a_class_path_that_was_left_out(capsys, tmp_path, monkeypatch, command, key, value, sentence):
+    config = yaml.safe_load(CONFIGS[command]) | ({} if command == "pretrain" else {"encoder": "nowhere"})
+    place, *path = config, *key.replace("model.", "model.init_args.").split(".")
+    if command == "finetune" and key != "encoder":
+        path.remove("init_args")
+    for name in path[:-1]:
+        place = place.setdefault(name, {})
+    place[path[-1]] = value
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    words = [command, "--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["ssql", *words])
+    monkeypatch.setattr(SpokenWords, "load", lambda self: pytest.fail("the data was made"))
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr().err
+    option = "model.encoder" if key == "encoder" else key
+    assert stopped.value.code == 2
+    assert said.count("\n") == 1
+    assert said.startswith(f"ssql {command}: error: --{option}: ")
+    assert sentence in said
 
 
 BEFORE_THE_DATA = [

@@ -24,6 +24,7 @@ from encoders import (
     save_encoder,
 )
 from encoders.models.vision import READING
+from encoders.storage.description import described
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +249,51 @@ def test_a_timm_description_has_nothing_read_or_run(vision, tmp_path, sealed, na
         ArtifactError, match=rf"config\.json does not describe a {name} encoder: .*model_arguments.*{key}"
     ):
         load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("channels", -1, "cannot be built with model_arguments {.*channels.*: -1}, a value does not fit"),
+        ("channels", [-1, 8, 8, 8], "a value does not fit"),
+        ("channels", [], "a value does not fit"),
+        ("layers", 1, "a value does not fit"),
+        ("layers", ["a"], "a value does not fit"),
+        ("act_layer", "loud", "a value does not fit"),
+        ("block", "x", "a value does not fit"),
+        ("stem_width", "a", "a value does not fit"),
+        ("output_stride", 7, "a value does not fit"),
+        ("drop_rate", "x", "model_arguments: drop_rate must be a number from 0 to below 1, not 'x'"),
+        ("drop_path_rate", 5, "model_arguments: drop_path_rate must be a number from 0 to below 1, not 5"),
+        # timm's own sentences are kept.
+        ("cardinality", 3, "cannot be built with model_arguments {.*}: BasicBlock only supports cardinality of 1"),
+    ],
+)
+def test_values_that_timm_refuses_are_said_in_our_words(vision, tmp_path, key, value, why):
+    for file in vision.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    rewrite(tmp_path, "config.json", lambda c: c["arguments"]["model_arguments"].update({key: value}))
+    with pytest.raises(ArtifactError, match=r"config\.json does not describe a vision encoder: .*" + why + "$"):
+        load_encoder(tmp_path)
+    if key != "output_stride":  # without pooling, timm takes any
+        with pytest.raises(ValueError, match=why + "$"):
+            MelCNN("resnet10t", model_arguments={key: value})
+
+
+@pytest.mark.parametrize(
+    ("fail", "why"),
+    [
+        (lambda: len(5), "nothing can be built from its values"),
+        (lambda: int("x"), "nothing can be built from its values"),
+        (lambda: {}["a"], "nothing can be built from its values"),
+        (lambda: torch.empty(-1), "nothing can be built from its values"),
+        (lambda: quant.parse_bit_width("w9a9"), "unknown bit-width 'w9a9'.*"),
+    ],
+)
+def test_only_sentences_that_someone_wrote_are_passed_on(tmp_path, fail, why):
+    expected = pytest.raises(ArtifactError, match=rf"head\.json does not describe a head: {why}$")
+    with expected, described(tmp_path / "head.json", "head"):
+        fail()
 
 
 @pytest.mark.parametrize(
