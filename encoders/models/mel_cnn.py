@@ -57,6 +57,8 @@ class MelCNN(FrameEncoder):
             self.feature_dim = mask_time(self.model, torch.zeros(1, 1, n_mels, 64), time_stride)
         except (AssertionError, RuntimeError) as error:
             raise ValueError(f"{model_name!r} cannot see pictures of {n_mels} mels: {error}") from error
+        except (AttributeError, LookupError, TypeError) as error:  # built, and not whole
+            raise ValueError(f"{model_name!r} cannot run: a value of its model_arguments does not fit") from error
         self._check_frames()
 
     @classmethod

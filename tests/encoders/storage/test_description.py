@@ -280,6 +280,11 @@ def test_values_that_timm_refuses_are_said_in_our_words(vision, tmp_path, key, v
             MelCNN("resnet10t", model_arguments={key: value})
 
 
+def test_a_network_without_its_last_stage():
+    with pytest.raises(ValueError, match="'resnet10t' cannot run: a value of its model_arguments does not fit"):
+        MelCNN("resnet10t", model_arguments={"channels": [8, 8, 8]})
+
+
 @pytest.mark.parametrize(
     ("fail", "why"),
     [
