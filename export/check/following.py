@@ -34,15 +34,16 @@ class Place(NamedTuple):
     """Where a file holds what a layer gets: a tensor of integers, with scale and zero point, or of floats, without.
 
     Scale and zero point are numbers, or tensors' names where each token has its own. A key of integer attention is
-    `transposed` before it is quantized, and so is what windows are cut out of for a product. `bias` is how far, in
-    steps of the integers, the runtime moves what it quantizes: it rounds the bias of a convolution in integers to input
-    scale times weight scale (QLinearConv, B).
+    `transposed` before it is quantized; what a convolution takes as a product has its `channels_last`. `bias` is how
+    far, in steps of the integers, the runtime moves what it quantizes: it rounds the bias of a convolution in integers
+    to input scale times weight scale (QLinearConv, B).
     """
 
     tensor: str
     scale: float | str | None = None
     zero_point: int | str = 0
     transposed: bool = False
+    channels_last: bool = False
     bias: float = 0.0
 
 
@@ -152,6 +153,8 @@ def _following(
         if found.numel() != values.numel():
             followed.equal[name] = False
             return None
+        if place.channels_last:
+            found = found.movedim(-1, 1)
         found = found.transpose(-2, -1) if place.transposed else found.reshape(values.shape)
         if place.scale is None or not isinstance(layer, QuantActivation):
             error = frame_errors(found.reshape(-1, 1), values.reshape(-1, 1)).mean()
@@ -223,32 +226,32 @@ def _places(graph: onnx.GraphProto, encoder: nn.Module, run: BitWidth, floats: b
     for name, module in encoder.named_modules():
         quantized = isinstance(module, QuantActivation) and module.bits_at(run).activation != FLOAT_BITS
         if isinstance(module, LAYERS):
-            layers.append((name, quantized))
+            layers.append((name, quantized, isinstance(module, nn.modules.conv._ConvNd)))
         elif quantized:
             others.append((name, module))
     taken = set()
-    for name, quantized in layers:
+    for name, quantized, convolution in layers:
         product = _product(graph, f"encoder.{name}.weight")
         if product is None:
             continue
+        convolution = convolution and product.op_type == "MatMul"
         if not quantized:
             if floats:
-                tensor, last = _unwindowed(product, makers)
-                places[name] = Place(tensor, transposed=last)
+                tensor, last = _unwindowed(product, makers) if convolution else (str(product.input[0]), False)
+                places[name] = Place(tensor, channels_last=last)
             continue
         tokens = _by_token(product, makers)
         if tokens is not None:
             places[name] = tokens
             continue
-        quantize, passed = makers.get(product.input[0]), {product.op_type}
+        quantize, last = makers.get(product.input[0]), convolution
         while quantize is not None and quantize.op_type != "QuantizeLinear":
-            passed.add(quantize.op_type)
+            last = last and quantize.op_type != "Transpose"
             quantize = makers.get(quantize.input[0])
         found = None if quantize is None else _quantized(quantize, stored, makers)
         if quantize is not None and found is not None and isinstance(found.scale, float):
-            last = "Gather" in passed and "Transpose" not in passed
             bias = _moved_by_bias(quantize, stored, makers) / found.scale
-            places[name] = found._replace(bias=bias, transposed=last)
+            places[name] = found._replace(bias=bias, channels_last=last)
             taken.add(found.tensor)
     # Tensors of attention products have no weight to find them by: their numbers and their order tell.
     left = [
@@ -269,16 +272,16 @@ def _places(graph: onnx.GraphProto, encoder: nn.Module, run: BitWidth, floats: b
 
 
 def _unwindowed(product: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> tuple[str, bool]:
-    """What a product takes, before windows of it were cut out, and whether its channels are last, unlike in torch."""
+    """What a convolution that is a product takes, before windows are cut out, and whether its channels are last."""
     name = str(product.input[0])
-    node, windows = makers.get(name), False
-    while node is not None and product.op_type == "MatMul" and node.op_type in ("Reshape", "Gather", "Pad"):
-        windows |= node.op_type == "Gather"
-        name = str(node.input[0])
-        node = makers.get(name)
-    if not windows:
-        return str(product.input[0]), False
-    return (name, True) if node is None or node.op_type != "Transpose" else (str(node.input[0]), False)
+    windows = makers.get(name)
+    gather = makers.get(windows.input[0]) if windows is not None and windows.op_type == "Reshape" else None
+    if gather is not None and gather.op_type == "Gather":
+        name = str(makers[gather.input[0]].input[0])  # its axes of time were made one
+    padded = makers.get(name)
+    name = str(padded.input[0]) if padded is not None and padded.op_type == "Pad" else name
+    first = makers.get(name)
+    return (name, True) if first is None or first.op_type != "Transpose" else (str(first.input[0]), False)
 
 
 def _by_token(product: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> Place | None:

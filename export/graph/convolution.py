@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.nodes import array_of, producer_of, replace_value
+from export.graph.transposes import FUNCTIONS
 
 LARGEST_BIAS = 2**30
 
@@ -18,8 +19,8 @@ def lower_convolutions(graph: ir.Graph) -> None:
     | --- | --- | --- |
     | quantized | quantized next, a ReLU between at most | as it is: the runtime fuses it to QLinearConv |
     | quantized | float: a GELU, a residual sum | Gather of windows, MatMul of integers |
-    | float, of one dimension | any | the same windows, MatMul of weights turned back to float when a session starts |
-    | float, of two | any | weights turned back to float when a session starts |
+    | float | the next convolution, quantized, of one dimension | the same windows, MatMul in float |
+    | float | any other | weights turned back to float once, when a session starts |
 
     The runtime has no other integer convolution that is fast: where no QuantizeLinear follows it computes in float,
     from weights that it dequantizes at every run. Integers and scales are the same in all forms; a MatMul's weights
@@ -32,7 +33,7 @@ def lower_convolutions(graph: ir.Graph) -> None:
             continue
         values, weight = (producer_of(node, place, "DequantizeLinear") for place in (0, 1))
         reshaped = producer_of(node, 1, "Reshape")  # of a kernel in groups
-        if values is None and weight is not None and _is_plain(node, weight) and array_of(weight.inputs[0]).ndim == 3:
+        if values is None and weight is not None and _is_plain(node, weight) and _feeds_windows(node):
             _multiply(graph, node, None, weight)
         elif values is None and (weight or reshaped):
             _dequantize_at_start(graph, node, weight, reshaped)
@@ -61,6 +62,22 @@ def _dequantize_at_start(graph: ir.Graph, node: ir.Node, weight: ir.Node | None,
     for unused in filter(None, (reshaped, dequantize)):
         if not unused.outputs[0].uses():
             graph.remove(unused, safe=True)
+
+
+def _feeds_windows(node: ir.Node) -> bool:
+    """Whether functions of single numbers lead from a convolution of one dimension to the next: Transposes cancel."""
+    kernel = producer_of(node, 1, "DequantizeLinear")
+    if kernel is None or array_of(kernel.inputs[0]).ndim != 3:
+        return False
+    while True:
+        uses = list(node.outputs[0].uses())
+        if len(uses) != 1 or uses[0].idx != 0:
+            return False
+        node = uses[0].node
+        if node.op_type == "Conv":
+            return node.attributes.get_int("group", 1) == 1
+        if node.op_type not in (*FUNCTIONS, "DequantizeLinear"):
+            return False
 
 
 def _is_plain(node: ir.Node, weight: ir.Node) -> bool:

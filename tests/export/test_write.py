@@ -91,6 +91,7 @@ def test_integers_in_the_file_equal_quants(speech, files, bit_width, bits):
 
 def test_padding_is_invisible_in_the_file(speech, files):
     run = session(files["w4a8"])
+    torch.manual_seed(0)
     mel, _ = speech.front_end(torch.randn(1, 8_000))
     alone = run.run(None, {"log_mel": mel.numpy(), "lengths": np.array([50])})[0]
     padded = np.pad(mel.numpy(), ((0, 0), (0, 0), (0, 70)), constant_values=3)
@@ -114,8 +115,7 @@ def test_files_are_as_small_as_their_bits(tmp_path):
 def test_all_layers_but_the_first_multiply_integers(files, bit_width):
     operators = export.integer_operators(files[bit_width])
     assert operators["MatMulIntegerToFloat"] == 2 * 6 + 1  # and conv2
-    # conv1, whose input the policy leaves in float: a product of windows, beside the two of attention in each block.
-    assert (operators.get("Conv", 0), operators["MatMul"] + operators["FusedMatMul"]) == (0, 1 + 2 * 2)
+    assert operators["Conv"] == 1  # conv1, whose input the policy leaves in float
 
 
 @pytest.mark.parametrize("bit_width", ["w8a8", "w4a4"])

@@ -109,7 +109,7 @@ def test_groups_stay_convolutions(tmp_path):
     model = Layers(nn.Conv1d(6, 8, 3), nn.GELU(), nn.Conv1d(8, 8, 3, groups=4))
     model = exported(model, torch.randn(2, 6, 40), tmp_path / "x.onnx", quant.Policy())
     operators = export.integer_operators(tmp_path / "x.onnx")
-    assert operators["Conv"] == 1
+    assert operators["Conv"] == 2
     # The first layer's weight is float from the start of the session on; the second's, and its input, at every run.
     assert operators["DequantizeLinear"] == 2
     assert_equal(model, torch.randn(3, 6, 33), tmp_path / "x.onnx")
