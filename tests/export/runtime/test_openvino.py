@@ -190,3 +190,20 @@ import openvino_telemetry  # and so is this, for whoever asks for it
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quantized_file_that_fills_the_clips_it_is_given_runs(tmp_path):
+    """OpenVINO 2026.4 crashed on windows of log-mels that the file makes: in a process of its own, to live on."""
+    torch.manual_seed(0)
+    encoder = SpeechTransformer(width=32, depth=1, heads=2, positions=60, log_mel="whisper_filled").eval()
+    mels = encoder.front_end(0.1 * torch.randn(1, 16_000))
+    quant.calibrate(quant.prepare(encoder, quant.Policy(activation_range="static")), [mels], lambda it: encoder(*it))
+    path = to_file(encoder, tmp_path / "filled.onnx", "w8a8", input="waveform", check=False)
+    program = (
+        "import numpy as np; from export.runtime.start import start; "
+        f"session = start({str(path)!r}, 'openvino', 1); "
+        "feeds = {'waveform': np.zeros((1, 16_000), np.float32), 'lengths': np.array([16_000])}; "
+        "print(session.run(None, feeds)[0].shape)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, ran.stdout) == (0, "(1, 60, 32)\n")
