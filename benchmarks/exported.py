@@ -16,7 +16,6 @@ import copy
 import logging
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,10 +34,14 @@ import export
 import quant
 from encoders import Encoder, SpeechTransformer, VisionEncoder, WhisperLogMel, import_encoder, load_encoder
 from export.check.inputs import speech_cuts
+from export.runtime.bench import take_turns
 from export.runtime.fresh_process import feed
 from export.runtime.start import start
 from ssql.reports.figures import latency_figure
 from ssql.reports.result_files import save
+
+log = logging.getLogger("race")
+log.setLevel(logging.WARNING)  # its progress is seen though the root logger is silenced
 
 Batch = dict[str, np.ndarray]
 
@@ -46,7 +49,6 @@ FILLED, SHORTER = 30.0, (3.0, 10.0)
 BASE = {"width": 512, "depth": 6, "heads": 8, "positions": 1500, "log_mel": "whisper_filled"}
 STATIC = quant.Policy(activation_range="static", layers={"*": "/static/smooth"})
 MEL_IMAGE = (80, 1000)  # 10 s
-REST = 0.02
 LINE = "int8_speedup={} int4_speedup={} int8_size={} int4_size={} int8_distance={} int4_distance={} nncf_speedup={}\n"
 
 
@@ -136,19 +138,6 @@ def sessions(paths: Sequence[Path], threads: int) -> list[Any]:
     return found
 
 
-def take_turns(entries: list[Any], feeds: Batch, repeats: int) -> list[list[float]]:
-    """Milliseconds of each run of each session."""
-    timings: list[list[float]] = [[] for _ in entries]
-    for _ in range(repeats):
-        for session, times in zip(entries, timings, strict=True):
-            time.sleep(REST)  # a session's threads spin for a while after a run
-            session.run(None, feeds)
-            started = time.perf_counter()
-            session.run(None, feeds)
-            times.append(1000 * (time.perf_counter() - started))
-    return timings
-
-
 def distances(entries: list[Any], held_out: list[Batch]) -> list[float]:
     """Squared error of each session's features over the variance of all numbers of the first's."""
     features = [np.concatenate([entry.run(None, batch)[0] for batch in held_out], axis=None) for entry in entries]
@@ -165,7 +154,7 @@ def race(
 ) -> list[dict[str, Any]]:
     """A row for each file in each runtime."""
     entries = sessions(paths, threads)
-    timings, errors = take_turns(entries, feeds(entries[0]), repeats), distances(entries, held_out)
+    timings, errors = take_turns(entries, [feeds(entries[0])] * len(entries), repeats), distances(entries, held_out)
     rows = []
     for session, times, error in zip(entries, timings, errors, strict=True):
         low, high = np.percentile(times, [10, 90])
@@ -209,7 +198,7 @@ def whisper_rows(arguments: argparse.Namespace, folder: Path) -> list[dict[str, 
         for seconds in lengths:
             for threads in arguments.threads:
                 rows += race(paths, seconds, threads, arguments.repeats, held_out, lambda it, s=seconds: feed(it, s))
-                logging.getLogger("race").warning("measured %g s on %d threads", seconds, threads)
+                log.warning("measured %g s on %d threads", seconds, threads)
     return rows
 
 

@@ -10,8 +10,6 @@ import numpy as np
 
 Batch = dict[str, np.ndarray]
 
-NAMES = {"nncf-int8": "8 bits, a static range a tensor", "nncf-int4": "4-bit weights in groups of 64"}
-
 
 def is_installed() -> bool:
     """Whether there is anything to compare with."""
@@ -30,7 +28,7 @@ def nncf_files(path: Path, batches: list[Batch], folder: Path) -> list[Path]:
     import nncf
     import openvino
 
-    int8, int4 = (folder / f"{name}.xml" for name in NAMES)
+    int8, int4 = (folder / f"{name}.xml" for name in ("nncf-int8", "nncf-int4"))
     core = openvino.Core()
     quantized = nncf.quantize(
         core.read_model(path), nncf.Dataset(batches), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(batches)

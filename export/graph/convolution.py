@@ -33,7 +33,7 @@ def lower_convolutions(graph: ir.Graph) -> None:
             continue
         values, weight = (producer_of(node, place, "DequantizeLinear") for place in (0, 1))
         reshaped = producer_of(node, 1, "Reshape")  # of a kernel in groups
-        if values is None and weight is not None and _is_plain(node, weight) and _feeds_windows(node):
+        if values is None and weight is not None and _is_plain(node, weight) and _feeds_windows(node, weight):
             _multiply(graph, node, None, weight)
         elif values is None and (weight or reshaped):
             _dequantize_at_start(graph, node, weight, reshaped)
@@ -64,13 +64,13 @@ def _dequantize_at_start(graph: ir.Graph, node: ir.Node, weight: ir.Node | None,
             graph.remove(unused, safe=True)
 
 
-def _feeds_windows(node: ir.Node) -> bool:
+def _feeds_windows(node: ir.Node, weight: ir.Node) -> bool:
     """Whether functions of single numbers lead from a convolution of one dimension to the next: Transposes cancel.
 
     Only of what the file is given: OpenVINO 2026.4 crashes where a Gather takes log-mels that the file makes.
     """
-    kernel, values = producer_of(node, 1, "DequantizeLinear"), node.inputs[0]
-    if kernel is None or array_of(kernel.inputs[0]).ndim != 3 or values is None or not values.is_graph_input():
+    values = node.inputs[0]
+    if array_of(weight.inputs[0]).ndim != 3 or values is None or not values.is_graph_input():
         return False
     while True:
         uses = list(node.outputs[0].uses())

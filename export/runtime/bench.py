@@ -89,7 +89,7 @@ def measure_files(
                 log.info("measuring start and memory, %s: file %d of %d, %s", situation, number, len(sessions), what)
                 alone.append(_in_fresh_process(session.path, duration, count, session.runtime))
             log.info("measuring latency, %s: %d files in turn", situation, len(sessions))
-            timings = _take_turns(sessions, [feed(session, duration) for session in sessions], repeats)
+            timings = take_turns(sessions, [feed(session, duration) for session in sessions], repeats)
             for session, size, process, times in zip(sessions, sizes, alone, timings, strict=True):
                 low, high = np.percentile(times, [10, 90])
                 rows.append(
@@ -129,8 +129,8 @@ def _in_fresh_process(path: str | Path, seconds: float, threads: int, runtime: R
     }
 
 
-def _take_turns(sessions: "list[AnySession]", feeds: list[dict[str, np.ndarray]], repeats: int) -> list[list[float]]:
-    """Milliseconds of each run of each session."""
+def take_turns(sessions: "list[AnySession]", feeds: list[dict[str, np.ndarray]], repeats: int) -> list[list[float]]:
+    """Milliseconds of each run of each session, on feeds of its own; sessions take turns."""
     timings: list[list[float]] = [[] for _ in sessions]
     for _ in range(repeats):
         for session, inputs, times in zip(sessions, feeds, timings, strict=True):

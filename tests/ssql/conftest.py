@@ -1,10 +1,12 @@
 import functools
+import sys
 
 import pytest
 import torch
 
 import quant
 from encoders import SpeechTransformer, save_encoder
+from ssql import cli
 from ssql.data import spoken_words
 from ssql.data.espeak import synthesize
 
@@ -29,6 +31,17 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "encoder"
     save_encoder(encoder, folder)
     return folder
+
+
+@pytest.fixture
+def ssql(monkeypatch):
+    """`ssql` with these words, as they are typed; what it raises and exits with comes through."""
+
+    def run(*words: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["ssql", *map(str, words)])
+        cli.main()
+
+    return run
 
 
 @pytest.fixture

@@ -17,15 +17,6 @@ from ssql import cli
 WORDS = ["--data", "SpokenWords", "--data.languages", "[de]", "--data.train_size", "60", "--data.test_size", "40"]
 
 
-@pytest.fixture
-def ssql(monkeypatch):
-    def run(*words: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["ssql", *map(str, words)])
-        cli.main()
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def exported(saved, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")

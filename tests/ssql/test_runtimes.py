@@ -1,7 +1,6 @@
 """The option --runtime of commands that run exported files, as it is typed."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -12,19 +11,9 @@ from written import to_file
 from encoders import load_encoder
 from export.runtime.openvino_session import OpenVinoSession
 from export.runtime.start import start
-from ssql import cli
 from ssql.terminal import groups
 
 PRECISION = "bf16", "f16", "f32"  # by processor
-
-
-@pytest.fixture
-def ssql(monkeypatch):
-    def run(*words: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["ssql", *map(str, words)])
-        cli.main()
-
-    return run
 
 
 @pytest.fixture(scope="module")
