@@ -22,8 +22,8 @@ from quant.checks import check_above, check_at_least
 READING = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"})
 # What timm's functions for families of EfficientNets and MobileNets scale their stages by, before the class is built.
 SCALING = frozenset({"channel_multiplier", "depth_multiplier", "group_size"})
-# The encoder says these itself.
-OWN = frozenset({"self", "num_classes", "in_chans"})
+# The encoder, or whoever runs it, says these itself.
+OWN = frozenset({"self", "num_classes", "in_chans", "device", "dtype"})
 
 
 @register_encoder("vision")
@@ -100,6 +100,11 @@ class VisionEncoder(Encoder):
                 f"size that it is built for (ImageFolder's image_size), or build the encoder with model_arguments "
                 f"{{img_size: {height}}} and a patch_size that divides it"
             ) from error
+        except AttributeError as error:  # a model of fewer stages than its class goes through
+            given = self.arguments["model_arguments"]
+            if not given:
+                raise
+            raise ValueError(f"{name} does not run with model_arguments {json.dumps(given)}: {error}") from error
         return features
 
     def embed(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:

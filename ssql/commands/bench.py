@@ -1,5 +1,6 @@
 """`ssql bench`: latency of ONNX files."""
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -50,6 +51,8 @@ def bench(
     if max(threads) > MOST_THREADS:
         raise ValueError(f"threads must be {MOST_THREADS} at most, got {max(threads)}")
     check_at_least(SHORTEST_CLIP, seconds=seconds)
+    if output is not None and os.path.basename(output) in ("", ".", ".."):
+        raise ValueError(f"--output {output} names a folder: name the files in it, as {os.path.join(output, 'latency')}")
     targets = [Path(f"{output}.json"), Path(f"{output}.png")] if output is not None else []
     if output is not None:
         check_installed("matplotlib")

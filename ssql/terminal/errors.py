@@ -67,6 +67,8 @@ PLAIN = (
     (r"(?:\w+\.)*onnxruntime_pybind11_state\.\w+: ", ""),
     (r"\[ONNXRuntimeError\] : \d+ : \w+ : ", ""),
     (r": run quant\.calibrate\(model, batches\) first", ": ssql quantize finds it on recordings or images"),
+    (r"Type typing\.Callable\[.*?expects a function or a callable class: Expected '([\w.]+)' to be a subclass of "
+     r"<class '(\w+)'>.*", r"\1 makes no \2"),
     (r"Not a valid subclass of ([AEIOU]\w*)(?:\. Got value: [^;]*)?", r"not the name of an \1"),
     (r"Not a valid subclass of (\w+)(?:\. Got value: [^;]*)?", r"not the name of a \1"),
 )  # fmt: skip

@@ -107,6 +107,8 @@ class Sentences(ArgumentParser):
         if refused:
             return f"unknown option {refused[1]}{did_you_mean(refused[1], options)}"
         missing = re.search(r"there is no class (\w+)$", sentence)
+        if missing and missing[1] in _classes():
+            return f"{sentence.replace('there is no class ', '')} is a class, but of another kind than is needed here"
         if missing:
             return sentence + did_you_mean(missing[1], _classes())
         sentence = plain(sentence)  # a value that was shown would hide what follows it

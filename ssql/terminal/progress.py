@@ -69,6 +69,7 @@ class LogProgress(Callback):
         self.seconds = seconds
         self.started = self.said = 0.0
         self.first_step = 0
+        self.epoch = 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The clock starts; a resumed run has steps behind it."""
@@ -78,13 +79,13 @@ class LogProgress(Callback):
             every = sum(count for count, _ in counts)
             log.info("training %s of %s parameters on %s", f"{learning:,}", f"{every:,}", pl_module.device)
         self.started = time.monotonic()
-        self.said, self.first_step = 0.0, trainer.global_step
+        self.said, self.first_step, self.epoch = 0.0, trainer.global_step, max(1, trainer.current_epoch)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Say it when it is time."""
-        now = time.monotonic()
+        now, self.epoch = time.monotonic(), trainer.current_epoch + 1  # after the last step Lightning counts one more
         if trainer.is_global_zero and self.seconds < math.inf and (not self.said or now - self.said >= self.seconds):
             self.said = now
             log.info("%s", self._line(trainer, now))
@@ -97,11 +98,9 @@ class LogProgress(Callback):
     def _line(self, trainer: Trainer, now: float) -> str:
         step, rate = trainer.global_step, (trainer.global_step - self.first_step) / max(now - self.started, 1e-9)
         steps = trainer.estimated_stepping_batches
-        epoch, epochs = trainer.current_epoch + 1, ""
-        if trainer.max_epochs is not None and trainer.max_epochs > 0:
-            epoch, epochs = min(epoch, trainer.max_epochs), f" of {trainer.max_epochs}"
+        epochs = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         ends = 0 < steps < float("inf")
-        parts = [f"epoch {epoch}{epochs}", f"step {step}" + (f" of {steps:.0f}" if ends else "")]
+        parts = [f"epoch {self.epoch}{epochs}", f"step {step}" + (f" of {steps:.0f}" if ends else "")]
         loss = trainer.callback_metrics.get("loss")
         if loss is not None:
             parts.append(f"loss {float(loss):.4g}")

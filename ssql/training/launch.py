@@ -15,6 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from encoders.storage.paths import shown
 from quant.checks import check_above, check_at_least
 from ssql.data import DataModule
 from ssql.terminal.interruption import Interrupted, interruptible
@@ -141,6 +142,8 @@ class RunCLI(LightningCLI):
         Raises:
             ValueError: an option, and what would be right.
         """
+        if shown(self.output) != str(self.output):
+            raise ValueError(f"--output {shown(self.output)} is not UTF-8, as names in a run's logs must be")
         check_at_least(1, checkpoint_steps=self.config.checkpoint_steps)
         trainer = self.config.trainer
         names = ("accumulate_grad_batches", "check_val_every_n_epoch")

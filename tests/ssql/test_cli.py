@@ -109,6 +109,10 @@ def test_overview_and_version(ssql):
     assert code == 2
 
 
+PRETRAIN = (
+    "pretrain --model SimSiam --model.encoder SpeechTransformer --model.augmentation SpeechAugmentation "
+    "--data Digits --output y"
+)
 BAD_LINES = {
     "pretrian": "unknown command 'pretrian': did you mean pretrain?",
     "xyzzy": "unknown command 'xyzzy'; ssql --help lists them",
@@ -135,6 +139,8 @@ BAD_LINES = {
         "--trainer.max_steps must be from",
     "quantize --encoder x --data {} --output y": "not the name of a DataModule",
     "export --encoder x --outpu y": "did you mean --output?",
+    f"{PRETRAIN} --model.optimizer SimSiam": "SimSiam is a class, but of another kind than is needed here",
+    f"{PRETRAIN} --model.optimizer torch.nn.Linear": "--model.optimizer: torch.nn.Linear makes no Optimizer",
 }  # fmt: skip
 
 
@@ -312,8 +318,11 @@ def test_transcripts_reach_recognition_as_a_path(audio, saved, ssql, tmp_path, c
     config = next((tmp_path / "run").glob("logs/version_*/config.yaml"))
     again = yaml.safe_load(config.read_text(encoding="utf-8"))
     assert again["data"]["init_args"]["texts"] == str(tmp_path / "texts.tsv")
-    code, _, err = ssql("finetune", "--config", config, "--output", tmp_path / "again", "--trainer.max_steps", 1)
+    end = ["--trainer.max_steps", 1, "--trainer.max_epochs", 2]
+    code, _, err = ssql("finetune", "--config", config, "--output", tmp_path / "again", *end)
     assert code == 0, err
+    lines = [record.getMessage() for record in caplog.records if record.name == "ssql.terminal.progress"]
+    assert re.match(r"epoch 1 of 2, step 1 of 1, .* trained", lines[-1])
 
 
 def test_spelling_and_files_for_encoders_on_the_command_line(audio, saved, ssql, tmp_path):

@@ -224,6 +224,7 @@ def test_bad_input_with_overwrite_loses_nothing(inputs, ssql_ends, tmp_path):
         ("stream", "--encoder", inputs / "encoder", *out): "only a StreamingTransformer runs step by step",
         ("features", tmp_path / "talk.wav", "--encoder", inputs / "encoder", *out): "talk.wav",
         ("bench", tmp_path / "none.onnx", *out[:1], output / "notes", *out[2:]): "none.onnx does not exist",
+        ("bench", inputs / "encoder.onnx", "--output", "."): "--output . names a folder: name the files in it, as ./la",
     }.items():
         said = ssql_ends(*words)
         assert said is not None and message in said, words

@@ -45,4 +45,9 @@ def test_images_that_do_not_fit_are_said_with_both_sizes():
         encoder.embed_raw(torch.rand(1, 1, 32, 32))
     free = VisionEncoder("vit_tiny_patch16_224", model_arguments=arguments | {"dynamic_img_size": True})
     assert free.embed_raw(torch.rand(1, 3, 64, 48)).shape == (1, 8)
+    fewer = VisionEncoder("resnet10t", model_arguments={"layers": [1, 1]})
+    with pytest.raises(ValueError, match=r'resnet10t does not run with model_arguments {"layers": \[1, 1\]}: .*layer3'):
+        fewer.embed_raw(torch.rand(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="has 'device', which resnet10t does not take"):
+        VisionEncoder("resnet10t", model_arguments={"device": "meta"})
     assert VisionEncoder("resnet10t").embed_raw(torch.rand(1, 3, 40, 24)).shape == (1, 512)

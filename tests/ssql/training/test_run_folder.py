@@ -242,8 +242,11 @@ def test_an_output_that_is_no_folder_is_refused(ssql, tmp_path):
     for name, message in (("file", "is a file, and a run needs a folder"), ("link", "is a link to nothing")):
         code, said = ssql("pretrain", "--output", tmp_path / name, "--overwrite", "true")
         assert (code, message in said) == (1, True), said
+    code, said = ssql("pretrain", "--output", tmp_path / os.fsdecode(b"\xff"))
+    assert (code, r"\xff is not UTF-8" in said) == (1, True), said
     assert (tmp_path / "file").read_text() == "mine"
     assert (tmp_path / "link").is_symlink()
+    assert not (tmp_path / os.fsdecode(b"\xff")).exists()
     assert ssql("pretrain", "--output", tmp_path / "new", "--data.batch_size", "5000")[0] == 1
     assert not (tmp_path / "new").exists()
 
