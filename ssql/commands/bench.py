@@ -52,7 +52,8 @@ def bench(
         raise ValueError(f"threads must be {MOST_THREADS} at most, got {max(threads)}")
     check_at_least(SHORTEST_CLIP, seconds=seconds)
     if output is not None and os.path.basename(output) in ("", ".", ".."):
-        raise ValueError(f"--output {output} names a folder: name the files in it, as {os.path.join(output, 'latency')}")
+        files_in_it = os.path.join(output, "latency")
+        raise ValueError(f"--output {output} names a folder: name the files in it, as {files_in_it}")
     targets = [Path(f"{output}.json"), Path(f"{output}.png")] if output is not None else []
     if output is not None:
         check_installed("matplotlib")
