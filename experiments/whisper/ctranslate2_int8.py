@@ -34,6 +34,7 @@ class Int8Encoder:
 
     modality: Any = "audio"
     bit_width = "w8a8"
+    runtime, precision = "ctranslate2", "int8"
 
     def __init__(self, folder: str, encoder: Encoder) -> None:
         self.model = ctranslate2.models.Whisper(folder, compute_type="int8")

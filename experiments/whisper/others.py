@@ -15,6 +15,7 @@ import nncf
 import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 
 
 class Clips(CalibrationDataReader):
@@ -43,11 +44,15 @@ def main(source: Path, calibration: Path, folder: Path) -> None:
         mode = nncf.CompressWeightsMode.INT4_SYM
         onnx.save(nncf.compress_weights(onnx.load(source), mode=mode, group_size=64, all_layers=True), path)
 
+    # As ONNX Runtime's documentation has it; a static file that is made without does not start in version 1.32.
+    prepared = folder / "prepared.onnx"
+    quant_pre_process(source, prepared, skip_symbolic_shape=True)
+
     def dynamic(path: Path) -> None:
-        quantize_dynamic(source, path, per_channel=True, weight_type=QuantType.QInt8)
+        quantize_dynamic(prepared, path, per_channel=True, weight_type=QuantType.QInt8)
 
     def static(path: Path) -> None:
-        quantize_static(source, path, Clips(inputs), per_channel=True, weight_type=QuantType.QInt8)
+        quantize_static(prepared, path, Clips(inputs), per_channel=True, weight_type=QuantType.QInt8)
 
     for name, write in {
         "nncf-int8": nncf_int8, "nncf-int4": nncf_int4, "dynamic": dynamic, "static": static,
@@ -61,6 +66,7 @@ def main(source: Path, calibration: Path, folder: Path) -> None:
         written.metadata_props.extend(model.metadata_props)
         onnx.save(written, path)
         print(path, f"{path.stat().st_size / 1e6:.1f} MB", flush=True)
+    prepared.unlink()
 
 
 if __name__ == "__main__":
