@@ -151,7 +151,6 @@ def safetensors_of(pretrain, tmp_path, *words):
         (["noise", "HOME/texts"], "noise: none of the 2 files in HOME/texts is a recording that can be used"),
         (["noise_snr_db", "[20, 5]"], "noise_snr_db must be two numbers, the lower first, got [20"),
         (["noise_snr_db", "[5]"], "noise_snr_db must be two numbers, the lower first, got [5"),
-        (["noise_snr_db", "[.nan, 5]"], "noise_snr_db must be finite, got nan"),
         (["speeds", "[0, 1]"], "speeds must be from 0.5 to 2, in whole hundredths, got [0"),
         (["speeds", "[1.005]"], "speeds must be from 0.5 to 2, in whole hundredths, got [1.005]"),
         (["speeds", "[]"], "speeds must be from 0.5 to 2, in whole hundredths, got []"),
@@ -174,7 +173,7 @@ def test_recordings_that_cannot_be_read_are_counted_and_named(pretrain, folders,
     odd = tmp_path / "odd"
     write(odd / "good.wav", DRAWN.standard_normal(4_000) / 10, RATE)
     write(odd / "silent.wav", np.zeros(4_000), RATE)
-    write(odd / "nan.wav", np.full(4_000, np.nan), RATE)
+    soundfile.write(odd / "nan.wav", np.full(4_000, np.nan), RATE, "FLOAT")
     whole = (odd / "good.wav").read_bytes()
     (odd / "cut.wav").write_bytes(whole[: len(whole) // 2])
     (odd / "README.txt").write_text("about the recordings")
