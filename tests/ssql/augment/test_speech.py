@@ -112,9 +112,7 @@ def pretrain(folders, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_resumed_run_with_recordings_ends_with_the_weights_of_an_unbroken_one(
-    pretrain, tmp_path, monkeypatch
-):
+def test_a_resumed_run_with_recordings_ends_with_the_weights_of_an_unbroken_one(pretrain, tmp_path, monkeypatch):
     assert pretrain("--output", tmp_path / "whole") is None
     step = Method.training_step
 
