@@ -120,7 +120,7 @@ def _in_fresh_process(path: str | Path, seconds: float, threads: int, runtime: R
         ran = subprocess.run(command, capture_output=True, text=True)
         if ran.returncode:
             said = ran.stderr.strip().split("\n")[-1] or f"exit status {ran.returncode}"
-            said = "out of memory" if "MemoryError" in said else said
+            said = "out of memory" if "MemoryError" in said else said.partition(f"Error: {path} ")[2] or said
             raise VerificationError(f"{path} does not run for {seconds:g} s in a process of its own: {said}")
         runs.append(json.loads(ran.stdout))
     return {

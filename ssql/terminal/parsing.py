@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
+from encoders.storage.paths import kind_of
 from ssql.terminal.errors import nested_sentence, plain
 
 MOST_CLASSES = 12
@@ -43,9 +44,10 @@ class Sentences(ArgumentParser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """As jsonargparse's; a configuration that is not text, or null for a number, is an error as well."""
-        for file in _configs():
-            if Path(file).is_fifo() and not file.startswith("/dev/"):  # as of `--config <(...)`
-                self.error(f"{file} is a pipe: give a file, --config FILE.yaml")
+        for word in sys.argv[1:]:  # jsonargparse opens whatever may be a configuration, and would wait for ever
+            file = word.partition("=")[2] if word.startswith("-") else word
+            if not file.startswith("/dev/") and kind_of(Path(file)) == "a named pipe":  # `<(...)` is in /dev
+                self.error(f"{file} is a named pipe: give a file or a folder")
         try:
             parsed = super().parse_args(*args, **kwargs)
         except UnicodeDecodeError as error:

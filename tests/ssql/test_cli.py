@@ -433,8 +433,15 @@ def test_what_is_no_data_and_no_configuration_is_said(saved, tmp_path, monkeypat
 
     os.mkfifo(tmp_path / "pipe")
     assert said("--config", tmp_path / "pipe") == (
-        2, f"ssql quantize: error: {tmp_path}/pipe is a pipe: give a file, --config FILE.yaml\n"
+        2, f"ssql quantize: error: {tmp_path}/pipe is a named pipe: give a file or a folder\n"
     )  # fmt: skip
+    words = ["--task", "x", "--data", "Digits", "--output", tmp_path / "out"]
+    for option in (["--encoder", tmp_path / "pipe"], [f"--encoder={tmp_path}/pipe"]):
+        monkeypatch.setattr(sys, "argv", ["ssql", "finetune", *map(str, (*option, *words))])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == 2
+        assert "pipe is a named pipe: give a file or a folder" in capsys.readouterr().err
     code, text = said("--encoder", saved, "--data", "DataModule", "--output", tmp_path / "out")
     assert (code, text.count("\n")) == (2, 1), text
     assert "DataModule is only what others are made from: class_path must be one of AudioFolder, " in text
