@@ -18,6 +18,7 @@ from export.check.accuracy import Labelled
 from export.check.verdict import Verification
 from export.check.verify import verify
 from export.graph.front_end import ExportedFrontEnd, shrink_tables
+from export.graph.groups import widen_groups
 from export.graph.head import ExportedHead
 from export.graph.packing import give_zero_points, pack_weights
 from export.graph.pipeline import Pipeline
@@ -158,6 +159,7 @@ def _build(
 def finished(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer], about: dict[str, str]) -> onnx.ModelProto:
     """A traced graph, in place, with packed weights, without what nothing uses, with what it says about itself."""
     pack_weights(proto, layers)
+    widen_groups(proto)
     give_zero_points(proto)
     drop_unused(proto)
     helper.set_model_props(proto, about)

@@ -20,7 +20,7 @@ def lower_convolutions(graph: ir.Graph) -> None:
     | quantized | quantized next, a ReLU between at most | as it is: the runtime fuses it to QLinearConv |
     | quantized | float: a GELU, a residual sum | Gather of windows, MatMul of integers |
     | float | the next convolution, quantized, of one dimension | the same windows, MatMul in float |
-    | float | any other | weights turned back to float once, when a session starts |
+    | float, or weights in groups | any other | weights turned back to float once, when a session starts |
 
     The runtime has no other integer convolution that is fast: where no QuantizeLinear follows it computes in float,
     from weights that it dequantizes at every run. Integers and scales are the same in all forms; a MatMul's weights
@@ -35,7 +35,7 @@ def lower_convolutions(graph: ir.Graph) -> None:
         reshaped = producer_of(node, 1, "Reshape")  # of a kernel in groups
         if values is None and weight is not None and _is_plain(node, weight) and _feeds_windows(node, weight):
             _multiply(graph, node, None, weight)
-        elif values is None and (weight or reshaped):
+        elif reshaped is not None or (values is None and weight is not None):
             _dequantize_at_start(graph, node, weight, reshaped)
         elif values is not None and weight is not None and _is_plain(node, weight) and not _fuses(node, values, weight):
             _multiply(graph, node, values, weight)
