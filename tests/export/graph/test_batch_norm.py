@@ -48,6 +48,18 @@ def test_normalizations_are_folded_and_all_products_are_of_integers(resnet, file
     assert "DequantizeLinear" not in operators
 
 
+def test_a_file_for_openvino_keeps_its_convolutions_and_torchs_numbers(resnet, tmp_path):
+    path = tmp_path / "resnet.onnx"
+    export.to_onnx(resnet, path, bit_width="w4a8", image_size=64, runtime="openvino")  # verified in ONNX Runtime
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert (kinds.count("Conv"), kinds.count("MatMul"), kinds.count("BatchNormalization")) == (
+        len(quant.quant_layers(resnet)), 0, 0,
+    )  # fmt: skip
+    pytest.importorskip("openvino")
+    result = export.verify(path, resnet, runtime="openvino_f32")
+    assert result.passed, result
+
+
 def test_nothing_is_left_that_no_node_takes(file, capfd):
     graph = onnx.load(file).graph
     assert {tensor.name for tensor in graph.initializer} <= {name for node in graph.node for name in node.input}
