@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto
+from written import unmeasured
 
 import export
 import quant
@@ -35,6 +36,7 @@ def files(encoder, tmp_path_factory):
     words = ["ssql", "export", "--encoder", folder / "encoder", "--output", folder, "--bit_width", "[w8a8, w4a8]"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(word) for word in words])
+        patch.setattr(export, "measure_files", unmeasured)
         main()
     return {"w8a8": folder / "encoder-int8.onnx", "w4a8": folder / "encoder-int4.onnx"}
 
