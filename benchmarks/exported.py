@@ -49,6 +49,7 @@ FILLED, SHORTER = 30.0, (3.0, 10.0)
 BASE = {"width": 512, "depth": 6, "heads": 8, "positions": 1500, "log_mel": "whisper_filled"}
 STATIC = quant.Policy(activation_range="static", layers={"*": "/static/smooth"})
 MEL_IMAGE = (80, 1000)  # 10 s
+FOR_OPENVINO = "-for-openvino"
 LINE = "int8_speedup={} int4_speedup={} int8_size={} int4_size={} int8_distance={} int4_distance={} nncf_speedup={}\n"
 
 
@@ -118,21 +119,29 @@ def all_files(full: Encoder, quantized: Encoder, batches: list[Batch], folder: P
     """Ours, those of ONNX Runtime's tools and, where it is installed, of NNCF; the first is in full precision."""
     folder.mkdir()
     size = MEL_IMAGE if full.modality == "image" else None
-    paths = [folder / f"{name}.onnx" for name in ("fp32", "ours-int8", "ours-int4")]
-    for path, encoder, bit_width in zip(paths, (full, quantized, quantized), ("fp", "w8a8", "w4a8"), strict=True):
-        export.to_onnx(encoder, path, bit_width=bit_width, check=False, image_size=size)
+    ours = [("fp32", full, "fp"), ("ours-int8", quantized, "w8a8"), ("ours-int4", quantized, "w4a8")]
+    paths = []
+    for name, encoder, bit_width in ours:
+        paths.append(folder / f"{name}.onnx")
+        export.to_onnx(encoder, paths[-1], bit_width=bit_width, check=False, image_size=size)
+        if size is not None and bit_width != "fp":  # convolutions of images have a form for each runtime
+            paths.append(folder / f"{name}{FOR_OPENVINO}.onnx")
+            export.to_onnx(encoder, paths[-1], bit_width=bit_width, check=False, image_size=size, runtime="openvino")
     paths += stock_files(paths[0], batches, folder)
     return paths + (nncf_files(paths[0], batches, folder) if is_installed() else [])
 
 
 def sessions(paths: Sequence[Path], threads: int) -> list[Any]:
-    """Of each file in the runtimes that it is for: the stock files in their own."""
+    """Of each file in the runtimes that it is for: the stock files in their own, those of images in one."""
     found: list[Any] = []
     for path in paths:
         if path.suffix == ".xml":
             found.append(IrSession(path, threads))
             continue
-        found.append(start(path, "onnxruntime", threads))
+        if not path.stem.endswith(FOR_OPENVINO):
+            found.append(start(path, "onnxruntime", threads))
+        if path.with_stem(path.stem + FOR_OPENVINO) in paths:
+            continue
         if not path.stem.startswith("stock") or path.stem == "stock-static":
             found.append(start(path, "openvino", threads, batch=1))
     return found

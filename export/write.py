@@ -18,6 +18,7 @@ from export.check.accuracy import Labelled
 from export.check.verdict import Verification
 from export.check.verify import verify
 from export.graph.front_end import ExportedFrontEnd, shrink_tables
+from export.graph.groups import widen_groups
 from export.graph.head import ExportedHead
 from export.graph.packing import give_zero_points, pack_weights
 from export.graph.pipeline import Pipeline
@@ -28,6 +29,7 @@ from export.graph.tokenizer import ExportedTokenizer
 from export.graph.trace import trace
 from export.graph.unused import drop_unused
 from export.metadata import OPSET, VerificationError, metadata
+from export.runtime.runtimes import DEFAULT, Runtime
 from quant import FULL_PRECISION, BitWidth, at, parse_bit_width
 from quant.activation import RANGE_BUFFERS
 from quant.bits import FLOAT_BITS
@@ -54,6 +56,7 @@ def to_onnx(
     check: bool = True,
     overwrite: bool = False,
     opset: int = OPSET,
+    runtime: Runtime = DEFAULT,
 ) -> Verification | None:
     """Export an encoder at a bit-width; integers and scales are those of `quant`.
 
@@ -83,6 +86,8 @@ def to_onnx(
             `<name>.verification.json`. A file that fails keeps the name `<name>.failed.onnx`.
         overwrite: replace an existing file.
         opset: 21 or newer.
+        runtime: that the file is to be fastest in. It is a standard file that every runtime computes; only convolutions
+            of images have another form for OpenVINO, with the same integers, which ONNX Runtime is slow at.
 
     Returns:
         what the verification found; None where there was none.
@@ -107,7 +112,7 @@ def to_onnx(
     refuse_foreign(path, ONNX, overwrite)
     for other, kind in ((report, REPORT), (failed, ONNX), (failed_report, REPORT)):
         refuse_foreign(other, kind)
-    proto = _build(encoder, run, input_form(encoder, input), head, image_size, opset, tokenizer)
+    proto = _build(encoder, run, input_form(encoder, input), head, image_size, opset, tokenizer, runtime)
     if float16:
         halve_floats(proto)
     with staged_file(path) as staging:
@@ -132,7 +137,7 @@ def to_onnx(
 
 def _build(
     encoder: Encoder, run: BitWidth, form: str, head: Head | None, image_size: int | tuple[int, int] | None, opset: int,
-    tokenizer: Tokenizer | None,
+    tokenizer: Tokenizer | None, runtime: Runtime,
 ) -> onnx.ModelProto:  # fmt: skip
     if opset < OPSET:
         raise ValueError(f"opset {opset} is too old: quantized graphs need {OPSET} or newer (INT4 weights)")
@@ -148,7 +153,7 @@ def _build(
     exported_tokenizer = None if tokenizer is None else ExportedTokenizer(frozen_copy(tokenizer))
     pipeline = Pipeline(model, front_end, exported_head, exported_tokenizer)
     names = signature(form, head, tokenizer, filled_frames(encoder))
-    proto = trace(pipeline, names, example_inputs(model, form, image_size), opset)
+    proto = trace(pipeline, names, example_inputs(model, form, image_size), opset, runtime == "onnxruntime")
     shrink_tables(proto)
     if run.weight != FLOAT_BITS:
         shrink_positions(proto)
@@ -158,6 +163,7 @@ def _build(
 def finished(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer], about: dict[str, str]) -> onnx.ModelProto:
     """A traced graph, in place, with packed weights, without what nothing uses, with what it says about itself."""
     pack_weights(proto, layers)
+    widen_groups(proto)
     give_zero_points(proto)
     drop_unused(proto)
     helper.set_model_props(proto, about)

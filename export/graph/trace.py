@@ -19,7 +19,9 @@ from export.graph.unsupported import unsupported
 from export.metadata import OPSET
 
 
-def trace(model: nn.Module, names: Signature, examples: tuple[Tensor, ...], opset: int = OPSET) -> onnx.ModelProto:
+def trace(
+    model: nn.Module, names: Signature, examples: tuple[Tensor, ...], opset: int = OPSET, image_windows: bool = True
+) -> onnx.ModelProto:
     """The model's graph, with dynamic batch (and time) axes, without doc strings and traces.
 
     Args:
@@ -27,6 +29,7 @@ def trace(model: nn.Module, names: Signature, examples: tuple[Tensor, ...], opse
         names: of inputs and outputs, and their dynamic axes.
         examples: inputs to trace with.
         opset: of the file.
+        image_windows: see `lower_convolutions`.
 
     Raises:
         ValueError: a layer or operation that ONNX or the exporter does not know.
@@ -44,7 +47,7 @@ def trace(model: nn.Module, names: Signature, examples: tuple[Tensor, ...], opse
             raise unsupported(error, model, examples, shapes) from error
     assert program is not None
     fold_batch_norms(program.model.graph)
-    lower_convolutions(program.model.graph)
+    lower_convolutions(program.model.graph, image_windows)
     join_transposes(program.model.graph)
     proto: onnx.ModelProto = program.model_proto
     _name_axes(proto, names)

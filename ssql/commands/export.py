@@ -6,6 +6,7 @@ from pathlib import Path
 import export as onnx_export
 from encoders import load_encoder, load_head, load_tokenizer, state_sha256, weights_sha256
 from encoders.storage.ownership import LATENCIES, REPORT, refuse_foreign
+from export.runtime.runtimes import DEFAULT, Runtime
 from ssql.commands.exported_files import file_paths, in_turn, labelled_of_head, verification_clips
 from ssql.data import DataModule
 from ssql.evaluation.probe_head import probe_head
@@ -27,6 +28,7 @@ def export(
     trained_on: str = "unspecified",
     licence: str = "unspecified",
     float16: bool = False,
+    runtime: Runtime = DEFAULT,
     overwrite: bool = False,
 ) -> None:
     """Write an encoder as ONNX at one or more bit-widths, verify each file against torch, measure them, describe them.
@@ -55,6 +57,7 @@ def export(
         trained_on: the encoder's training data, for the model card.
         licence: of the weights, for the model card.
         float16: store weights that stay in float in 16 bits; fp becomes encoder-fp16.onnx.
+        runtime: that the files are to be fastest in; they run in all. It matters for convolutions of images alone.
         overwrite: replace existing files.
     """
     if data is None and task is not None:
@@ -81,7 +84,7 @@ def export(
             labelled = labelled_of_head(data, heads[b], task)
             onnx_export.to_onnx(
                 loaded, path, bit_width=b, float16=float16, input=input, head=heads[b], tokenizer=tokenizer,
-                clips=clips, labelled=labelled, overwrite=overwrite,
+                clips=clips, labelled=labelled, overwrite=overwrite, runtime=runtime,
             )  # fmt: skip
         latencies = onnx_export.measure_files(list(paths.values()))
         # After those that the file has of other ONNX files beside it.

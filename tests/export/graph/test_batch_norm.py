@@ -1,4 +1,5 @@
 import copy
+import sys
 
 import numpy as np
 import onnx
@@ -6,16 +7,17 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
-from written import to_file
+from written import to_file, unmeasured
 
 import export
 import quant
-from encoders import VisionEncoder
+from encoders import VisionEncoder, save_encoder
 from export.check.stored import first_difference
 from export.graph.qdq import to_qdq
 from export.graph.signature import Signature
 from export.graph.trace import trace
 from export.runtime.session import open_session
+from ssql.cli import main
 
 W4A8 = quant.BitWidth(4, 8)
 
@@ -46,6 +48,22 @@ def test_normalizations_are_folded_and_all_products_are_of_integers(resnet, file
     assert operators["Conv"] == 1  # the first layer's, on the image in float
     assert operators["QLinearConv"] + operators["MatMulIntegerToFloat"] == len(quant.quant_layers(resnet)) - 1
     assert "DequantizeLinear" not in operators
+
+
+def test_a_file_for_openvino_keeps_its_convolutions_and_torchs_numbers(resnet, tmp_path, monkeypatch):
+    save_encoder(resnet, tmp_path / "encoder")
+    words = ["ssql", "export", "--encoder", tmp_path / "encoder", "--output", tmp_path, "--bit_width", "w4a8"]
+    monkeypatch.setattr(sys, "argv", [*map(str, words), "--runtime", "openvino"])
+    monkeypatch.setattr(export, "measure_files", unmeasured)
+    main()  # verifies in ONNX Runtime
+    path = tmp_path / "encoder-int4.onnx"
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert (kinds.count("Conv"), kinds.count("MatMul"), kinds.count("BatchNormalization")) == (
+        len(quant.quant_layers(resnet)), 0, 0,
+    )  # fmt: skip
+    pytest.importorskip("openvino")
+    result = export.verify(path, resnet, runtime="openvino_f32")
+    assert result.passed, result
 
 
 def test_nothing_is_left_that_no_node_takes(file, capfd):

@@ -31,14 +31,16 @@ class Permuted(nn.Module):
         return values.permute(self.axes)
 
 
-def exported(model: nn.Module, inputs: torch.Tensor, path, policy: quant.Policy = INTEGERS) -> nn.Module:
+def exported(
+    model: nn.Module, inputs: torch.Tensor, path, policy: quant.Policy = INTEGERS, image_windows: bool = True
+) -> nn.Module:
     """The model, calibrated; its file with a dynamic batch and a dynamic last axis is at path."""
     torch.manual_seed(0)
     quant.calibrate(quant.prepare(model, policy), [inputs])
     form = copy.deepcopy(model).eval().requires_grad_(False)
     to_qdq(form, W8A8)
     axes = ("batch", *[None] * (inputs.dim() - 2), "last")
-    proto = trace(form, Signature({"x": axes}, {"y": axes}), (inputs,))
+    proto = trace(form, Signature({"x": axes}, {"y": axes}), (inputs,), image_windows=image_windows)
     give_zero_points(proto)
     onnx.save(proto, path)
     return model.eval()
@@ -83,6 +85,19 @@ def test_windows_of_images_are_torchs(layer, tmp_path):
     assert export.integer_operators(tmp_path / "x.onnx")["MatMulIntegerToFloat"] == 1
     for length in (12, 21):
         assert_equal(model, torch.randn(2, 4, 12, length), tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "convolutions"),
+    [(nn.Conv2d(4, 8, 3, padding=1, stride=2), (2, 4, 12, 20), 1), (nn.Conv1d(4, 8, 3), (2, 4, 20), 0)],
+    ids=["image", "sequence"],
+)
+def test_only_images_stay_convolutions_for_openvino(layer, shape, convolutions, tmp_path):
+    inputs = torch.randn(shape)
+    model = exported(Layers(layer, nn.GELU()), inputs, tmp_path / "x.onnx", image_windows=False)
+    kinds = [node.op_type for node in onnx.load(tmp_path / "x.onnx").graph.node]
+    assert (kinds.count("Conv"), kinds.count("MatMul")) == (convolutions, 1 - convolutions)
+    assert_equal(model, inputs, tmp_path / "x.onnx")
 
 
 def test_what_is_quantized_next_stays_a_convolution(tmp_path):
