@@ -126,7 +126,7 @@ def read_clips(
                 except UnusableAudioError as error:
                     skipped[str(error)].append(entry.name)
     for reason, names in skipped.items():
-        log.warning("skipped %d files (%s): %s", len(names), reason, some(names))
+        log.warning("skipped %d files (%s): %s", len(names), reason, some(names, 10))
     if half_silent:
         log.warning(
             "%d files hold silence on a channel beside sound, which the mean of channels makes softer: %s",

@@ -1,11 +1,17 @@
 """What is known of a recording, or of a part of one, before any audio is read."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from encoders.storage.paths import kind_of, shown
+
+_SPLIT = re.compile(
+    r"(?:(?P<train>train(?:ing)?)|(?P<test>test(?:ing)?|eval(?:uation)?)|(?P<validation>dev|val(?:id(?:ation)?)?))"
+    r"(?:[^a-z].*)?"
+)
 
 
 @dataclass(slots=True)
@@ -58,11 +64,8 @@ def relative(path: Path, root: Path) -> str:
 
 def split_of(name: str) -> str | None:
     """The split that a folder or manifest is named after, like `train-clean-100` or `dev`; None for other names."""
-    word = name.lower()
-    for split, beginnings in (("train", ("train",)), ("test", ("test", "eval")), ("validation", ("dev", "val"))):
-        if word.startswith(beginnings):
-            return split
-    return None
+    match = _SPLIT.fullmatch(name.lower())
+    return None if match is None else next(split for split in match.groupdict() if match[split])
 
 
 def check_files(entries: Sequence[Entry]) -> None:
