@@ -179,15 +179,15 @@ def test_a_name_that_is_not_utf_8_is_a_name(tmp_path):
         list(read_blocks(path))
 
 
-@pytest.mark.parametrize("rate", [16_000, 8_000, 24_000, 48_000])
+@pytest.mark.parametrize("rate", [16_000, 24_000, 48_000])
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.aiff", "a.ogg", "a.opus", "a.mp3"])
 def test_a_part_of_a_file_is_the_cut_of_the_whole_bit_by_bit(tmp_path, name, rate):
-    stereo = np.stack([noise(12 * rate), noise(12 * rate)[::-1]], axis=1)
+    stereo = np.stack([noise(5 * rate), noise(5 * rate)[::-1]], axis=1)
     path = written(tmp_path / name, stereo, rate)
     whole = read_audio(path)
     samples, sound = read_whole(path)
-    assert len(whole) == sound.length == 12 * 16_000
-    for start, end in ((0, 16_000), (16_000, 48_000), (170_001, 180_002), (176_000, sound.length)):
+    assert len(whole) == sound.length == 5 * 16_000
+    for start, end in ((0, 16_000), (16_000, 48_000), (50_001, 60_002), (72_000, sound.length)):
         part = read_part(path, start, end)
         assert np.array_equal(part, part_of(samples, sound.rate, start, end))
         assert np.array_equal(part, whole[start:end])
