@@ -50,8 +50,9 @@ def list_entries(
             label = _labelling(labels)
             for entry in entries:
                 entry.labels = label(entry)
+    entries = _split(entries, test_pattern)
     _add_texts(entries, texts)
-    return _split(entries, test_pattern)
+    return entries
 
 
 def is_manifest(labels: str | None) -> bool:
