@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
@@ -43,6 +44,17 @@ class Part:
     path: Path
     start: int
     end: int
+
+
+Clip = tuple[Entry, Part, Tensor | None]  # a waveform where it is kept in memory
+
+
+class _Found(NamedTuple):
+    """What one file gives: clips, reasons and names of what is skipped, its name if one of its channels is silent."""
+
+    clips: list[Clip]
+    skipped: list[tuple[str, str]]
+    half_silent: list[str]
 
 
 class Clips(Sequence[Tensor]):
@@ -85,9 +97,7 @@ class Clips(Sequence[Tensor]):
         return Clips([self.parts[i] for i in indices], [self.held[i] for i in indices])
 
 
-def read_clips(
-    entries: Sequence[Entry], longest: int, cut: bool, cache_bytes: float
-) -> list[tuple[Entry, Part, Tensor | None]]:
+def read_clips(entries: Sequence[Entry], longest: int, cut: bool, cache_bytes: float) -> list[Clip]:
     """The clips of all recordings that can be used; those that are kept in memory with their waveform.
 
     Every file is decoded once, to its end, so that what is skipped is known and logged before training begins. A file
@@ -105,26 +115,17 @@ def read_clips(
     files: dict[Path, list[Entry]] = defaultdict(list)
     for entry in entries:
         files[entry.path].append(entry)
-    clips: list[tuple[Entry, Part, Tensor | None]] = []
+    clips: list[Clip] = []
     skipped: dict[str, list[str]] = defaultdict(list)
     half_silent: list[str] = []
     with ThreadPoolExecutor() as pool:
-        keep = list(_that_fit(pool.map(expected_length, files), cache_bytes))
-        read = pool.map(_read, files, keep)
-        for parts, found in zip(files.values(), track(read, "reading audio", len(files)), strict=True):
-            if isinstance(found, str):
-                skipped[found] += [entry.name for entry in parts]
-                continue
-            samples, sound = found
-            if sound.silent_channels:
-                half_silent.append(parts[0].name)
-            for entry in parts:
-                try:
-                    clips += [
-                        (entry, part, _waveform(samples, sound, part)) for part in _cut(entry, sound, longest, cut)
-                    ]
-                except UnusableAudioError as error:
-                    skipped[str(error)].append(entry.name)
+        keep = _that_fit(pool.map(expected_length, files), cache_bytes)
+        read = pool.map(partial(_read, longest, cut), files.values(), keep)
+        for found in track(read, "reading audio", len(files)):
+            clips += found.clips
+            for reason, name in found.skipped:
+                skipped[reason].append(name)
+            half_silent += found.half_silent
     for reason, names in skipped.items():
         log.warning("skipped %d files (%s): %s", len(names), reason, some(names, 10))
     if half_silent:
@@ -144,15 +145,27 @@ def _that_fit(lengths: Iterable[int | None], cache_bytes: float) -> Iterator[boo
         yield fits
 
 
-def _read(path: Path, keep: bool) -> tuple[np.ndarray | None, Sound] | str:
-    """What a file holds, with its samples if they are to be kept; or why it cannot be used."""
+def _read(longest: int, cut: bool, entries: Sequence[Entry], keep: bool) -> _Found:
+    """The clips of one file, in which all the entries lie; it is decoded once."""
+    path = entries[0].path
     try:
         samples, sound = read_whole(path) if keep else (None, examined(path))
     except AudioFileError as error:
-        return error.reason
+        return _Found([], [(error.reason, entry.name) for entry in entries], [])
     except OSError as error:
-        return f"out of reach: {error.strerror or 'it is gone'}"
-    return "all silent" if sound.silent else (samples, sound)
+        reason = f"out of reach: {error.strerror or 'it is gone'}"
+        return _Found([], [(reason, entry.name) for entry in entries], [])
+    if sound.silent:
+        return _Found([], [("all silent", entry.name) for entry in entries], [])
+    found = _Found([], [], [entries[0].name] if sound.silent_channels else [])
+    for entry in entries:
+        try:
+            parts = _cut(entry, sound, longest, cut)
+        except UnusableAudioError as error:
+            found.skipped.append((str(error), entry.name))
+            continue
+        found.clips.extend((entry, part, _waveform(samples, sound, part)) for part in parts)
+    return found
 
 
 def _waveform(samples: np.ndarray | None, sound: Sound, part: Part) -> Tensor | None:
