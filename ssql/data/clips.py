@@ -6,9 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import overload
 
 import numpy as np
 import torch
@@ -47,14 +46,6 @@ class Part:
 
 
 Clip = tuple[Entry, Part, Tensor | None]  # a waveform where it is kept in memory
-
-
-class _Found(NamedTuple):
-    """What one file gives: clips, reasons and names of what is skipped, its name if one of its channels is silent."""
-
-    clips: list[Clip]
-    skipped: list[tuple[str, str]]
-    half_silent: list[str]
 
 
 class Clips(Sequence[Tensor]):
@@ -100,8 +91,26 @@ class Clips(Sequence[Tensor]):
 def read_clips(entries: Sequence[Entry], longest: int, cut: bool, cache_bytes: float) -> list[Clip]:
     """The clips of all recordings that can be used; those that are kept in memory with their waveform.
 
-    Every file is decoded once, to its end, so that what is skipped is known and logged before training begins. A file
-    that is not kept is decoded block by block.
+    What is skipped is known and logged before training begins. See `decoded` for arguments and errors.
+    """
+    clips: list[Clip] = []
+    skipped: dict[str, list[str]] = defaultdict(list)
+    for entry, found in track(decoded(entries, longest, cut, cache_bytes), "reading audio", len(entries)):
+        if isinstance(found, str):
+            skipped[found].append(entry.name)
+        else:
+            clips += [(entry, part, waveform) for part, waveform in found]
+    for reason, names in skipped.items():
+        log.warning("skipped %d files (%s): %s", len(names), reason, some(names, 10))
+    return clips
+
+
+def decoded(
+    entries: Sequence[Entry], longest: int, cut: bool, cache_bytes: float
+) -> Iterator[tuple[Entry, list[tuple[Part, Tensor | None]] | str]]:
+    """Each entry with its clips, or why it cannot be used; every file is decoded once, to its end.
+
+    A file that is not kept in memory is decoded block by block. Entries come in the order of their files.
 
     Args:
         entries: recordings, or parts of them.
@@ -115,25 +124,26 @@ def read_clips(entries: Sequence[Entry], longest: int, cut: bool, cache_bytes: f
     files: dict[Path, list[Entry]] = defaultdict(list)
     for entry in entries:
         files[entry.path].append(entry)
-    clips: list[Clip] = []
-    skipped: dict[str, list[str]] = defaultdict(list)
     half_silent: list[str] = []
+
+    def read(parts: list[Entry], keep: bool) -> list[tuple[Entry, list[tuple[Part, Tensor | None]] | str]]:
+        found = _read(parts[0].path, keep)
+        if isinstance(found, str):
+            return [(entry, found) for entry in parts]
+        samples, sound = found
+        if sound.silent_channels:
+            half_silent.append(parts[0].name)
+        return [(entry, _clips(entry, samples, sound, longest, cut)) for entry in parts]
+
     with ThreadPoolExecutor() as pool:
         keep = _that_fit(pool.map(expected_length, files), cache_bytes)
-        read = pool.map(partial(_read, longest, cut), files.values(), keep)
-        for found in track(read, "reading audio", len(files)):
-            clips += found.clips
-            for reason, name in found.skipped:
-                skipped[reason].append(name)
-            half_silent += found.half_silent
-    for reason, names in skipped.items():
-        log.warning("skipped %d files (%s): %s", len(names), reason, some(names, 10))
+        for found in pool.map(read, files.values(), keep):
+            yield from found
     if half_silent:
         log.warning(
             "%d files hold silence on a channel beside sound, which the mean of channels makes softer: %s",
-            len(half_silent), some(half_silent),
+            len(half_silent), some(sorted(half_silent)),
         )  # fmt: skip
-    return clips
 
 
 def _that_fit(lengths: Iterable[int | None], cache_bytes: float) -> Iterator[bool]:
@@ -145,27 +155,25 @@ def _that_fit(lengths: Iterable[int | None], cache_bytes: float) -> Iterator[boo
         yield fits
 
 
-def _read(longest: int, cut: bool, entries: Sequence[Entry], keep: bool) -> _Found:
-    """The clips of one file, in which all the entries lie; it is decoded once."""
-    path = entries[0].path
+def _read(path: Path, keep: bool) -> tuple[np.ndarray | None, Sound] | str:
+    """What a file holds, with its samples if they are to be kept; or why it cannot be used."""
     try:
         samples, sound = read_whole(path) if keep else (None, examined(path))
     except AudioFileError as error:
-        return _Found([], [(error.reason, entry.name) for entry in entries], [])
+        return error.reason
     except OSError as error:
-        reason = f"out of reach: {error.strerror or 'it is gone'}"
-        return _Found([], [(reason, entry.name) for entry in entries], [])
-    if sound.silent:
-        return _Found([], [("all silent", entry.name) for entry in entries], [])
-    found = _Found([], [], [entries[0].name] if sound.silent_channels else [])
-    for entry in entries:
-        try:
-            parts = _cut(entry, sound, longest, cut)
-        except UnusableAudioError as error:
-            found.skipped.append((str(error), entry.name))
-            continue
-        found.clips.extend((entry, part, _waveform(samples, sound, part)) for part in parts)
-    return found
+        return f"out of reach: {error.strerror or 'it is gone'}"
+    return "all silent" if sound.silent else (samples, sound)
+
+
+def _clips(
+    entry: Entry, samples: np.ndarray | None, sound: Sound, longest: int, cut: bool
+) -> list[tuple[Part, Tensor | None]] | str:
+    try:
+        parts = _cut(entry, sound, longest, cut)
+    except UnusableAudioError as error:
+        return str(error)
+    return [(part, _waveform(samples, sound, part)) for part in parts]
 
 
 def _waveform(samples: np.ndarray | None, sound: Sound, part: Part) -> Tensor | None:
