@@ -6,7 +6,8 @@ from pathlib import Path
 
 from encoders.speech.audio_file import AUDIO_NAMES, READ
 from encoders.storage.paths import shown
-from ssql.data.layouts.entry import Entry, relative, some
+from ssql.data.folder_files import Skipped, files_below
+from ssql.data.layouts.entry import Entry, relative
 
 log = logging.getLogger(__name__)
 
@@ -31,38 +32,21 @@ def folder_name(path: Path) -> str:
 def audio_files(root: Path) -> list[Path]:
     """Files below a folder whose names are those of sound or video, sorted.
 
-    A folder that links lead to as well is looked into once, under its own name where it has one here. Folders that
-    cannot be entered, links to nothing, and links that lead where one has been, are logged as warnings.
+    What links lead to as well is taken once, under its own name where it has one here. It is logged, as folders are
+    that cannot be entered.
     """
-    found: list[Path] = []
-    seen: set[tuple[int, int]] = set()
-    shut: list[str] = []
-    again: list[str] = []
-    waiting: list[Path] = [root]
-    links: list[Path] = []
-    while waiting or links:
-        folder = waiting.pop() if waiting else links.pop(0)  # links last: real folders go by their own names
-        try:
-            status = folder.stat()
-            if (status.st_dev, status.st_ino) in seen:
-                again.append(relative(folder, root))
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as inside:
-                children = sorted(inside, key=lambda child: child.name)
-        except OSError:
-            shut.append(relative(folder, root))
+    skipped, whole = Skipped(), os.path.realpath(root)
+    found: dict[str, Path] = {}
+    for path in files_below(root, skipped):
+        if path.suffix.lower() not in AUDIO_NAMES:
+            if path.is_symlink() and not path.exists():
+                skipped.add("a link to nothing", path)
             continue
-        for child in children:
-            path = folder / child.name
-            if os.path.splitext(child.name)[1].lower() in AUDIO_NAMES:
-                found.append(path)  # a folder by such a name too: it is named when it is opened
-            elif os.path.isdir(path):
-                (links if child.is_symlink() else waiting).append(path)
-            elif child.is_symlink() and not os.path.exists(path):
-                shut.append(relative(path, root))
-    if shut:
-        log.warning("left out %d folders or links that lead nowhere or may not be entered: %s", len(shut), some(shut))
-    if again:
-        log.warning("left out %d links to folders that are here already: %s", len(again), some(again))
-    return sorted(found)
+        real = os.path.realpath(path)
+        kept = found.setdefault(real, path)
+        if kept is not path:
+            own = real == os.path.join(whole, path.relative_to(root))
+            found[real] = path if own else kept
+            skipped.add("here already, by another name", kept if own else path)
+    skipped.warn(log, root)
+    return sorted(found.values())
