@@ -14,6 +14,7 @@ from ssql.reports.tables import latency_tables
 from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
 from ssql.terminal.groups import check_installed
+from ssql.terminal.inputs import check_inputs
 
 SHORTEST_CLIP = 0.025  # seconds: one frame
 MOST_THREADS = 1024
@@ -50,6 +51,7 @@ def bench(
     if max(threads) > MOST_THREADS:
         raise ValueError(f"threads must be {MOST_THREADS} at most, got {max(threads)}")
     check_at_least(SHORTEST_CLIP, seconds=seconds)
+    check_inputs(files=files)
     targets = [Path(f"{output}.json"), Path(f"{output}.png")] if output is not None else []
     if output is not None:
         check_installed("matplotlib")

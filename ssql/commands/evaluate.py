@@ -15,6 +15,7 @@ from ssql.reports.figures import accuracy_figure
 from ssql.reports.result_files import refuse_existing
 from ssql.reports.tables import markdown_report
 from ssql.terminal.checks import each_once, not_empty
+from ssql.terminal.inputs import check_inputs
 
 
 def evaluate(
@@ -65,12 +66,13 @@ def evaluate(
     not_empty(encoders=encoders, bit_widths=bit_widths, tasks=tasks, quantizers=quantizers)
     bit_widths = each_once(bit_widths)
     check_runtime_of(encoders.values(), runtime)
-    refuse_existing(result_files(output, "accuracy"), overwrite)
     check_at_least(1, calibration_batches=calibration_batches)
     if reader is not None and tasks is not None:
         raise ValueError("a reader reads texts, and no tasks: give --reader or --tasks")
+    check_inputs(encoders.values(), data=data)
     if reader is not None:
         check_texts(data, reader)
+    refuse_existing(result_files(output, "accuracy"), overwrite)
     loaded = load_measured(encoders, runtime)
     with reserved_results(output, "accuracy", overwrite):
         if reader is None:

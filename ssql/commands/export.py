@@ -14,6 +14,7 @@ from ssql.reports.rows import results_of
 from ssql.reports.tables import latency_tables
 from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
+from ssql.terminal.inputs import check_inputs
 
 
 def export(
@@ -61,6 +62,10 @@ def export(
         raise ValueError("a task needs data to learn it from: --data SpokenWords --task word")
     bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
     not_empty(bit_width=bit_widths, accuracy=accuracy)
+    check_inputs(data=data)
+    loaded, own_head, tokenizer = load_encoder(encoder), load_head(encoder), load_tokenizer(encoder)
+    head_sha256 = state_sha256(own_head) if own_head else None
+    known = results_of(Path(accuracy), weights_sha256(loaded), head_sha256, encoder) if accuracy is not None else {}
     paths = file_paths(output, "encoder", bit_widths, float16)
     refuse_existing(paths.values(), overwrite)
     latency_file = Path(output) / "latency.json"
@@ -68,9 +73,6 @@ def export(
     for path in paths.values():
         refuse_foreign(path.with_suffix(".verification.json"), REPORT)
     onnx_export.refuse_foreign_card(Path(output))
-    loaded, own_head, tokenizer = load_encoder(encoder), load_head(encoder), load_tokenizer(encoder)
-    head_sha256 = state_sha256(own_head) if own_head else None
-    known = results_of(Path(accuracy), weights_sha256(loaded), head_sha256, encoder) if accuracy is not None else {}
     heads = {b: own_head for b in bit_widths}
     if data is not None and task is not None and (own_head is None or own_head.label != task):
         heads = {b: probe_head(loaded, data, task, b) for b in bit_widths}

@@ -12,6 +12,7 @@ from ssql.commands.runtimes import check_runtime_of
 from ssql.feature_files.recordings import feature_paths, write_features
 from ssql.reports.result_files import refuse_existing
 from ssql.terminal.console import say
+from ssql.terminal.inputs import check_inputs
 
 
 def features(
@@ -49,6 +50,7 @@ def features(
     check_at_least(1, batch_size=batch_size)
     check_runtime_of([encoder], runtime)
     paths = feature_paths(files, output)
+    check_inputs([encoder], files)
     refuse_existing(paths.values(), overwrite)
     at_bit_width: AbstractContextManager[None] = nullcontext()
     computed: dict[str, str] = {}

@@ -16,6 +16,7 @@ from ssql.reports.rows import load_different, retained_rows
 from ssql.reports.tables import suite_report, terminal_table
 from ssql.terminal.checks import each_once, not_empty
 from ssql.terminal.console import say
+from ssql.terminal.inputs import check_inputs
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def suite(
     not_empty(encoders=encoders if parts else None, bit_widths=bit_widths, quantizers=quantizers)
     bit_widths = each_once(bit_widths)
     check_runtime_of(encoders.values(), runtime)
+    check_inputs(encoders.values() if parts else (), rows)
     partial = Path(output) / "suite.partial.json"
     refuse_existing([partial], overwrite or str(partial) in map(str, map(Path, rows)))
     check_at_least(1, calibration_batches=calibration_batches)
