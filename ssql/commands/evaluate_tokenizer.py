@@ -3,6 +3,7 @@
 from encoders import load_tokenizer
 from quant.checks import check_at_least
 from ssql.commands.results import load_encoders, reserved_results, save_results
+from ssql.commands.unquantized import note_unquantized_of
 from ssql.data import DataModule
 from ssql.evaluation.evaluate import BIT_WIDTHS
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer
@@ -49,6 +50,7 @@ def evaluate_tokenizer(
     if missing:
         raise ValueError(f"no tokenizer in {', '.join(missing)}: give what ssql tokenizer wrote, OUTPUT/model")
     pairs = {name: (loaded[name], head) for name, head in heads.items() if head is not None}
+    note_unquantized_of(loaded, bit_widths, quantizers)
     with reserved_results(output, "tokens", overwrite):
         rows = token_agreement(pairs, data, bit_widths, calibration_batches, quantizers)
         save_results(rows, output, "tokens", markdown_report(rows), accuracy_figure(rows, "agreement"))

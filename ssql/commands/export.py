@@ -7,6 +7,7 @@ import export as onnx_export
 from encoders import load_encoder, load_head, load_tokenizer, state_sha256, weights_sha256
 from encoders.storage.ownership import LATENCIES, REPORT, refuse_foreign
 from ssql.commands.exported_files import file_paths, in_turn, labelled_of_head, verification_clips
+from ssql.commands.unquantized import note_unquantized
 from ssql.data import DataModule
 from ssql.evaluation.probe_head import probe_head
 from ssql.reports.result_files import refuse_existing, reserved, save
@@ -28,15 +29,16 @@ def export(
     trained_on: str = "unspecified",
     licence: str = "unspecified",
     float16: bool = False,
+    bench: bool = True,
     overwrite: bool = False,
 ) -> None:
     """Write an encoder as ONNX at one or more bit-widths, verify each file against torch, measure them, describe them.
 
-    Leaves the files, a report of each verification, latency.json and a model card (README.md, config.json). A head
-    (ssql finetune) and a tokenizer (ssql tokenizer) beside the encoder go into the files. With data and task a linear
-    probe does, trained at each bit-width, unless the encoder has a head for the task; for 99.5 % of the
-    test clips it has to say in ONNX Runtime what it says in torch. Files are verified on clips of data, or on real
-    speech that comes with the package.
+    Leaves the files, a report of each verification, latency.json (unless --bench false) and a model card (README.md,
+    config.json). A head (ssql finetune) and a tokenizer (ssql tokenizer) beside the encoder go into the files. With
+    data and task a linear probe does, trained at each bit-width, unless the encoder has a head for the task; for 99.5 %
+    of the test clips it has to say in ONNX Runtime what it says in torch. Files are verified on clips of data, or on
+    real speech that comes with the package.
 
     Example: ssql export --encoder runs/a/encoder --output runs/a --bit_width '[fp, w8a8, w4a8]' --input waveform
     --data SpokenWords --task word
@@ -56,6 +58,7 @@ def export(
         trained_on: the encoder's training data, for the model card.
         licence: of the weights, for the model card.
         float16: store weights that stay in float in 16 bits; fp becomes encoder-fp16.onnx.
+        bench: measure start, memory and latency of the files; without, an export takes less time.
         overwrite: replace existing files.
     """
     if data is None and task is not None:
@@ -67,6 +70,7 @@ def export(
     head_sha256 = state_sha256(own_head) if own_head else None
     known = results_of(Path(accuracy), weights_sha256(loaded), head_sha256, encoder) if accuracy is not None else {}
     paths = file_paths(output, "encoder", bit_widths, float16)
+    note_unquantized(loaded, bit_widths, encoder)
     refuse_existing(paths.values(), overwrite)
     latency_file = Path(output) / "latency.json"
     refuse_foreign(latency_file, LATENCIES)
@@ -85,7 +89,7 @@ def export(
                 loaded, path, bit_width=b, float16=float16, input=input, head=heads[b], tokenizer=tokenizer,
                 clips=clips, labelled=labelled, overwrite=overwrite,
             )  # fmt: skip
-        latencies = onnx_export.measure_files(list(paths.values()))
+        latencies = onnx_export.measure_files(list(paths.values())) if bench else []
         # After those that the file has of other ONNX files beside it.
         earlier = (
             json.loads(latency_file.read_text(encoding="utf-8"))
@@ -94,8 +98,11 @@ def export(
         )
         names = {path.name for path in paths.values()}
         others = [row for row in earlier if row["file"] not in names and (Path(output) / row["file"]).is_file()]
-        save({latency_file: others + latencies})
-        say(*latency_tables(latencies))
+        if others or latencies:
+            save({latency_file: others + latencies})
+        else:
+            latency_file.unlink(missing_ok=True)  # it told of the files that were replaced
+        say(*(latency_tables(latencies) if bench else ()))
         card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
         for entry in card["files"]:
             if not float16:  # the weights are others than those in torch

@@ -9,6 +9,7 @@ from export.runtime.runtimes import DEFAULT, Runtime
 from quant import parse_bit_width
 from quant.checks import check_at_least
 from ssql.commands.runtimes import check_runtime_of
+from ssql.commands.unquantized import note_unquantized
 from ssql.feature_files.recordings import feature_paths, write_features
 from ssql.reports.result_files import refuse_existing
 from ssql.terminal.console import say
@@ -65,6 +66,7 @@ def features(
         loaded, run = load_encoder(encoder), parse_bit_width("fp" if bit_width is None else bit_width)
         if not isinstance(loaded, FrameEncoder):
             raise ValueError(f"{encoder} holds a {loaded.name} encoder: only speech encoders have features of frames")
+        note_unquantized(loaded, [str(run)], encoder)
         in_windows = window_encoder(loaded)
         if run != quant.FULL_PRECISION:
             at_bit_width = quant.at(loaded, run, reuse_weights=True)

@@ -7,6 +7,7 @@ from export.runtime.runtimes import DEFAULT, Runtime
 from quant.checks import check_at_least
 from ssql.commands.results import load_measured, reserved_results, save_results
 from ssql.commands.runtimes import check_runtime_of
+from ssql.commands.unquantized import note_unquantized_of
 from ssql.evaluation.evaluate import evaluate as evaluate_encoders
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer
 from ssql.evaluation.suite import PARTS, RECORDINGS, speech_suite
@@ -69,6 +70,7 @@ def suite(
         raise ValueError(f"nothing to measure: {'; '.join(skipped) or 'choose parts'}")
     with reserved_results(output, "suite", overwrite):
         loaded = load_measured(encoders, runtime)
+        note_unquantized_of(loaded, bit_widths, quantizers)
         for data in modules.values():
             data.setup()  # what cannot be read is said before anything is measured
         found = load_different(rows)

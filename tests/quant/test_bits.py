@@ -38,3 +38,12 @@ def test_pattern_without_a_layer_is_an_error():
 def test_wrong_override_names_its_pattern():
     with pytest.raises(ValueError, match=r"'head': unknown layer bit-width 'int8'"):
         Policy(layers={"head": "int8"})
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("int8", "int8 is w8a8"), ("INT4", "INT4 is w4a8"), ("fp32", "fp32 is fp"), ("W4A8", "W4A8 is w4a8")],
+)
+def test_what_others_call_it_is_told_in_our_words(text, right):
+    with pytest.raises(ValueError, match=f"unknown bit-width '{text}': {right}$"):
+        parse_bit_width(text)
