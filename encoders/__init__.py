@@ -1,6 +1,6 @@
 """Speech and vision encoders, and the folder they are saved in."""
 
-from encoders.artifact import init_from, load_encoder, save_encoder
+from encoders.artifact import check_encoder_folder, init_from, load_encoder, save_encoder
 from encoders.base import ENCODERS, Encoder, create_encoder, list_encoders, register_encoder
 from encoders.fingerprint import state_sha256, weights_sha256
 from encoders.heads import Head, load_head

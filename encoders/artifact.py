@@ -28,6 +28,7 @@ from encoders.storage.folder import (
     read_json,
     save_part,
 )
+from encoders.storage.unconverted import refuse_published
 from quant import (
     BitWidth,
     Policy,
@@ -117,11 +118,8 @@ def load_encoder(
         >>> features.shape  # (batch, frames at 50 Hz, width)
         torch.Size([1, 50, 16])
     """
-    folder = local_folder(folder)
-    config = read_json(folder / CONFIG, {"encoder", "arguments"}, FORMAT_VERSION)
+    folder, config = _found(folder)
     name, arguments = config["encoder"], config["arguments"]
-    if not isinstance(name, str) or name not in ENCODERS:
-        raise ArtifactError(f"{folder / CONFIG} names encoder {name!r:.60}; known are: {', '.join(sorted(ENCODERS))}")
     with described(folder / CONFIG, f"{name} encoder"):
         check_arguments(ENCODERS[name], arguments, "arguments")
         ENCODERS[name].check_description(arguments)
@@ -141,6 +139,29 @@ def load_encoder(
     load_weights(encoder, folder / WEIGHTS, config[CHECKSUM])
     _check_integers(encoder, folder / WEIGHTS)
     return encoder.eval().to(device=device, dtype=dtype)
+
+
+def check_encoder_folder(folder: str | Path) -> None:
+    """Look, before any work, whether a folder holds an encoder: its description is read, its weights are not.
+
+    Args:
+        folder: as in `load_encoder`.
+
+    Raises:
+        ArtifactError: no such folder, a published model that has to be imported first, or an unknown encoder.
+    """
+    _found(folder)
+
+
+def _found(folder: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The local folder of an encoder, and its description."""
+    path = local_folder(folder)
+    refuse_published(path, folder)
+    config = read_json(path / CONFIG, {"encoder", "arguments"}, FORMAT_VERSION)
+    name = config["encoder"]
+    if not isinstance(name, str) or name not in ENCODERS:
+        raise ArtifactError(f"{path / CONFIG} names encoder {name!r:.60}; known are: {', '.join(sorted(ENCODERS))}")
+    return path, config
 
 
 def _check_integers(encoder: Encoder, path: Path) -> None:

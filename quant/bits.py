@@ -6,6 +6,8 @@ from dataclasses import dataclass
 FLOAT_BITS = 32
 INTEGER_BITS = (2, 3, 4, 5, 6, 7, 8)
 _PATTERN = re.compile(r"w(\d+)a(\d+)", re.ASCII)
+# What other tools write, and what it is called here.
+_ELSEWHERE = {f"int{bits}": f"w{bits}a8" for bits in INTEGER_BITS} | dict.fromkeys(("fp32", "float32", "float"), "fp")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ def parse_bit_width(text: "str | BitWidth") -> BitWidth:
         return FULL_PRECISION
     match = _PATTERN.fullmatch(text)
     if not match:
-        raise ValueError(f"unknown bit-width {text!r}: write fp, or like w8a8, w4a8, w2a4, w4a32")
+        here = _ELSEWHERE.get(text.lower()) or (text.lower() if _PATTERN.fullmatch(text.lower()) else None)
+        right = f"{text} is {here}" if here else "write fp, or like w8a8, w4a8, w2a4, w4a32"
+        raise ValueError(f"unknown bit-width {text!r}: {right}")
     try:
         return BitWidth(int(match[1]), int(match[2]))
     except ValueError as error:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from encoders.base import register_encoder
 from encoders.speech.frames import BlockEncoder, checked_log_mel, frame_mask
-from encoders.speech.log_mel import HOP, SAMPLE_RATE, FilledLogMel, LogMel, WhisperLogMel
+from encoders.speech.log_mel import HOP, SAMPLE_RATE, FilledLogMel, LogMel, WhisperLogMel, cut_to
 from quant import AttentionProducts, valid_frames
 from quant.checks import check_at_least, check_choice
 
@@ -144,7 +144,7 @@ class SpeechTransformer(BlockEncoder):
         if positions is not None and frames > 2 * positions + lookahead:
             raise ValueError(
                 f"clip of {(frames - lookahead) / MEL_RATE:.2f} s is longer than the encoder's positions, "
-                f"{2 * positions / MEL_RATE:g} s: cut it into windows"
+                f"{2 * positions / MEL_RATE:g} s: {cut_to(2 * positions / MEL_RATE)}"
             )
 
 

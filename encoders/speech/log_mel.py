@@ -28,6 +28,11 @@ class PowerSpectrum(nn.Module):
         return spectrum[..., :-1].abs().square()
 
 
+def cut_to(seconds: float) -> str:
+    """What to do about clips that are longer, to end a sentence with."""
+    return f"cut it into windows (--data.max_seconds {seconds:g} cuts recordings, and ssql features takes any length)"
+
+
 class LogMel(nn.Module):
     """Log-mel spectrogram with Whisper's settings, made safe for batches and streams.
 
@@ -140,7 +145,7 @@ class FilledLogMel(WhisperLogMel):
         if not torch.compiler.is_exporting() and missing < 0:
             raise ValueError(
                 f"clip of {waveform.shape[1] / SAMPLE_RATE:.2f} s is longer than the {self.samples / SAMPLE_RATE:g} s "
-                "that clips are filled to: cut it into windows"
+                f"that clips are filled to: {cut_to(self.samples / SAMPLE_RATE)}"
             )
         with torch.autocast(waveform.device.type, enabled=False):
             # Concatenated, not padded: an exported file then fails on a longer clip, and does not cut it off.

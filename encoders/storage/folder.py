@@ -20,6 +20,7 @@ from encoders.storage.hub import PREFIX, downloaded
 from encoders.storage.ownership import ENCODER, written_kind
 from encoders.storage.paths import nearest_folder, shown
 from encoders.storage.strict_json import read_strict_json
+from encoders.storage.unconverted import refuse_file
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HEAD_CONFIG, HEAD_WEIGHTS = "head.json", "head.safetensors"
@@ -49,7 +50,7 @@ def local_folder(folder: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.is_file():
-        raise ArtifactError(f"no encoder at {shown(path)}: it is a file, an encoder is a folder with {CONFIG}")
+        refuse_file(path)
     hints = []
     near = nearest_folder(path)
     if near is not None:

@@ -192,17 +192,25 @@ class Verification:
             yield True, f"without departure: sessions with {exact}, and w7a8 where w8a8 departs"
 
     def _details_of_features(self) -> Iterator[tuple[bool, str]]:
+        """Of a file that rounds, what either side makes of its own roundings is told, and only the rest is judged."""
         judged = self.roundings or self.features
         agrees = judged is not None and judged.worst.error_over_variance <= self.limit
+        limit = f"(at most {self.limit:g})"
         if (features := self.features) is not None:
-            own = agrees or self.roundings is not None  # those with the file's roundings are judged where there are any
             error = f"error over variance {features.error_over_variance:.2g}"
-            yield own, f"features: {error} over {features.frames} frames of {self.clips} clips"
-            yield own, f"worst frame: {features.worst}"
-            yield own, f"frames above {self.limit:g}: {features.frames_above}"
+            compared = f"{error} over {features.frames} frames of {self.clips} clips"
+            if self.roundings is None:
+                yield agrees, f"features: {compared}"
+                yield agrees, f"worst frame: {features.worst} {limit}"
+                yield agrees, f"frames above {self.limit:g}: {features.frames_above} (none may be)"
+            else:
+                yield True, f"features, each side with its own roundings: {compared}"
+                above = f"{features.frames_above} frames are above {self.limit:g}"
+                yield True, f"worst frame there: {features.worst}; {above}"
         if (roundings := self.roundings) is not None:
             fell = f"{roundings.at_edge} of {roundings.values} values"
             yield True, f"roundings: {fell} at a rounding edge fell to its other side"
+            yield True, "that is expected of quantized files, and explains the frames above: judged is what follows"
             given = "with the file's roundings in torch"
             yield agrees, f"features {given}: error over variance {roundings.error_over_variance:.2g}"
-            yield agrees, f"worst frame {given}: {roundings.worst}"
+            yield agrees, f"worst frame {given}: {roundings.worst} {limit}"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -70,7 +71,8 @@ def measure_files(
             "measuring needs at least one file, one runtime and one repeat, got "
             f"{len(paths)} files, {len(runtimes)} runtimes, {repeats} repeats"
         )
-    rows = []
+    rows: list[dict[str, Any]] = []
+    started, done = time.monotonic(), 0  # of every file's start and latency in every situation
     for count in threads:
         sessions = [start(path, runtime, count, batch=1) for runtime in runtimes for path in paths]
         sizes = [Path(session.path).stat().st_size for session in sessions]
@@ -80,15 +82,19 @@ def measure_files(
                 raise ValueError(f"{path} is one step of a stream: latency is measured of files of ssql export")
         if len(first_inputs) > 1:
             raise ValueError(f"files to compare must take the same input, got {' and '.join(sorted(first_inputs))}")
-        for duration in seconds if first_inputs != {"images"} else (0.0,):
+        durations = seconds if first_inputs != {"images"} else (0.0,)
+        total = 2 * len(sessions) * len(durations) * len(threads)
+        for duration in durations:
             inputs = f"{duration:g} s" if duration else "an image"
             situation = f"{inputs} on {count or 'default'} thread{'s' * (count != 1)}"
             alone = []
             for number, session in enumerate(sessions, start=1):
                 what = f"{session.path}{'' if session.runtime == DEFAULT else f' in {session.runtime}'}"
-                log.info("measuring start and memory, %s: file %d of %d, %s", situation, number, len(sessions), what)
+                which = f"file {number} of {len(sessions)}, {what}{_left(started, done, total)}"
+                log.info("measuring start and memory, %s: %s", situation, which)
                 alone.append(_in_fresh_process(session.path, duration, count, session.runtime))
-            log.info("measuring latency, %s: %d files in turn", situation, len(sessions))
+                done += 1
+            log.info("measuring latency, %s: %d files in turn%s", situation, len(sessions), _left(started, done, total))
             timings = take_turns(sessions, [feed(session, duration) for session in sessions], repeats)
             for session, size, process, times in zip(sessions, sizes, alone, timings, strict=True):
                 low, high = np.percentile(times, [10, 90])
@@ -109,7 +115,23 @@ def measure_files(
                         "real_time_factor": median(times) / 1000 / duration if duration else None,
                     }
                 )
+                log.info("%s, %s: %s", rows[-1]["file"], situation, _in_words(rows[-1]))
+            done += len(sessions)
     return rows
+
+
+def _left(started: float, done: int, total: int) -> str:
+    """The time that is left, once some is behind."""
+    if not done:
+        return ""
+    rest = timedelta(seconds=round((time.monotonic() - started) / done * (total - done)))
+    return f"; {done} of {total} steps done, about {rest} left"
+
+
+def _in_words(row: dict[str, Any]) -> str:
+    """What is known of a file, as it comes; the tables at the end have all of it."""
+    memory = f", {row['peak_memory_bytes'] / 1e6:.0f} MB" if row["peak_memory_bytes"] else ""
+    return f"{row['latency_ms']:.2f} ms (fastest {row['fastest_ms']:.2f}), start {row['cold_start_ms']:.0f} ms{memory}"
 
 
 def _in_fresh_process(path: str | Path, seconds: float, threads: int, runtime: Runtime = DEFAULT) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from export.errors import VerificationError
 from export.group import named_group
 from export.runtime.runtimes import DEFAULT, Runtime
 from export.runtime.start import start
+from export.runtime.unfit import CUT, longest_seconds
 
 SAMPLE_RATE = 16_000
 LOUDEST = 16.0  # decoders of lossy files overshoot 1 a little; integers that were not divided exceed it by far
@@ -116,8 +117,11 @@ class OnnxEncoder:
         try:
             values = self.session.run(None, feeds)
         except Exception as error:
-            seconds = len(waveform) / SAMPLE_RATE
-            raise ValueError(f"{self.path} does not take a clip of {seconds:.2f} s: see its model card") from error
+            found = len(waveform) / SAMPLE_RATE
+            longest = longest_seconds(self.session.get_modelmeta().custom_metadata_map)
+            too_long = longest is not None and found > longest
+            hint = f"{longest:g} s at most, {CUT}" if too_long else "see its model card"
+            raise ValueError(f"{self.path} does not take a clip of {found:.2f} s: {hint}") from error
         return {spec.name: value[0] for spec, value in zip(self.session.get_outputs(), values, strict=True)}
 
 

@@ -1,5 +1,6 @@
 """What is wrong with inputs that a file does not take, in words that follow its name."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 
 # Of ONNX Runtime's names for the inputs that files of ours have.
 DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+
+CUT = "cut it into windows (ssql features does)"
 
 
 def unfit(specs: Sequence[Any], feeds: Mapping[str, np.ndarray]) -> str | None:
@@ -32,24 +35,31 @@ def unfit(specs: Sequence[Any], feeds: Mapping[str, np.ndarray]) -> str | None:
 
 
 def too_long(about: Mapping[str, str], feeds: Mapping[str, np.ndarray]) -> str | None:
-    """That a clip is longer than the file has positions for; None where none is, or where no torch is to tell.
+    """That a clip is longer than the file has positions for; None where none is, or where the file does not say.
 
     Args:
         about: what the file says of itself.
         feeds: what is given.
     """
+    longest = longest_seconds(about)
     try:
-        from encoders.speech.log_mel import HOP, SAMPLE_RATE  # with torch, which a deployer need not have
-        from export.metadata import longest_input
+        hop = 1 if "waveform" in feeds else int(about["mel_hop_samples"])
+        found = int(np.max(feeds["lengths"], initial=0)) * hop / int(about["sample_rate_hz"])
+    except (KeyError, ValueError):
+        return None
+    if longest is None or found <= longest:
+        return None
+    return f"takes {longest:g} s at most, got a clip of {found:.2f} s: {CUT}"
 
-        longest = longest_input(dict(about))
-    except (ModuleNotFoundError, KeyError, ValueError):
+
+def longest_seconds(about: Mapping[str, str]) -> float | None:
+    """How long a clip may be, as `encoders.speech.windows.limits` has it, without torch; None for any length.
+
+    Args:
+        about: what the file says of itself.
+    """
+    try:
+        positions = json.loads(about["arguments"]).get("positions")
+        return 2 * int(about["mel_hop_samples"]) * positions / int(about["sample_rate_hz"]) if positions else None
+    except (KeyError, ValueError, TypeError, AttributeError):  # a file that others changed
         return None
-    hop = 1 if "waveform" in feeds else HOP
-    samples = int(np.max(feeds["lengths"], initial=0)) * hop if "lengths" in feeds else 0
-    if longest is None or samples <= longest:
-        return None
-    return (
-        f"has positions for {longest / SAMPLE_RATE:g} s at most, got a clip of {samples / SAMPLE_RATE:.2f} s: cut "
-        "it into windows (ssql features does)"
-    )

@@ -15,6 +15,7 @@ from ssql.reports.tables import latency_tables
 from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
 from ssql.terminal.groups import check_installed
+from ssql.terminal.inputs import check_inputs
 
 SHORTEST_CLIP = 0.025  # seconds: one frame
 MOST_THREADS = 1024
@@ -54,6 +55,7 @@ def bench(
     if output is not None and os.path.basename(output) in ("", ".", ".."):
         files_in_it = os.path.join(output, "latency")
         raise ValueError(f"--output {output} names a folder: name the files in it, as {files_in_it}")
+    check_inputs(files=files)
     targets = [Path(f"{output}.json"), Path(f"{output}.png")] if output is not None else []
     if output is not None:
         check_installed("matplotlib")

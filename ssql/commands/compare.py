@@ -19,6 +19,6 @@ def compare(rows: list[str], output: str, overwrite: bool = False) -> None:
         overwrite: replace earlier results.
     """
     not_empty(rows=rows)
+    merged = load_different(rows)
     with reserved_results(output, "accuracy", overwrite):
-        merged = load_different(rows)
         save_results(merged, output, "accuracy", markdown_report(merged), accuracy_figure(merged))

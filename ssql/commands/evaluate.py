@@ -1,10 +1,13 @@
 """`ssql evaluate`: probes or a frozen reader of encoders and exported files at bit-widths."""
 
+import logging
+
 from export.runtime.runtimes import DEFAULT, Runtime
 from quant.checks import check_at_least
 from ssql.commands.results import add_to_cards, load_measured, reserved_results, result_files, save_results
 from ssql.commands.runtimes import check_runtime_of
-from ssql.data import DataModule
+from ssql.commands.unquantized import note_unquantized_of
+from ssql.data import AudioFolder, DataModule
 from ssql.evaluation.evaluate import BIT_WIDTHS
 from ssql.evaluation.evaluate import evaluate as evaluate_encoders
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer
@@ -15,6 +18,9 @@ from ssql.reports.figures import accuracy_figure
 from ssql.reports.result_files import refuse_existing
 from ssql.reports.tables import markdown_report
 from ssql.terminal.checks import each_once, not_empty
+from ssql.terminal.inputs import check_inputs
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -65,13 +71,18 @@ def evaluate(
     not_empty(encoders=encoders, bit_widths=bit_widths, tasks=tasks, quantizers=quantizers)
     bit_widths = each_once(bit_widths)
     check_runtime_of(encoders.values(), runtime)
-    refuse_existing(result_files(output, "accuracy"), overwrite)
     check_at_least(1, calibration_batches=calibration_batches)
     if reader is not None and tasks is not None:
         raise ValueError("a reader reads texts, and no tasks: give --reader or --tasks")
+    check_inputs(encoders.values(), data=data)
     if reader is not None:
         check_texts(data, reader)
+        _say_tenth(data)
     loaded = load_measured(encoders, runtime)
+    if reader is not None:
+        reader.check(next(iter(loaded.values())).feature_dim)
+    refuse_existing(result_files(output, "accuracy"), overwrite)
+    note_unquantized_of(loaded, bit_widths, quantizers)
     with reserved_results(output, "accuracy", overwrite):
         if reader is None:
             rows = evaluate_encoders(loaded, data, bit_widths, tasks, calibration_batches, quantizers)
@@ -79,3 +90,10 @@ def evaluate(
             rows = read_at_bit_widths(loaded, data, reader, bit_widths, calibration_batches, quantizers)
         save_results(rows, output, "accuracy", markdown_report(rows), accuracy_figure(rows))
     add_to_cards(encoders, rows)
+
+
+def _say_tenth(data: DataModule) -> None:
+    """Of a folder of recordings only every tenth is read, where nothing says which: few, for whoever does not know."""
+    if isinstance(data, AudioFolder) and data.test_pattern is None and not str(data.labels).endswith(".csv"):
+        count = len(data.said()["test"])
+        log.info("reading every tenth recording, %d in all: --data.test_pattern . reads all of them", count)

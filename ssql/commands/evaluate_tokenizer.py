@@ -3,6 +3,7 @@
 from encoders import load_tokenizer
 from quant.checks import check_at_least
 from ssql.commands.results import load_encoders, reserved_results, save_results
+from ssql.commands.unquantized import note_unquantized_of
 from ssql.data import DataModule
 from ssql.evaluation.evaluate import BIT_WIDTHS
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer
@@ -10,6 +11,7 @@ from ssql.evaluation.token_agreement import token_agreement
 from ssql.reports.figures import accuracy_figure
 from ssql.reports.tables import markdown_report
 from ssql.terminal.checks import each_once, not_empty
+from ssql.terminal.inputs import check_inputs
 
 
 def evaluate_tokenizer(
@@ -41,12 +43,14 @@ def evaluate_tokenizer(
     not_empty(tokenizers=tokenizers, bit_widths=bit_widths, quantizers=quantizers)
     bit_widths = each_once(bit_widths)
     check_at_least(1, calibration_batches=calibration_batches)
+    check_inputs(data=data)
+    loaded = load_encoders(tokenizers)
+    heads = {name: load_tokenizer(folder) for name, folder in tokenizers.items()}
+    missing = [folder for name, folder in tokenizers.items() if heads[name] is None]
+    if missing:
+        raise ValueError(f"no tokenizer in {', '.join(missing)}: give what ssql tokenizer wrote, OUTPUT/model")
+    pairs = {name: (loaded[name], head) for name, head in heads.items() if head is not None}
+    note_unquantized_of(loaded, bit_widths, quantizers)
     with reserved_results(output, "tokens", overwrite):
-        heads = {name: load_tokenizer(folder) for name, folder in tokenizers.items()}
-        missing = [folder for name, folder in tokenizers.items() if heads[name] is None]
-        if missing:
-            raise ValueError(f"no tokenizer in {', '.join(missing)}: give what ssql tokenizer wrote, OUTPUT/model")
-        loaded = load_encoders(tokenizers)
-        pairs = {name: (loaded[name], head) for name, head in heads.items() if head is not None}
         rows = token_agreement(pairs, data, bit_widths, calibration_batches, quantizers)
         save_results(rows, output, "tokens", markdown_report(rows), accuracy_figure(rows, "agreement"))

@@ -8,6 +8,7 @@ from encoders import load_encoder, load_head, load_tokenizer, state_sha256, weig
 from encoders.storage.ownership import LATENCIES, REPORT, refuse_foreign
 from export.runtime.runtimes import DEFAULT, Runtime
 from ssql.commands.exported_files import file_paths, in_turn, labelled_of_head, verification_clips
+from ssql.commands.unquantized import note_unquantized
 from ssql.data import DataModule
 from ssql.evaluation.probe_head import probe_head
 from ssql.reports.result_files import refuse_existing, reserved, save
@@ -15,6 +16,7 @@ from ssql.reports.rows import results_of
 from ssql.reports.tables import latency_tables
 from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
+from ssql.terminal.inputs import check_inputs
 
 
 def export(
@@ -29,15 +31,16 @@ def export(
     licence: str = "unspecified",
     float16: bool = False,
     runtime: Runtime = DEFAULT,
+    bench: bool = True,
     overwrite: bool = False,
 ) -> None:
     """Write an encoder as ONNX at one or more bit-widths, verify each file against torch, measure them, describe them.
 
-    Leaves the files, a report of each verification, latency.json and a model card (README.md, config.json). A head
-    (ssql finetune) and a tokenizer (ssql tokenizer) beside the encoder go into the files. With data and task a linear
-    probe does, trained at each bit-width, unless the encoder has a head for the task; for 99.5 % of the
-    test clips it has to say in ONNX Runtime what it says in torch. Files are verified on clips of data, or on real
-    speech that comes with the package.
+    Leaves the files, a report of each verification, latency.json (unless --bench false) and a model card (README.md,
+    config.json). A head (ssql finetune) and a tokenizer (ssql tokenizer) beside the encoder go into the files. With
+    data and task a linear probe does, trained at each bit-width, unless the encoder has a head for the task; for 99.5 %
+    of the test clips it has to say in ONNX Runtime what it says in torch. Files are verified on clips of data, or on
+    real speech that comes with the package.
 
     Example: ssql export --encoder runs/a/encoder --output runs/a --bit_width '[fp, w8a8, w4a8]' --input waveform
     --data SpokenWords --task word
@@ -58,22 +61,25 @@ def export(
         licence: of the weights, for the model card.
         float16: store weights that stay in float in 16 bits; fp becomes encoder-fp16.onnx.
         runtime: that the files are to be fastest in; they run in all. It matters for convolutions of images alone.
+        bench: measure start, memory and latency of the files; without, an export takes less time.
         overwrite: replace existing files.
     """
     if data is None and task is not None:
         raise ValueError("a task needs data to learn it from: --data SpokenWords --task word")
     bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
     not_empty(bit_width=bit_widths, accuracy=accuracy)
+    check_inputs(data=data)
+    loaded, own_head, tokenizer = load_encoder(encoder), load_head(encoder), load_tokenizer(encoder)
+    head_sha256 = state_sha256(own_head) if own_head else None
+    known = results_of(Path(accuracy), weights_sha256(loaded), head_sha256, encoder) if accuracy is not None else {}
     paths = file_paths(output, "encoder", bit_widths, float16)
+    note_unquantized(loaded, bit_widths, encoder)
     refuse_existing(paths.values(), overwrite)
     latency_file = Path(output) / "latency.json"
     refuse_foreign(latency_file, LATENCIES)
     for path in paths.values():
         refuse_foreign(path.with_suffix(".verification.json"), REPORT)
     onnx_export.refuse_foreign_card(Path(output))
-    loaded, own_head, tokenizer = load_encoder(encoder), load_head(encoder), load_tokenizer(encoder)
-    head_sha256 = state_sha256(own_head) if own_head else None
-    known = results_of(Path(accuracy), weights_sha256(loaded), head_sha256, encoder) if accuracy is not None else {}
     heads = {b: own_head for b in bit_widths}
     if data is not None and task is not None and (own_head is None or own_head.label != task):
         heads = {b: probe_head(loaded, data, task, b) for b in bit_widths}
@@ -86,7 +92,7 @@ def export(
                 loaded, path, bit_width=b, float16=float16, input=input, head=heads[b], tokenizer=tokenizer,
                 clips=clips, labelled=labelled, overwrite=overwrite, runtime=runtime,
             )  # fmt: skip
-        latencies = onnx_export.measure_files(list(paths.values()))
+        latencies = onnx_export.measure_files(list(paths.values())) if bench else []
         # After those that the file has of other ONNX files beside it.
         earlier = (
             json.loads(latency_file.read_text(encoding="utf-8"))
@@ -95,8 +101,11 @@ def export(
         )
         names = {path.name for path in paths.values()}
         others = [row for row in earlier if row["file"] not in names and (Path(output) / row["file"]).is_file()]
-        save({latency_file: others + latencies})
-        say(*latency_tables(latencies))
+        if others or latencies:
+            save({latency_file: others + latencies})
+        else:
+            latency_file.unlink(missing_ok=True)  # it told of the files that were replaced
+        say(*(latency_tables(latencies) if bench else ()))
         card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
         for entry in card["files"]:
             if not float16:  # the weights are others than those in torch

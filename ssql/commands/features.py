@@ -9,9 +9,11 @@ from export.runtime.runtimes import DEFAULT, Runtime
 from quant import parse_bit_width
 from quant.checks import check_at_least
 from ssql.commands.runtimes import check_runtime_of
+from ssql.commands.unquantized import note_unquantized
 from ssql.feature_files.recordings import feature_paths, write_features
 from ssql.reports.result_files import refuse_existing
 from ssql.terminal.console import say
+from ssql.terminal.inputs import check_inputs
 
 
 def features(
@@ -49,6 +51,7 @@ def features(
     check_at_least(1, batch_size=batch_size)
     check_runtime_of([encoder], runtime)
     paths = feature_paths(files, output)
+    check_inputs([encoder], files)
     refuse_existing(paths.values(), overwrite)
     at_bit_width: AbstractContextManager[None] = nullcontext()
     computed: dict[str, str] = {}
@@ -63,6 +66,7 @@ def features(
         loaded, run = load_encoder(encoder), parse_bit_width("fp" if bit_width is None else bit_width)
         if not isinstance(loaded, FrameEncoder):
             raise ValueError(f"{encoder} holds a {loaded.name} encoder: only speech encoders have features of frames")
+        note_unquantized(loaded, [str(run)], encoder)
         in_windows = window_encoder(loaded)
         if run != quant.FULL_PRECISION:
             at_bit_width = quant.at(loaded, run, reuse_weights=True)

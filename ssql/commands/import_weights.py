@@ -1,5 +1,6 @@
 """`ssql import`: published weights become an encoder folder."""
 
+from pathlib import Path
 from typing import Literal
 
 from encoders import check_folder_target, import_encoder, save_encoder
@@ -35,7 +36,8 @@ def import_weights(
             openai_whisper, false for the others.
         overwrite: replace an existing encoder folder; one that holds anything else is refused.
     """
-    check_folder_target(output, overwrite)
+    if Path(weights).exists():  # what is mistyped is said first, and nothing large is read for an output that cannot be
+        check_folder_target(output, overwrite)
     encoder, report = import_encoder(weights, layout, heads, fill)
     save_encoder(encoder, output, overwrite)
     sizes = ", ".join(f"{name} {value}" for name, value in encoder.arguments.items())

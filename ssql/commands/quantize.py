@@ -14,6 +14,7 @@ from ssql.evaluation.post_training import calibrate_on_inputs, departure, encode
 from ssql.reports.tables import rounding_table, sensitivity_table
 from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
+from ssql.terminal.inputs import check_inputs
 
 MOST_BITS = 8
 
@@ -63,7 +64,6 @@ def quantize(
     """
     bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
     not_empty(bit_width=bit_widths)
-    check_folder_target(output, overwrite)
     check_at_least(1, examples=examples)
     check_at_least(2, average_bits=average_bits)
     if average_bits is not None and average_bits > MOST_BITS:
@@ -75,9 +75,11 @@ def quantize(
     parse_observer(observer)
     for each in bit_widths:
         quant.check_correctable(each)
-    loaded = load_encoder(encoder)
+    check_inputs(data=data)
+    loaded, head, tokenizer = load_encoder(encoder), load_head(encoder), load_tokenizer(encoder)
     if loaded.modality != data.modality:
         raise ValueError(f"{encoder} is an encoder for {loaded.modality}, the data is {data.modality}")
+    check_folder_target(output, overwrite)
     prepare_anew(loaded, policy or (None if quant.is_prepared(loaded) else quant.POST_TRAINING))
     learned = quant.learned_bit_width(loaded)
     if learned is not None:
@@ -97,9 +99,10 @@ def quantize(
         for each in bit_widths:
             if (rounding or better_rounding(loaded, each)) == "nearest":
                 quant.correct_bias(loaded, each, inputs, lambda batch: loaded(*batch))
+                say(f"{each}: each weight takes its nearest integer and biases are corrected, hence no table of layers")
             else:
                 say(rounding_table(round_on_inputs(loaded, inputs, each, progress), each))
             error = departure(features_at(loaded, inputs, each), exact)
             say(f"{each}: on the examples looked at, features differ by {100 * error:.3g} % of their variance")
-        save_encoder(loaded, output, overwrite, load_head(encoder), load_tokenizer(encoder))
+        save_encoder(loaded, output, overwrite, head, tokenizer)
     say(f"encoder: {output}")

@@ -10,6 +10,7 @@ from ssql.reports.run_contents import read_runs
 from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
 from ssql.terminal.groups import check_installed
+from ssql.terminal.inputs import check_inputs
 
 
 def report(
@@ -33,6 +34,8 @@ def report(
     if not output.endswith(".html"):
         raise ValueError(f"the report is a page: --output {output} should end in .html")
     check_installed("matplotlib")
+    check_inputs(data=data)
+    found = read_runs(runs)
     refuse_existing([Path(output)], overwrite)
-    save({Path(output): report_page(read_runs(runs), data, batches)})
+    save({Path(output): report_page(found, data, batches)})
     say(f"report: {output}")

@@ -57,7 +57,7 @@ def save_results(rows: list[Row], output: str, name: str, markdown: str, figure:
     """Write rows as JSON and CSV, a table and a plot of them, and show them."""
     json_file, csv_file, markdown_file, plot_file = result_files(output, name)
     for metric in dict.fromkeys(row["metric"] for row in rows):
-        say(terminal_table(rows, metric))
+        say(terminal_table(rows, metric, intervals=True))
     save({json_file: rows, csv_file: rows, markdown_file: markdown, plot_file: figure})
     say(f"rows: {json_file}\ntable: {markdown_file}\nplot: {plot_file}")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import export as onnx_export
 from encoders import StreamingTransformer, load_encoder
 from ssql.commands.exported_files import file_paths, in_turn
+from ssql.commands.unquantized import note_unquantized
 from ssql.reports.result_files import reserved
 from ssql.terminal.checks import not_empty
 
@@ -25,9 +26,10 @@ def stream(encoder: str, output: str, bit_width: list[str] | str = "w8a8", overw
     not_empty(bit_width=bit_width)
     bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
     paths = file_paths(output, "stream", bit_widths)
+    loaded = load_encoder(encoder)
+    if not isinstance(loaded, StreamingTransformer):
+        raise ValueError(f"{encoder} holds a {loaded.name} encoder: only a StreamingTransformer runs step by step")
+    note_unquantized(loaded, bit_widths, encoder)
     with reserved(Path(output) / "stream", paths.values(), overwrite):
-        loaded = load_encoder(encoder)
-        if not isinstance(loaded, StreamingTransformer):
-            raise ValueError(f"{encoder} holds a {loaded.name} encoder: only a StreamingTransformer runs step by step")
         for b, path in in_turn(paths):
             onnx_export.stream_to_onnx(loaded, path, bit_width=b, overwrite=overwrite)

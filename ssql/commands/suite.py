@@ -7,6 +7,7 @@ from export.runtime.runtimes import DEFAULT, Runtime
 from quant.checks import check_at_least
 from ssql.commands.results import load_measured, reserved_results, save_results
 from ssql.commands.runtimes import check_runtime_of
+from ssql.commands.unquantized import note_unquantized_of
 from ssql.evaluation.evaluate import evaluate as evaluate_encoders
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer
 from ssql.evaluation.suite import PARTS, RECORDINGS, speech_suite
@@ -16,6 +17,7 @@ from ssql.reports.rows import load_different, retained_rows
 from ssql.reports.tables import suite_report, terminal_table
 from ssql.terminal.checks import each_once, not_empty
 from ssql.terminal.console import say
+from ssql.terminal.inputs import check_inputs
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ def suite(
     not_empty(encoders=encoders if parts else None, bit_widths=bit_widths, quantizers=quantizers)
     bit_widths = each_once(bit_widths)
     check_runtime_of(encoders.values(), runtime)
+    check_inputs(encoders.values() if parts else (), rows)
     partial = Path(output) / "suite.partial.json"
     refuse_existing([partial], overwrite or str(partial) in map(str, map(Path, rows)))
     check_at_least(1, calibration_batches=calibration_batches)
@@ -67,6 +70,7 @@ def suite(
         raise ValueError(f"nothing to measure: {'; '.join(skipped) or 'choose parts'}")
     with reserved_results(output, "suite", overwrite):
         loaded = load_measured(encoders, runtime)
+        note_unquantized_of(loaded, bit_widths, quantizers)
         for data in modules.values():
             data.setup()  # what cannot be read is said before anything is measured
         found = load_different(rows)

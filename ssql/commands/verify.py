@@ -14,6 +14,7 @@ from ssql.data import DataModule
 from ssql.evaluation.probe_head import probe_head
 from ssql.reports.result_files import save
 from ssql.terminal.console import say
+from ssql.terminal.inputs import check_inputs
 
 
 def verify(
@@ -48,8 +49,9 @@ def verify(
     path = Path(file)
     proto, found = load_file(path)
     report = path.with_suffix(".verification.json")
-    refuse_foreign(report, REPORT)
+    check_inputs(data=data)
     loaded = load_encoder(encoder)
+    refuse_foreign(report, REPORT)
     own, head = stored_head(proto, path), load_head(encoder)
     if task is not None and own is not None and own.label != task:
         raise ValueError(f"{file} has a head for the task {own.label}, not {task}")

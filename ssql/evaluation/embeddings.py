@@ -1,5 +1,6 @@
 """Embeddings of whole splits, by an encoder at a bit-width or by an exported file."""
 
+import logging
 from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol
 
@@ -10,9 +11,13 @@ from torch import Tensor
 
 import quant
 from encoders.base import Encoder
+from encoders.speech.log_mel import SAMPLE_RATE
 from ssql.data import DataModule
 from ssql.evaluation.calibration import inputs_of
 from ssql.terminal.progress import track
+
+log = logging.getLogger(__name__)
+ITEMS = {"audio": "clips", "image": "images"}
 
 
 class ExportedFile(Protocol):
@@ -61,14 +66,18 @@ def embed_split(encoder: Encoder | ExportedFile, data: DataModule, split: str, b
     """
     embeddings: list[Tensor] = []
     labels: dict[str, list[Tensor]] = {}
+    samples = 0
     loader = data.evaluation_dataloader(split)
     device = next(encoder.eval().parameters()).device if isinstance(encoder, Encoder) else torch.device("cpu")
     with quant.at(encoder, bit_width, reuse_weights=True) if isinstance(encoder, Encoder) else nullcontext():
         for batch in track(loader, f"encoding {split} at {bit_width}: batches", len(loader)):
+            samples += 0 if batch["lengths"] is None else int(batch["lengths"].sum())
             embeddings.append(_embed(encoder, *inputs_of(batch, device), data.probed_parts).float().cpu())
             for task, values in batch["labels"].items():
                 labels.setdefault(task, []).append(values)
     found = torch.cat(embeddings)
+    length = f", {samples / SAMPLE_RATE:.0f} s" if data.modality == "audio" else ""
+    log.info("encoded %s at %s: %d %s%s", split, bit_width, len(found), ITEMS[data.modality], length)
     check_finite(found, f"embeddings at {bit_width} of the split {split}")
     return Features(found.numpy(), {task: torch.cat(values).numpy() for task, values in labels.items()})
 

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 import quant
 from encoders import weights_sha256
 from encoders.base import Encoder
@@ -149,6 +151,8 @@ class Probed:
         train = features["train"]
         for task in tasks:
             answers = train.answers[task]
+            if full is None:
+                _say_unseen(task, features)
             self.heads[task] = fit_heads(train.embeddings, answers)
             tried = with_full_precision_heads(self.heads[task], (full or self).heads[task])
             for split, (embeddings, expected) in features.items():
@@ -163,3 +167,17 @@ class Probed:
             name = task if split == "test" else f"{task}, {split}"
             for score in scores(metric, outcome, full.outcomes[task, split, metric], units.get(task, "%")):
                 yield {"task": name, **score, "clips": len(outcome.loss)}
+
+
+def _say_unseen(task: str, features: Mapping[str, Features]) -> None:
+    """Warn of classes that only test splits have, as where each class is one recording: no probe can know them."""
+    answers = features["train"].answers[task]
+    if np.issubdtype(answers.dtype, np.floating):
+        return
+    for split, (_, expected) in features.items():
+        if task in expected and (unseen := ~np.isin(expected[task], answers)).any():
+            log.warning(
+                "%d of %d clips of the split %s have a class of the task %s that no training clip has, and no probe "
+                "can know it: give more recordings of each class",
+                unseen.sum(), len(unseen), split, task,
+            )  # fmt: skip

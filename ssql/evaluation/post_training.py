@@ -1,5 +1,6 @@
 """What `ssql quantize` looks at, and how far the features of a bit-width are from those in full precision."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from ssql.terminal.progress import track
 
 SECONDS, SECONDS_AT_ONCE = 480, 60  # looked at by default; in one batch
 IMAGE = SECONDS / 256  # seconds that an image counts as
+log = logging.getLogger(__name__)
 # Encoder inputs and lengths, as `front_end` gives them.
 Inputs = tuple[Tensor, Tensor | None]
 
@@ -37,8 +39,18 @@ def encoder_inputs(encoder: Encoder, data: DataModule, examples: int | None = No
     check_at_least(1, examples=examples)
     device = next(encoder.parameters()).device
     batches: list[Inputs] = []
-    for items in _at_once(_drawn(encoder, data.dataset("train"), examples), encoder):
+    dataset = data.dataset("train")
+    count, own, filled = 0, 0.0, 0.0
+    for items in _at_once(_drawn(encoder, dataset, examples), encoder):
         batches.append(encoder.front_end(*inputs_of(collate(items), device)))
+        count += len(items)
+        own += sum(len(item["inputs"]) for item in items) / SAMPLE_RATE
+        filled += sum(_seconds(encoder, item) for item in items)
+    speech = encoder.modality == "audio"
+    length = f", {own:.0f} s" if speech else ""
+    length += f", which silence fills to {filled:.0f} s" if speech and filled > own else ""
+    what = "clips" if speech else "images"
+    log.info("looking at %d of the %d %s of the training split%s", count, len(dataset), what, length)  # type: ignore[arg-type]
     return batches
 
 

@@ -17,6 +17,17 @@ class Reader(ABC):
     def width(self) -> int:
         """Width of the features that it was trained on."""
 
+    def check(self, width: int | None = None) -> None:  # noqa: B027  most readers have no files
+        """Raise FileNotFoundError, before any work, where files that are loaded later are not there.
+
+        Args:
+            width: of the features that are to be read, for a sentence that says what would fit; None if not known.
+        """
+
+    def fitting(self, width: int | None) -> str:
+        """What reads features of this width, for a sentence; None where the width is not known."""
+        return "the model that this encoder is from"
+
     @property
     def frames(self) -> int | None:
         """Frames that it takes of every clip; None where it takes any number."""

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 import quant
 from encoders import Encoder, FrameEncoder, weights_sha256
+from encoders.speech.log_mel import SAMPLE_RATE
 from ssql.data import DataModule
 from ssql.data.batch import collate
 from ssql.evaluation.calibration import inputs_of
@@ -74,7 +75,7 @@ def read_at_bit_widths(
         if encoder.feature_dim != reader.width:
             raise ValueError(
                 f"the reader takes features {reader.width} wide, those of {method} are {encoder.feature_dim} wide: "
-                "give the reader that was trained on this encoder"
+                f"give the reader of {reader.fitting(encoder.feature_dim)}"
             )
     rows: list[Row] = []
     # At full precision, of each split, by the hash of what is read and by that of its float weights alone.
@@ -246,6 +247,7 @@ def read_split(
     dataset = data.dataset(split)
     loader = DataLoader(dataset, min(data.batch_size, AT_ONCE), num_workers=data.num_workers, collate_fn=collate)
     clips = len(dataset)  # type: ignore[arg-type]
+    samples = 0
     batches = track(loader, f"reading {split} at {bit_width}: clips", clips, lambda batch: len(batch["texts"]))
     for batch, features, frames in _encoded(encoder, bit_width, batches):
         check_finite(features, f"features at {bit_width} in a batch of the split {split}")
@@ -254,6 +256,7 @@ def read_split(
                 f"the reader takes {reader.frames:,} frames of every clip, the encoder gives {features.shape[1]:,}: "
                 "import it so that it fills clips with silence (ssql import --fill true)"
             )
+        samples += int(batch["lengths"].sum())
         for text, said in zip(reader.read(features, frames), batch["texts"], strict=True):
             read, right = reader.normalized(text), reader.normalized(said)
             found.words.append(edits(right.split(), read.split()))
@@ -265,7 +268,8 @@ def read_split(
                 found.values.append(own.size)
             elif kept is not None:
                 found.errors.append(float(((own.astype(np.float64) - kept.next(count)) ** 2).sum()))
-    log.info("read %s at %s", split, bit_width)
+    words = sum(clip.length for clip in found.words)
+    log.info("read %s at %s: %d clips, %.0f s, %d words", split, bit_width, clips, samples / SAMPLE_RATE, words)
     return found
 
 

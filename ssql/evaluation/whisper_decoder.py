@@ -15,9 +15,16 @@ from quant.checks import check_at_least, check_choice
 from ssql.evaluation.reader import Reader
 from ssql.terminal.groups import check_installed
 
-CONVERTED = "ct2-transformers-converter --model openai/whisper-base --output_dir FOLDER writes one"
 WEIGHTS = "model.bin"
 NORMALIZERS = ("english", "basic")
+# Width of the features to the models on Hugging Face that have it.
+MODELS = {
+    384: "whisper-tiny or whisper-tiny.en",
+    512: "whisper-base or whisper-base.en",
+    768: "whisper-small or whisper-small.en",
+    1024: "whisper-medium or whisper-medium.en",
+    1280: "whisper-large-v2, whisper-large-v3 or whisper-large-v3-turbo",
+}
 
 
 class WhisperDecoder(Reader):
@@ -32,7 +39,6 @@ class WhisperDecoder(Reader):
         threads: of CTranslate2; 0 takes its default.
 
     Raises:
-        FileNotFoundError: a folder without `model.bin`.
         ValueError: an unknown normalizer, or a number that is too small.
         ModuleNotFoundError: the group `reader` is not installed.
     """
@@ -50,12 +56,28 @@ class WhisperDecoder(Reader):
         check_choice("normalizer", normalizer, NORMALIZERS)
         check_at_least(1, max_tokens=max_tokens)
         check_at_least(0, threads=threads)
-        if not (Path(folder) / WEIGHTS).is_file():
-            raise FileNotFoundError(f"reader folder {shown(folder)} has no {WEIGHTS}: {CONVERTED}")
         if not re.fullmatch("[a-z]{2,3}", language):
             raise ValueError(f"language is a code such as en or de, not {language!r:.40}")
         self.folder, self.language, self.normalizer = folder, language, normalizer
         self.compute_type, self.max_tokens, self.threads = compute_type, max_tokens, threads
+
+    def check(self, width: int | None = None) -> None:
+        """Raise FileNotFoundError where the folder has no decoder, and say which one fits features of this width."""
+        folder = Path(self.folder)
+        if (folder / WEIGHTS).is_file():
+            return
+        what = "there is no such folder"
+        if folder.is_dir():
+            published = any(folder.glob("*.safetensors"))
+            what = "it holds a model that is not converted yet" if published else f"it has no {WEIGHTS}"
+        raise FileNotFoundError(
+            f"--reader.folder {shown(folder)}: {what}; `ct2-transformers-converter --model openai/MODEL --output_dir "
+            f"FOLDER` makes a folder with a decoder, of {self.fitting(width)}"
+        )
+
+    def fitting(self, width: int | None) -> str:
+        """The Whispers whose features are so wide."""
+        return MODELS.get(width or 0, super().fitting(width))
 
     @property
     def width(self) -> int:
@@ -95,6 +117,7 @@ class WhisperDecoder(Reader):
     def _model(self) -> Any:
         import ctranslate2
 
+        self.check()
         ctranslate2.set_log_level(40)  # errors: that weights in float16 become float32 is no news
         try:
             model = ctranslate2.models.Whisper(

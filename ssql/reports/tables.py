@@ -9,10 +9,17 @@ from quant import Policy, RoundedLayer, Sensitivity
 from ssql.reports.rows import FP_HEADS, HEADLINES, Row, above_fp_rows, metric_name, other_runtimes, pivot, retained_rows
 
 
-def terminal_table(rows: Sequence[Row], metrics: str | Sequence[str] = "linear", title: str = "test") -> Table:
+def terminal_table(
+    rows: Sequence[Row],
+    metrics: str | Sequence[str] = "linear",
+    title: str = "test",
+    intervals: bool = False,
+) -> Table:
     """A line for each task and method, a column for each bit-width; several metrics have a column for their name."""
-    heads, lines = _table(rows, metrics, intervals=False)
+    heads, lines = _table(rows, metrics, intervals)
     table = Table(*heads, title=f"{title} {metric_name(metrics)}" if isinstance(metrics, str) else title)
+    if intervals:
+        table.caption = intervals_sentence([row for row in rows if row["metric"] == metrics])
     for line in lines:
         table.add_row(*line)
     return table
@@ -36,7 +43,21 @@ def markdown_report(rows: Sequence[Row]) -> str:
     kept = retained_rows(rows)
     if any(row["bit_width"] != "fp" for row in kept):
         tables[metric_name("retained")] = markdown_table(kept, "retained")
-    return "\n".join(f"**{name}**\n\n{table}" for name, table in tables.items())
+    parts = [f"**{name}**\n\n{table}" for name, table in tables.items()]
+    sentence = intervals_sentence(rows)
+    return "\n".join([*parts, f"{sentence[0].upper()}{sentence[1:]}.\n"] if sentence else parts)
+
+
+def intervals_sentence(rows: Sequence[Row]) -> str:
+    """What the intervals of a table are of, with the number of clips or images that were measured."""
+    counts = sorted({row["clips"] for row in rows if row.get("clips")})
+    if not counts:
+        return ""
+    if counts[-1] == 1:
+        return "measured on 1 clip alone: its interval says nothing"
+    most = f"{counts[0]:,} to {counts[-1]:,}" if len(counts) > 1 else f"{counts[0]:,}"
+    known = any(row.get("low") is not None for row in rows)
+    return f"in brackets the interval of 95 %, over {most} clips" if known else f"over {most} clips"
 
 
 def suite_report(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:

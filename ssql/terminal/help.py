@@ -23,12 +23,17 @@ model, of which these are the most used beside those above:
   --model.optimizer CLASS, --model.augmentation CLASS, --model.new_head true, --model.seed N
   --model.precision.policy '{shift: true}', --model.precision.test_at '[w8a8, w4a8]'
   --model.adapters.base nf4 | int8, --model.adapters.rank N, --model.adapters.alpha X
+what these have: ssql finetune --model.precision.policy.help, --model.adapters.help, --model.optimizer.help AdamW,
+  --model.augmentation.help SpeechAugmentation
 """,
     "tokenizer": """
 model, of which these are the most used beside those above:
   --model.optimizer CLASS, --model.codebooks.code_dim N, --model.seed N
+what an optimizer has: ssql tokenizer --model.optimizer.help AdamW
 """,
 }
+# Options that are objects, and where their class is.
+OBJECTS = {"Policy": "quant.policy", "Quantizer": "ssql.evaluation.quantizers"}
 TRAINER = """
 trainer, of which these are the most used:
   --trainer.max_epochs N, --trainer.max_steps N, --trainer.max_time DD:HH:MM:SS
@@ -90,7 +95,22 @@ def _more(name: str, tree: ast.Module, options: list[Option]) -> Iterator[str]:
     if name in RUNS or "DataModule" in kinds.get("data", ""):
         modules = ", ".join(_exported("ssql.data", "DataModule", "Spelling"))
         yield f"--data DATA is one of {modules}; its options: ssql {name} --data.help AudioFolder"
+    for option, kind in kinds.items():
+        for word, module in OBJECTS.items():
+            if word in re.findall(r"\w+", kind):
+                yield f"--{option} has {', '.join(_fields(module, word))}: ssql {name} --{option}.help"
+    if "Reader" in kinds.get("reader", ""):
+        known = "WhisperDecoder"
+        yield f"--reader READER is {known}, or a class of yours; its options: ssql {name} --reader.help {known}"
+    if "Encoder" in kinds.get("encoder", ""):
+        yield f"--encoder CLASS is a fresh encoder; its options: ssql {name} --encoder.help SpeechTransformer"
     yield f"all options, and those within options: ssql {name} --help_all; as YAML: ssql {name} ... --print_config"
+
+
+def _fields(module: str, name: str) -> list[str]:
+    """Options of a dataclass."""
+    owner = next(node for node in _tree(module).body if isinstance(node, ast.ClassDef) and node.name == name)
+    return [ast.unparse(node.target) for node in owner.body if isinstance(node, ast.AnnAssign)]
 
 
 def _tree(module: str) -> ast.Module:

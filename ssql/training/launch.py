@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from encoders.storage.paths import shown
 from quant.checks import check_above, check_at_least
 from ssql.data import DataModule
+from ssql.terminal.inputs import check_inputs, check_root
 from ssql.terminal.interruption import Interrupted, interruptible
 from ssql.terminal.logs import quiet_lightning
 from ssql.terminal.parsing import Sentences
@@ -44,6 +45,8 @@ OPTIONS: Options = {
     "activation_checkpointing": (bool, False, "less memory: blocks of the encoder are computed again in the backward "
                                  "pass, with the same numbers"),
 }  # fmt: skip
+# Options that may name the folder of an encoder.
+ENCODERS_TO_LOAD = ("encoder", "model.init_args.encoder.init_args.folder")
 
 
 class RunParser(Sentences, LightningArgumentParser):
@@ -144,6 +147,10 @@ class RunCLI(LightningCLI):
         """
         if shown(self.output) != str(self.output):
             raise ValueError(f"--output {shown(self.output)} is not UTF-8, as names in a run's logs must be")
+        # Inputs are looked at before the output folder: whoever mistyped one mends that first.
+        folders = (self.config.get(option) for option in ENCODERS_TO_LOAD)
+        check_inputs(folder for folder in folders if isinstance(folder, str | Path))
+        check_root(self.config.get("data.init_args.root"))
         check_at_least(1, checkpoint_steps=self.config.checkpoint_steps)
         trainer = self.config.trainer
         names = ("accumulate_grad_batches", "check_val_every_n_epoch")

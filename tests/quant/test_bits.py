@@ -10,7 +10,7 @@ def test_reads_and_writes_bit_widths():
     assert [str(parse_bit_width(text)) for text in ("fp", "w2a4", "w4a32")] == ["fp", "w2a4", "w4a32"]
 
 
-@pytest.mark.parametrize("text", ["w9a8", "w1a8", "int8", "8w8a", "w4", "", "w4a16", "w٨a٨"])
+@pytest.mark.parametrize("text", ["w9a8", "w1a8", "int9", "8w8a", "w4", "", "w4a16", "w٨a٨"])
 def test_unknown_bit_width_names_the_text_and_the_form(text):
     with pytest.raises(ValueError, match="write fp|must be 2 to 8") as error:
         parse_bit_width(text)
@@ -38,3 +38,12 @@ def test_pattern_without_a_layer_is_an_error():
 def test_wrong_override_names_its_pattern():
     with pytest.raises(ValueError, match=r"'head': unknown layer bit-width 'int8'"):
         Policy(layers={"head": "int8"})
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("int8", "int8 is w8a8"), ("INT4", "INT4 is w4a8"), ("fp32", "fp32 is fp"), ("W4A8", "W4A8 is w4a8")],
+)
+def test_what_others_call_it_is_told_in_our_words(text, right):
+    with pytest.raises(ValueError, match=f"unknown bit-width '{text}': {right}$"):
+        parse_bit_width(text)

@@ -76,6 +76,22 @@ def test_help_is_short_has_examples_and_every_option_of_the_parser(name, ssql, m
     assert set(within) <= set(flags)
 
 
+def test_help_names_the_options_within_options_and_where_their_help_is(ssql):
+    """Of every command: an object among the options has a help of its own, and that help is there."""
+    for name in cli.COMMANDS:
+        _, text, _ = ssql(name, "--help")
+        kinds = dict(re.findall(r"^  --([a-z_]+) (.*?)(?: = .*| \(required\))?$", text, re.MULTILINE))
+        for option, kind in kinds.items():
+            if re.search(r"\b(Policy|Quantizer|Reader|Encoder|DataModule)\b", kind):
+                assert f"ssql {name} --{option}.help" in text, (name, option)
+    _, text, _ = ssql("quantize", "--help")
+    assert "--policy has first_layer, layers, granularity, weight_range, attention, shift, activation_range" in text
+    for words in (("quantize", "--policy.help"), ("evaluate", "--quantizers.help"), ("suite", "--quantizers.help")):
+        code, text, _ = ssql(*words)
+        assert code == 0
+        assert f"{words[1].removesuffix('.help')}." in text
+
+
 def test_help_imports_nothing_heavy():
     words = "import sys; from ssql import cli; sys.argv = ['ssql', 'finetune', '--help']; cli.main(); "
     words += "print('heavy:', sorted({'torch', 'lightning', 'jsonargparse', 'numpy', 'rich'} & set(sys.modules)))"

@@ -21,12 +21,12 @@ def test_the_verdict_comes_first_and_then_one_thought_a_line():
     assert str(GOOD).splitlines() == [
         "verified, the file agrees with torch at w8a8 on shipped speech",
         "  numbers: integers equal in 8 layers",
-        "  features: error over variance 1e-09 over 670 frames of 12 clips",
-        "  worst frame: 2e-09 (clip 3 at 0.50 s)",
-        "  frames above 1e-06: 0",
+        "  features, each side with its own roundings: error over variance 1e-09 over 670 frames of 12 clips",
+        "  worst frame there: 2e-09 (clip 3 at 0.50 s); 0 frames are above 1e-06",
         "  roundings: 4 of 1000 values at a rounding edge fell to its other side",
+        "  that is expected of quantized files, and explains the frames above: judged is what follows",
         "  features with the file's roundings in torch: error over variance 1e-13",
-        "  worst frame with the file's roundings in torch: 2e-13 (clip 1 at 0.10 s)",
+        "  worst frame with the file's roundings in torch: 2e-13 (clip 1 at 0.10 s) (at most 1e-06)",
         "  head: outputs equal",
         "  tokens: 100.00 % equal",
         "  word accuracy 65.5 % (torch 65.0 %, 40 clips), the same answer for 99.6 %",
@@ -50,8 +50,8 @@ def test_left_to_its_own_roundings_a_frame_may_be_far_off():
     alone = replace(GOOD, features=far, roundings=None)
     assert not alone.passed
     assert alone.reasons == (
-        "features: error over variance 0.1 over 670 frames of 12 clips; worst frame: 0.9 (clip 3 at 0.50 s); "
-        "frames above 1e-06: 600"
+        "features: error over variance 0.1 over 670 frames of 12 clips; worst frame: 0.9 (clip 3 at 0.50 s) "
+        "(at most 1e-06); frames above 1e-06: 600 (none may be)"
     )
 
 
@@ -65,7 +65,7 @@ def test_left_to_its_own_roundings_a_frame_may_be_far_off():
         (
             {"roundings": Roundings(9, 1, 0.1, WorstFrame("clip 1", None, float("nan")))},
             "features with the file's roundings in torch: error over variance 0.1; "
-            "worst frame with the file's roundings in torch: nan (clip 1)",
+            "worst frame with the file's roundings in torch: nan (clip 1) (at most 1e-06)",
         ),
         ({"departure": "features depart after layer a"}, "features depart after layer a"),
         ({"head_equal": False}, "the head's outputs differ"),

@@ -1,3 +1,5 @@
+import logging
+import re
 import resource
 
 import pytest
@@ -18,7 +20,8 @@ def file(tmp_path_factory):
     return to_file(encoder, tmp_path_factory.mktemp("onnx") / "speech.onnx", check=False)
 
 
-def test_files_are_measured_side_by_side(file):
+def test_files_are_measured_side_by_side(file, caplog):
+    caplog.set_level(logging.INFO)
     rows = export.measure_files([file, file], seconds=(0.5, 1.0), threads=(1, 2), repeats=3)
     assert [(row["threads"], row["seconds"]) for row in rows] == [
         (t, s) for t in (1, 2) for s in (0.5, 1.0) for _ in "ab"
@@ -27,6 +30,12 @@ def test_files_are_measured_side_by_side(file):
     assert all(row["speedup"] == 1 for row in rows[::2])
     assert rows[1]["speedup"] == rows[0]["fastest_ms"] / rows[1]["fastest_ms"]
     assert rows[0]["real_time_factor"] == rows[0]["latency_ms"] / 500
+    # How far it is, with the time that is left, and each row as soon as it is known.
+    said = [record.getMessage() for record in caplog.records]
+    assert [line for line in said if re.search(r"file 2 of 2, .*; 5 of 16 steps done, about 0:\d\d:\d\d left", line)]
+    known = [f"speech.onnx, 0.5 s on 1 thread: {row['latency_ms']:.2f} ms (fastest" for row in rows[:2]]
+    later = next(place for place, line in enumerate(said) if "start and memory, 1 s on 1 thread" in line)
+    assert [line[: len(start)] for line, start in zip(said[later - 2 : later], known, strict=True)] == known
 
 
 def test_a_fresh_process_tells_its_start_and_its_memory(file):

@@ -196,7 +196,7 @@ def test_texts_are_looked_at_before_any_audio_and_any_encoder(folder, ssql, tmp_
         "compare, the first of them ' ' of 8.wav: leave these clips out",
     }
     for words, sentence in cases.items():
-        code, _ = ssql("--encoders.a", "nowhere", "--output", tmp_path / "out", *words, texts=False)
+        code, _ = ssql("--encoders.a", folder / "encoder", "--output", tmp_path / "out", *words, texts=False)
         assert sentence in str(code)
 
 
@@ -205,12 +205,22 @@ def test_whispers_decoder_says_what_it_misses(folder, ssql, tmp_path, monkeypatc
     code, said = ssql(*words, reader="WhisperDecoder")
     missing = "is not installed, which belongs to the group reader: pip install 'ssql-toolkit[reader]'"
     assert code != 0
-    assert missing in str(code) + said or "error: reader folder" in str(code) + said
+    assert missing in str(code) + said or "has no model.bin" in str(code) + said
     # As where the group is installed.
     monkeypatch.setattr("ssql.evaluation.whisper_decoder.check_installed", lambda *modules: None)
-    with pytest.raises(FileNotFoundError, match=r"has no model\.bin: ct2-transformers-converter --model"):
-        WhisperDecoder(str(tmp_path))
+    cases = {
+        (tmp_path, 512): r"it has no model\.bin; .*of whisper-base or whisper-base\.en$",
+        (tmp_path, 32): r"it has no model\.bin; .*of the model that this encoder is from$",
+        (tmp_path / "none", 384): r"none: there is no such folder; .*of whisper-tiny or whisper-tiny\.en$",
+    }
+    for (name, width), sentence in cases.items():
+        with pytest.raises(FileNotFoundError, match=sentence):
+            WhisperDecoder(str(name)).check(width)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    code, said = ssql(*words, reader="WhisperDecoder")
+    assert f"--reader.folder {tmp_path}: it holds a model that is not converted yet" in str(code) + said
     (tmp_path / "model.bin").write_bytes(b"")
+    WhisperDecoder(str(tmp_path)).check()
     with pytest.raises(ValueError, match="unknown normalizer 'german': write one of english, basic"):
         WhisperDecoder(str(tmp_path), normalizer="german")
     with pytest.raises(ValueError, match="language is a code such as en or de, not 'English'"):

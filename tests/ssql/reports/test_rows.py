@@ -3,7 +3,7 @@ import json
 import pytest
 
 from ssql.reports.rows import Cell, load_rows, pivot, retained_rows
-from ssql.reports.tables import markdown_report, markdown_table, suite_report, terminal_table
+from ssql.reports.tables import intervals_sentence, markdown_report, markdown_table, suite_report, terminal_table
 
 
 def row(bit_width, value, method="a", task="word", metric="linear", **more):
@@ -26,6 +26,18 @@ def test_a_table_has_a_line_for_each_task_and_method_in_the_order_they_came():
     ]
     table = terminal_table(rows)
     assert [list(column.cells)[0] for column in table.columns] == ["word", "a", "90.0", "72.0"]
+
+
+def test_a_table_says_how_many_clips_its_intervals_are_over():
+    assert intervals_sentence(ROWS) == ""
+    assert intervals_sentence([each | {"clips": 1} for each in ROWS]).startswith("measured on 1 clip alone")
+    many = [ROWS[0] | {"clips": 20}, ROWS[1] | {"clips": 1000}]
+    assert intervals_sentence(many) == "in brackets the interval of 95 %, over 20 to 1,000 clips"
+    table = terminal_table(many, intervals=True)
+    assert list(table.columns[2].cells) == ["90.0 (85.0 to 93.0)"]
+    assert table.caption == intervals_sentence(many)
+    assert markdown_report(many).endswith("\nIn brackets the interval of 95 %, over 20 to 1,000 clips.\n")
+    assert intervals_sentence([row("fp", 1.0, clips=7)]) == "over 7 clips"
 
 
 def test_runs_are_merged_and_must_be_measured_equally_often():
