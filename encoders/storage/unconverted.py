@@ -14,12 +14,12 @@ WEIGHTS_OF_OTHERS = (".safetensors", ".bin", ".pt", ".pth")
 def refuse_file(path: Path) -> None:
     """Raise ArtifactError for a file in the place of an encoder's folder, with what would be right for its kind."""
     if path.suffix in WEIGHTS_OF_OTHERS:
-        hint = f"weights become an encoder by `ssql import --weights {shown(path)} --output ENCODER`"
+        hint = f"whose weights become an encoder by `ssql import --weights {shown(path)} --output ENCODER`"
     elif path.suffix == ".onnx":
-        hint = "give the folder of the encoder that this ONNX file was exported from"
+        hint = "and what is asked for is the folder that this ONNX file was exported from"
     else:
         hint = f"an encoder is a folder with {CONFIG}"
-    raise ArtifactError(f"no encoder at {shown(path)}: it is a file; {hint}")
+    raise ArtifactError(f"no encoder at {shown(path)}: it is a file, {hint}")
 
 
 def refuse_published(folder: Path, name: str | Path) -> None:

@@ -43,12 +43,12 @@ def evaluate_tokenizer(
     not_empty(tokenizers=tokenizers, bit_widths=bit_widths, quantizers=quantizers)
     bit_widths = each_once(bit_widths)
     check_at_least(1, calibration_batches=calibration_batches)
-    check_inputs(data=data)
-    loaded = load_encoders(tokenizers)
+    check_inputs(tokenizers.values(), data=data)
     heads = {name: load_tokenizer(folder) for name, folder in tokenizers.items()}
     missing = [folder for name, folder in tokenizers.items() if heads[name] is None]
     if missing:
         raise ValueError(f"no tokenizer in {', '.join(missing)}: give what ssql tokenizer wrote, OUTPUT/model")
+    loaded = load_encoders(tokenizers)
     pairs = {name: (loaded[name], head) for name, head in heads.items() if head is not None}
     note_unquantized_of(loaded, bit_widths, quantizers)
     with reserved_results(output, "tokens", overwrite):

@@ -31,7 +31,8 @@ def note_unquantized(encoder: Encoder, bit_widths: Iterable[str], name: str) -> 
     asked = {quant.parse_bit_width(bit_width): None for bit_width in bit_widths}
     others = [str(run) for run in asked if run not in (quant.FULL_PRECISION, *rounded, *corrected)]
     if known and others:
-        which, theirs = " and ".join(others), " and ".join(map(str, dict.fromkeys((*rounded, *corrected))))
+        finest_first = sorted({*rounded, *corrected}, key=lambda run: (-run.weight, -run.activation))
+        which, theirs = " and ".join(others), " and ".join(map(str, finest_first))
         log.warning(
             "note: %s was quantized for %s, and not for %s: there each weight takes its nearest integer and no bias is "
             "corrected; ssql quantize --bit_width '[%s]' chooses them on data",

@@ -90,6 +90,7 @@ def inputs(saved, tmp_path_factory):
     quant.calibrate(streaming, [streaming.front_end(0.1 * torch.randn(2, 16_000))[0]])
     save_encoder(streaming, folder / "streaming")
     soundfile.write(folder / "talk.wav", 0.1 * np.random.default_rng(0).standard_normal(16_000), 16_000)
+    (folder / "encoder.onnx").touch()
     (folder / "run").mkdir()
     (folder / "run" / "accuracy.json").write_text(json.dumps([ROW]))
     return folder
@@ -234,7 +235,7 @@ def test_bad_input_with_overwrite_loses_nothing(inputs, ssql_ends, tmp_path):
 def encoder_commands(inputs, source, output):
     return {
         "quantize": ["--encoder", source, *DATA, "--examples", "8", "--output", output, "--overwrite", "true"],
-        "import": ["--weights", inputs / "none", "--layout", "whisper", "--output", output, "--overwrite", "true"],
+        "import": ["--weights", inputs / "plain", "--layout", "whisper", "--output", output, "--overwrite", "true"],
     }
 
 

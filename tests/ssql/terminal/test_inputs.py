@@ -40,7 +40,16 @@ def taken(pretrained, tmp_path):
 
 
 def commands(taken, encoder, pretrained):
-    recipe = ["--model", "SimSiam", "--model.encoder", "encoders.init_from", "--model.encoder.folder", encoder]
+    recipe = [
+        "--model",
+        "SimSiam",
+        "--model.augmentation",
+        "SpeechAugmentation",
+        "--model.encoder",
+        "encoders.init_from",
+        "--model.encoder.folder",
+        encoder,
+    ]
     steps = ["--trainer.max_steps", "1"]
     return {
         "quantize": ["--encoder", encoder, *DATA],
