@@ -56,7 +56,8 @@ def test_verify_needs_only_the_file_and_the_encoder(exported, saved, ssql, capsy
         f"{exported / 'encoder-int8.onnx'}: verified, the file agrees with torch at w8a8 on given"
     )
     assert details[0] == "  numbers: integers equal in 8 layers"
-    assert re.fullmatch(r"  features: error over variance \S+ over 670 frames of 41 clips", details[1])
+    compared = r"error over variance \S+ over 670 frames of 41 clips"
+    assert re.fullmatch(rf"  features, each side with its own roundings: {compared}", details[1])
     assert [line for line in details if line.startswith("  word accuracy ")]
 
 
@@ -146,15 +147,24 @@ def test_bench_takes_files_and_leaves_rows_and_a_plot(exported, ssql, tmp_path, 
     ssql("bench", *files, "--seconds", "[0.5]", "--repeats", "2", "--output", tmp_path / "latency")
     rows = json.loads((tmp_path / "latency.json").read_text())
     assert [(row["file"], row["threads"]) for row in rows] == [(file.name, t) for t in (1, 2) for file in files]
-    assert [record.getMessage() for record in caplog.records if record.name == "export.runtime.bench"] == [
-        f"measuring {what}, 0.5 s on {threads}: {which}"
-        for threads in ("1 thread", "2 threads")
-        for what, which in (
-            ("start and memory", f"file 1 of 2, {files[0]}"),
-            ("start and memory", f"file 2 of 2, {files[1]}"),
-            ("latency", "2 files in turn"),
-        )
-    ]
+    said = [record.getMessage() for record in caplog.records if record.name == "export.runtime.bench"]
+    for threads in ("1 thread", "2 threads"):
+        steps, said = said[:5], said[5:]
+        for step, what in zip(
+            steps,
+            (
+                f"measuring start and memory, 0.5 s on {threads}: file 1 of 2, {files[0]}",
+                f"measuring start and memory, 0.5 s on {threads}: file 2 of 2, {files[1]}",
+                f"measuring latency, 0.5 s on {threads}: 2 files in turn",
+                f"encoder-fp32.onnx, 0.5 s on {threads}: ",
+                f"encoder-int8.onnx, 0.5 s on {threads}: ",
+            ),
+            strict=True,
+        ):
+            assert step.startswith(what)
+        assert re.search(r"; \d of 8 steps done, about \d:\d\d:\d\d left$", steps[2])
+        assert re.search(r": [\d.]+ ms \(fastest [\d.]+\), start \d+ ms, \d+ MB$", steps[4])
+    assert not said
     assert (tmp_path / "latency.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert printed.count("encoder-int8") == 1 + 2  # a line of the files, two of the latencies
