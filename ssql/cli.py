@@ -13,7 +13,7 @@ from typing import NoReturn
 from ssql.commands.doctor import doctor, version
 from ssql.terminal.errors import bug_report, sentence_of
 from ssql.terminal.help import RUNS, command_help
-from ssql.terminal.interruption import Interrupted, heard_everywhere
+from ssql.terminal.interruption import Interrupted, heard_everywhere, terminable
 
 USAGE = """usage: ssql COMMAND [options]
 
@@ -84,7 +84,8 @@ def _answer(name: str, args: list[str]) -> None:
 def _run(name: str, args: list[str], debug: bool) -> None:
     """The one place that catches."""
     try:
-        _answer(name, args)
+        with terminable():
+            _answer(name, args)
         sys.stdout.flush()
     except Interrupted as stop:
         if str(stop):

@@ -145,9 +145,11 @@ def _recognized(published: Published, configuration: Mapping[str, Any] | None) -
         return "openai_whisper", "its dims, which OpenAI's files have"
     config = published.folder / CONFIG
     if configuration is None or "model_type" not in configuration:
+        if configuration is not None and "encoder" in configuration:
+            raise ArtifactError(f"{shown(published.folder)} is an encoder that ssql saved: nothing is left to import")
         lack = "is missing" if configuration is None else "has no model_type"
         raise ArtifactError(
-            f"{shown(config)} {lack}, so the layout is not known: give it with layout, one of {', '.join(LAYOUTS)}"
+            f"{shown(config)} {lack}, so the layout is not known: give it with --layout, one of {', '.join(LAYOUTS)}"
         )
     model_type: str = configuration["model_type"]
     if model_type not in LAYOUTS:

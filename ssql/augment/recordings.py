@@ -50,7 +50,7 @@ def read_rooms(folder: Path) -> list[Tensor]:
 
 def _recordings(folder: Path, option: str, longest: float, most: float) -> list[np.ndarray]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{option}: {shown(folder)} is no folder: give one of audio files")
+        raise FileNotFoundError(f"--model.augmentation.{option} {shown(folder)} is no folder: give one of audio files")
     skipped = Skipped()
     files = [path for path in files_below(folder, skipped) if not path.name.startswith(".")]
     random.Random(0).shuffle(files)  # where not all are kept, they are of all parts of the folder
@@ -73,8 +73,11 @@ def _recordings(folder: Path, option: str, longest: float, most: float) -> list[
                 found.append(samples)
                 seconds += len(samples) / SAMPLE_RATE
     skipped.warn(log, folder)
+    if not files:
+        raise ValueError(f"--model.augmentation.{option}: there is no audio file in {shown(folder)}")
     if not found:
-        raise ValueError(f"{option}: none of the {len(files)} files in {shown(folder)} is a recording that can be used")
+        option, count = f"--model.augmentation.{option}", len(files)
+        raise ValueError(f"{option}: none of the {count} files in {shown(folder)} is a recording that can be used")
     if read < len(files):
         log.warning(
             "%s: %d of the %d files in %s fill the %g hours that are kept",

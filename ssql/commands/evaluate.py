@@ -96,4 +96,5 @@ def _say_tenth(data: DataModule) -> None:
     """Of a folder of recordings only every tenth is read, where nothing says which: few, for whoever does not know."""
     if isinstance(data, AudioFolder) and data.test_pattern is None and not str(data.labels).endswith(".csv"):
         count = len(data.said()["test"])
-        log.info("reading every tenth recording, %d in all: --data.test_pattern . reads all of them", count)
+        if count:  # without any, the error says the same
+            log.info("reading every tenth recording, %d in all: --data.test_pattern . reads all of them", count)

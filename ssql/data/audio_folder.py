@@ -128,9 +128,10 @@ class AudioFolder(DataModule):
         if self.test_pattern:
             return f"{files}, and test_pattern {self.test_pattern!r} leaves none for the {split} split"
         if is_manifest(self.labels):
-            return f"{files}, and none of them is in the {split} split: mark files with a split column or test_pattern"
+            how = "mark files with a split column or --data.test_pattern"
+            return f"{files}, and none of them is in the {split} split: {how}"
         if usable >= 10:
-            return f"{files}, and none of them is in the {split} split: mark test files with test_pattern"
+            return f"{files}, and none of them is in the {split} split: mark test files with --data.test_pattern"
         return (
             f"{files}, which leave no {split} split: every tenth file is a test file, so give at least 10, or mark "
             "test files with test_pattern"

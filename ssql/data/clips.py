@@ -24,7 +24,7 @@ from encoders.speech.audio_file import (
 )
 from encoders.speech.log_mel import SAMPLE_RATE, WINDOW
 from encoders.storage.paths import shown
-from ssql.data.layouts.entry import Entry, some
+from ssql.data.layouts.entry import Entry, counted, some
 from ssql.terminal.progress import track
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def read_clips(entries: Sequence[Entry], longest: int, cut: bool, cache_bytes: f
         else:
             clips += [(entry, part, waveform) for part, waveform in found]
     for reason, names in skipped.items():
-        log.warning("skipped %d files (%s): %s", len(names), reason, some(names, 10))
+        log.warning("skipped %s (%s): %s", counted(names), reason, some(names, 10))
     return clips
 
 
@@ -141,8 +141,8 @@ def decoded(
             yield from found
     if half_silent:
         log.warning(
-            "%d files hold silence on a channel beside sound, which the mean of channels makes softer: %s",
-            len(half_silent), some(sorted(half_silent)),
+            "silence on a channel beside sound, which the mean of channels makes softer, in %s: %s",
+            counted(half_silent), some(sorted(half_silent)),
         )  # fmt: skip
 
 

@@ -81,6 +81,19 @@ def interruptible() -> Iterator[Interruption]:
 
 
 @contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises `Interrupted`, as Ctrl-C raises KeyboardInterrupt: what was begun is tidied up, and said."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, Interruption())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def heard_everywhere() -> Iterator[None]:
     """A signal is not lost where Python cannot pass its exception on, as out of a callback of C: it is sent again.
 

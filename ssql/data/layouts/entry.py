@@ -87,6 +87,11 @@ def check_files(entries: Sequence[Entry]) -> None:
         raise ValueError(f"{wrong[0].where}: {shown(wrong[0].path)} {what}{others}")
 
 
+def counted(names: Sequence[str]) -> str:
+    """How many files."""
+    return f"{len(names):,} file{'s' * (len(names) != 1)}"
+
+
 def some(names: Iterable[str], most: int = 5) -> str:
     """The first few names, and how many there are more."""
     listed = list(names)

@@ -224,7 +224,7 @@ def test_layouts_that_cannot_be_told(folder):
     for text, message in (
         ('{"model_type": "sew"}', "model_type 'sew', which cannot be imported; known are step_audio_2, whisper"),
         ('{"model_type": 5}', "model_type 5, which cannot"),
-        ("{}", "has no model_type, so the layout is not known: give it with layout, one of step_audio_2"),
+        ("{}", "has no model_type, so the layout is not known: give it with --layout, one of step_audio_2"),
     ):
         (folder / "config.json").write_text(text)
         with pytest.raises(ArtifactError, match=message):

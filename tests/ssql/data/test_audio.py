@@ -84,9 +84,9 @@ def test_bad_files_are_skipped_and_counted(folder, caplog):
         data = AudioFolder(str(folder))
         data.setup()
     assert len(data.dataset("train")) + len(data.dataset("test")) == 6
-    for reason in ("1 files (unreadable)", "1 files (zero-length)", "2 files (all silent)", "1 files (not finite)"):
+    for reason in ("1 file (unreadable)", "1 file (zero-length)", "2 files (all silent)", "1 file (not finite)"):
         assert f"skipped {reason}" in caplog.text
-    assert "1 files (shorter than one 25 ms frame): ann/short.wav" in caplog.text
+    assert "1 file (shorter than one 25 ms frame): ann/short.wav" in caplog.text
 
 
 def test_folders_and_patterns_that_cannot_work(folder, tmp_path_factory):
@@ -165,7 +165,7 @@ def test_one_odd_file_stops_no_folder(folder, caplog):
         "rate outside 1,000 to 768,000 Hz): ann/fast.wav",
         r"unreadable): ann/\xff.wav",
     ):
-        assert f"skipped 1 files ({reason}" in caplog.text
+        assert f"skipped 1 file ({reason}" in caplog.text
     assert "ann/loop.wav" in caplog.text
 
 

@@ -90,9 +90,9 @@ def test_formats_are_read_and_what_is_none_is_named(evaluate, tmp_path, caplog):
     (root / "ben" / "notes.txt").write_text("no sound")
     measured = evaluate(root, "--data.test_pattern", "o|a$|u$")  # .voc .ogg .oga .opus .au and more
     assert measured["class"] == (100.0, 2 * sum(bool(re.search("o|a$|u$", ending)) for ending in FORMATS))
-    assert "skipped 1 files (.m4a is no format that is read): anna/talk.m4a" in caplog.text
-    assert "skipped 1 files (.mp4 is no format that is read): anna/talk.MP4" in caplog.text
-    assert "skipped 1 files (cut off): ben/half.wav" in caplog.text
+    assert "skipped 1 file (.m4a is no format that is read): anna/talk.m4a" in caplog.text
+    assert "skipped 1 file (.mp4 is no format that is read): anna/talk.MP4" in caplog.text
+    assert "skipped 1 file (cut off): ben/half.wav" in caplog.text
     assert "notes.txt" not in caplog.text
 
 
@@ -125,7 +125,7 @@ def test_what_a_folder_skips_a_command_refuses(name, sentence, ssql, pretrained,
     assert sentence in str(end.value.code)
     assert not (tmp_path / "out.safetensors").exists()
     assert evaluate(root, "--data.test_pattern", "test-")["class"] == (100.0, 6)
-    assert f"anna/{name}" in next(line for line in caplog.text.splitlines() if "skipped 1 files" in line)
+    assert f"anna/{name}" in next(line for line in caplog.text.splitlines() if "skipped 1 file" in line)
 
 
 def test_speech_on_either_channel_has_the_same_features(ssql, pretrained, tmp_path, caplog):

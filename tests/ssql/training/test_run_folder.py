@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+import time
 
 import pytest
 import safetensors.torch
@@ -13,6 +14,7 @@ import yaml
 
 import quant
 from encoders import VisionEncoder, load_encoder, save_encoder
+from encoders.storage.files import staged_file
 from ssql import cli
 from ssql.finetuning.training import Finetuning
 from ssql.methods import SimSiam
@@ -302,6 +304,24 @@ def test_ctrl_c_in_any_command_is_130_without_a_traceback(monkeypatch, capsys):
         cli.main()
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "ssql bench: interrupted\n"
+
+
+def test_sigterm_ends_any_command_with_143_and_tidies_up(monkeypatch, capsys, tmp_path):
+    def terminated(args):
+        with staged_file(tmp_path / "encoder.onnx") as staging:
+            staging.write_text("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli, "_command", lambda name: terminated)
+    monkeypatch.setattr(sys, "argv", ["ssql", "export"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 143
+    assert capsys.readouterr().err == "ssql export: interrupted\n"
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 UNBROKEN = {}
