@@ -6,23 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from sklearn.datasets import load_digits
-from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets
-from torchvision.transforms import v2
 
-from encoders.storage.paths import check_regular, shown
+from encoders.storage.paths import shown
 from quant.checks import check_at_least
 from ssql.data.batch import Batch, LabelledTensors
+from ssql.data.folder_files import Skipped, files_below
+from ssql.data.image_file import SUFFIXES, ImageFileError, read_image, square
 from ssql.data.module import DataModule
 from ssql.terminal.progress import track
 
 log = logging.getLogger(__name__)
 
-# What Pillow raises for files that are damaged, no images at all, or so large that they are bombs.
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+Sample = tuple[Path, int]  # an image and its class
 
 
 class Digits(DataModule):
@@ -47,9 +45,14 @@ class Digits(DataModule):
 class ImageFolder(DataModule):
     """A folder with `train` and `test`, each a folder of class folders; decoded once and kept in memory as uint8.
 
+    Any image that Pillow reads is taken: grey, colour, palette, CMYK; of more than 8 bits or floats it is scaled, EXIF
+    turns it upright, transparent parts are white, and of several pictures in a file the first is taken. Links are
+    followed. Whatever else lies there is skipped, counted and logged: images that are damaged, cut off or of more than
+    179 million pixels, files of other formats, and images in no class folder.
+
     Args:
         root: the folder.
-        image_size: height and width in pixels; other sizes are resized and cropped at the centre.
+        image_size: height and width in pixels; of other images the middle is cut out and resized.
         grey: one channel instead of three.
         train_limit: only this many training images, the same number of each class.
         test_limit: the same for the test split.
@@ -78,55 +81,69 @@ class ImageFolder(DataModule):
         for name in ("train", "test"):
             if not (self.root / name).is_dir():
                 raise FileNotFoundError(f"{root}/{name} does not exist: expected {root}/{{train,test}}/CLASS/IMAGE")
-        folders = {}
-        for name in ("train", "test"):
-            try:
-                folders[name] = datasets.ImageFolder(self.root / name)
-            except FileNotFoundError as error:
-                raise ValueError(f"{root}/{name} holds no images in class folders: {shown(str(error))}") from None
-        train, test = (set(folders[name].classes) for name in ("train", "test"))
-        if train != test:
-            alone = ", ".join(shown(name) for name in sorted(train ^ test)[:5])
-            raise ValueError(f"{root}: train and test must have the same class folders; in one of them only: {alone}")
-        self.classes = {"class": [shown(name) for name in folders["train"].classes]}
-        return {name: self._decode(folder.samples, name) for name, folder in folders.items()}
+        skipped = Skipped()
+        found = {name: self._class_folders(name, skipped) for name in ("train", "test")}
+        alone = sorted(found["train"].keys() ^ found["test"].keys())
+        if alone:
+            names = ", ".join(shown(name) for name in alone[:5])
+            raise ValueError(f"{root}: train and test must have the same class folders; in one of them only: {names}")
+        self.classes = {"class": [shown(name) for name in found["train"]]}
+        splits: dict[str, Dataset[Batch]] = {
+            name: self._decode(self._limited(classes, name), name, skipped) for name, classes in found.items()
+        }
+        skipped.warn(log, self.root)
+        return splits
 
-    def _decode(self, samples: list[tuple[str, int]], split: str) -> LabelledTensors:
-        limit = self.limits[split]
+    def _class_folders(self, split: str, skipped: Skipped) -> dict[str, list[Path]]:
+        """The images of each class, in the order of their names."""
+        folder, classes = self.root / split, dict[str, list[Path]]()
+        for path in sorted(folder.iterdir()):
+            if path.is_dir():
+                classes[path.name] = [file for file in files_below(path, skipped) if _is_image(file, skipped)]
+            elif _is_image(path, skipped):
+                skipped.add("in no class folder", path)
+        empty = [shown(name) for name, files in classes.items() if not files]
+        if empty or not classes:
+            skipped.warn(log, self.root)
+            where = f"the class folders {', '.join(empty[:5])}" if empty else "class folders"
+            raise ValueError(f"{shown(folder)} holds no images in {where}: read are {' '.join(SUFFIXES)}")
+        return classes
+
+    def _limited(self, classes: dict[str, list[Path]], split: str) -> list[Sample]:
+        """Images with their classes, the same number of each where there is a limit."""
+        limit, each = self.limits[split], None
         if limit is not None:
-            each = limit // len(self.classes["class"])
+            each = limit // len(classes)
             if not each:
                 raise ValueError(
-                    f"{split}_limit {limit} leaves no image of each of the {len(self.classes['class'])} classes: give "
-                    "at least one of each"
+                    f"{split}_limit {limit} leaves no image of each of the {len(classes)} classes: give at least one "
+                    "of each"
                 )
-            by_class: dict[int, list[tuple[str, int]]] = {}
-            for path, label in samples:
-                by_class.setdefault(label, []).append((path, label))
-            samples = [sample for group in by_class.values() for sample in group[:each]]
-        images, labels, skipped = [], [], []
+        return [(path, label) for label, paths in enumerate(classes.values()) for path in paths[:each]]
+
+    def _decode(self, samples: list[Sample], split: str, skipped: Skipped) -> LabelledTensors:
+        images, labels = [], []
         for path, label in track(samples, f"reading {split}", len(samples)):
             try:
-                images.append(self._read(Path(path)))
+                images.append(square(read_image(path, self.grey), self.image_size))
                 labels.append(label)
-            except _UNREADABLE:
-                skipped.append(shown(path))
-        if skipped:
-            log.warning(
-                "skipped %d unreadable images: %s", len(skipped), ", ".join(skipped[:3]) + " ..." * (len(skipped) > 3)
-            )
+            except ImageFileError as error:
+                skipped.add(error.reason, path)
+            except FileNotFoundError:
+                skipped.add("out of reach: it is gone", path)
         if not images:
+            skipped.warn(log, self.root)
             raise ValueError(f"{shown(self.root / split)} holds no readable image")
         return LabelledTensors(torch.stack(images), {"class": labels})
 
-    def _read(self, path: Path) -> Tensor:
-        check_regular(path)
-        with Image.open(path) as file:
-            image = v2.functional.pil_to_tensor(file.convert("L" if self.grey else "RGB"))
-        if image.shape[1:] != (self.image_size, self.image_size):
-            image = v2.functional.resize(image, [self.image_size], antialias=True)
-            image = v2.functional.center_crop(image, [self.image_size, self.image_size])
-        return image
+
+def _is_image(path: Path, skipped: Skipped) -> bool:
+    """Whether a file is read as an image; hidden files of other formats are what programs leave, and not mentioned."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    if not path.name.startswith("."):
+        skipped.add(f"not read as an image: {shown(path.suffix.lower()) or 'no suffix'}", path)
+    return False
 
 
 class FashionMNIST(DataModule):
