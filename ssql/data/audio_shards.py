@@ -69,11 +69,9 @@ class AudioShards(DataModule):
                 continue
             if self.texts is not None and item.text is None:
                 raise ValueError(f"{shown(self.root)} has no text for {item.name}: leave --data.texts out, or add it")
-            answers = shards.answers(item)
             for start in range(item.start, item.end - WINDOW + 1, longest):
                 places.add(shard, item, start, min(start + longest, item.end))
-                for column, answer in zip(labels.values(), answers, strict=True):
-                    column.append(answer)
+                shards.append_answers(item, labels)
                 if self.texts is not None:
                     texts.append(item.text or "")
         if too_long:

@@ -34,18 +34,20 @@ class Shards:
     paths: dict[str, list[Path]]
 
     def label_columns(self) -> dict[str, array[int] | array[float]]:
-        """An empty column for each task, in the order of `answers`."""
+        """An empty column for each task: places of classes, numbers to predict."""
         return {name: array("q") for name in self.classes} | {name: array("d") for name in self.targets}
 
-    def answers(self, item: Item) -> list[float]:
-        """Labels of an item: the place of each class, then the numbers to predict.
+    def append_answers(self, item: Item, columns: dict[str, array[int] | array[float]]) -> None:
+        """Add the labels of an item to the columns.
 
         Raises:
             ShardError: the index does not know them.
         """
         try:
-            places = [self._places[task][item.labels[task]] for task in self.classes]
-            return [*places, *(float(item.labels[f"{name} ({unit})"]) for name, unit in self.targets.items())]
+            for task in self.classes:
+                columns[task].append(self._places[task][item.labels[task]])
+            for name, unit in self.targets.items():
+                columns[name].append(float(item.labels[f"{name} ({unit})"]))
         except (KeyError, ValueError):
             raise ShardError(f"{shown(self.root / INDEX)} does not know the labels of {item.name}: {AGAIN}") from None
 
