@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from encoders.speech.log_mel import SAMPLE_RATE
 from quant.checks import check_above
 from ssql.data import AudioFolder, ImageFolder
+from ssql.data.shards.examining import examined_audio, examined_images
 from ssql.data.shards.packing import Packed, pack_entries
 from ssql.terminal.console import say
 
@@ -27,7 +29,8 @@ def pack(data: AudioFolder | ImageFolder, output: str, shard_mb: float = 100.0) 
         shard_mb: size of a shard in megabytes; the last file in it may lead beyond.
     """
     check_above(0, shard_mb=shard_mb)
-    packed = pack_entries(data.entries(), Path(output), data.examine, data.modality, round(shard_mb * 1e6), data.rate)
+    examine, rate = (examined_audio, SAMPLE_RATE) if isinstance(data, AudioFolder) else (examined_images, 0)
+    packed = pack_entries(data.entries(), Path(output), examine, data.modality, round(shard_mb * 1e6), rate)
     say(_sentence(packed, output, data.modality))
 
 

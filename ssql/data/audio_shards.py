@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from encoders.speech.audio_file import InMemory, read_part
+from encoders.speech.audio_file import read_part
 from encoders.speech.log_mel import SAMPLE_RATE, WINDOW
 from encoders.storage.paths import shown
 from ssql.data.batch import Batch, LabelledTensors
@@ -107,7 +107,8 @@ class ShardClips(Sequence[Tensor]):
         if isinstance(index, slice):
             return self.subset(range(len(self))[index])
         start, end = self.files.spans[index].tolist()
-        return torch.from_numpy(read_part(InMemory(*self.files.content(index)), start, end))
+        name, content = self.files.content(index)
+        return torch.from_numpy(read_part(name, start, end, content))
 
     @property
     def lengths(self) -> list[int]:
