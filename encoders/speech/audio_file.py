@@ -1,31 +1,44 @@
-"""An audio file of any length, block by block: it is never in memory as a whole."""
+"""Audio files, decoded here and nowhere else: whole, block by block at any length, or one part.
 
-import math
+The channels of a recording are averaged, as ffmpeg does for Whisper (`-ac 1`): whoever speaks on one of them is heard.
+"""
+
+import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
-import torchaudio
-from torch import Tensor
 
-from encoders.speech.log_mel import SAMPLE_RATE
-from encoders.speech.sample_rates import ROLLOFF, ZERO_CROSSINGS, sinc_resampled
+from encoders.speech.resampling import resampled, resampled_length, resampled_part
 from encoders.storage.paths import kind_of, shown
 
+log = logging.getLogger(__name__)
+
 RATES = (1_000, 768_000)  # Hz that are taken: below there is no speech, above a header is damaged
+# Names that libsndfile reads, and names of sound and video that it does not: of the two, such a file may be either.
+READ = (
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64",
+    ".sph", ".nist", ".voc", ".mp2",
+)  # fmt: skip
+NOT_READ = (
+    ".m4a", ".m4b", ".aac", ".wma", ".amr", ".ape", ".wv", ".ac3", ".mka", ".3gp", ".spx", ".tta", ".mp4", ".m4v",
+    ".mov", ".mkv", ".webm", ".avi", ".wmv", ".mpg", ".mpeg", ".ts", ".flv",
+)  # fmt: skip
+AUDIO_NAMES = frozenset(READ + NOT_READ)
+# A decoder that goes to a sample of these gives the same bits as one that came there; others carry a state along.
+_SEEK_EXACTLY = re.compile(r"PCM_.*|FLOAT|DOUBLE|U?A?LAW|VORBIS|ALAC_.*")
 # What libsndfile says of a header that promises more bytes than there are.
-_CUT_OFF = re.compile(r"(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)")
-# Written by programs that do not know the length yet: 2^31 or 2^32, less a header.
+_CUT_OFF = re.compile(r"(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)")
+# Written by programs that do not know the length yet: 2^31 or 2^32, less a header; libsndfile itself says 2^63 - 1.
 _UNKNOWN_LENGTH = 2**31 - 2**16
-# Values of torchaudio's kernel, which has one row for each sample of the ratio: 44,101 Hz would need 700 million.
-_LARGEST_KERNEL = 2**22
 _LARGEST_BLOCK = 2**24  # values of all channels, which a header may say there are a thousand of
+_BLOCK_SECONDS = 10.0
+_SILENT = 1e-3  # of the loudest channel's peak: -60 dB, where a channel nobody speaks into lies
 
 
 class AudioFileError(ValueError):
@@ -42,11 +55,43 @@ class AudioFileError(ValueError):
         self.reason = reason
 
 
-def read_blocks(path: str | Path, seconds: float = 10.0) -> Iterator[np.ndarray]:
-    """Channel 0 of an audio file at 16,000 Hz, resampled on the fly as torchaudio resamples the whole.
+@dataclass(frozen=True)
+class Sound:
+    """What an audio file turned out to hold when it was decoded to its end.
+
+    Attributes:
+        rate: in Hz.
+        samples: at this rate.
+        peaks: the largest absolute value of each channel.
+    """
+
+    rate: int
+    samples: int
+    peaks: tuple[float, ...]
+
+    @property
+    def length(self) -> int:
+        """Samples at 16,000 Hz."""
+        return resampled_length(self.samples, self.rate)
+
+    @property
+    def silent(self) -> bool:
+        """Whether no channel sounds."""
+        return max(self.peaks) == 0
+
+    @property
+    def silent_channels(self) -> list[int]:
+        """Channels that are silent beside one that sounds: the mean makes that one softer."""
+        return [place for place, peak in enumerate(self.peaks) if peak < _SILENT * max(self.peaks)]
+
+
+def read_blocks(path: str | Path, seconds: float = _BLOCK_SECONDS) -> Iterator[np.ndarray]:
+    """The mean of the channels of an audio file at 16,000 Hz, resampled on the fly as torchaudio resamples the whole.
+
+    A channel that is silent beside a sounding one is logged as a warning.
 
     Args:
-        path: wav, flac, ogg, mp3 and what else libsndfile reads.
+        path: wav, flac, ogg, opus, mp3, aiff and what else libsndfile reads.
         seconds: of a block.
 
     Yields:
@@ -60,14 +105,18 @@ def read_blocks(path: str | Path, seconds: float = 10.0) -> Iterator[np.ndarray]
     """
     path = Path(path)
     with opened(path) as file:
-        yield from resampled(_channel_0(file, path, seconds), file.samplerate)
+        peaks = np.zeros(file.channels, np.float32)
+        yield from resampled(_mean_of_channels(file, path, peaks, seconds), file.samplerate)
+        sound = Sound(file.samplerate, 0, tuple(peaks.tolist()))
+    if sound.silent_channels:
+        log.warning("%s", silent_channels_sentence(path, sound))
 
 
-def read_whole(path: str | Path) -> tuple[np.ndarray, int]:
-    """Channel 0 of an audio file at its own rate.
+def read_whole(path: str | Path) -> tuple[np.ndarray, Sound]:
+    """The mean of the channels of an audio file at its own rate, and what the file holds.
 
     Returns:
-        float32, shape (samples,), in [-1, 1]; the rate in Hz.
+        float32, shape (samples,), in [-1, 1]; see `Sound`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -75,7 +124,99 @@ def read_whole(path: str | Path) -> tuple[np.ndarray, int]:
     """
     path = Path(path)
     with opened(path) as file:
-        return np.concatenate(list(_channel_0(file, path, seconds=10.0))), file.samplerate
+        peaks = np.zeros(file.channels, np.float32)
+        samples = np.concatenate(list(_mean_of_channels(file, path, peaks)))
+        return samples, Sound(file.samplerate, len(samples), tuple(peaks.tolist()))
+
+
+def read_audio(path: str | Path) -> np.ndarray:
+    """The mean of the channels of an audio file at 16,000 Hz, whole.
+
+    Returns:
+        float32, shape (samples,), in [-1, 1].
+
+    Raises:
+        FileNotFoundError: no such file.
+        AudioFileError: as `read_blocks`.
+    """
+    samples, sound = read_whole(path)
+    return part_of(samples, sound.rate, 0, sound.length)
+
+
+def expected_length(path: str | Path) -> int | None:
+    """Samples at 16,000 Hz as the file's header has it, not decoded; None where it does not say, or is no audio."""
+    try:
+        with opened(Path(path)) as file:
+            return resampled_length(file.frames, file.samplerate) if file.frames < _UNKNOWN_LENGTH else None
+    except (AudioFileError, OSError):
+        return None
+
+
+def examined(path: str | Path) -> Sound:
+    """What an audio file holds, decoded to its end with one block in memory.
+
+    Raises:
+        FileNotFoundError: no such file.
+        AudioFileError: as `read_blocks`.
+    """
+    path = Path(path)
+    with opened(path) as file:
+        peaks = np.zeros(file.channels, np.float32)
+        samples = sum(map(len, _mean_of_channels(file, path, peaks)))
+        return Sound(file.samplerate, samples, tuple(peaks.tolist()))
+
+
+def read_part(path: str | Path, start: int, end: int) -> np.ndarray:
+    """Samples `start` to `end` of what an audio file is at 16,000 Hz; only they and their neighbours are decoded.
+
+    Formats whose decoder carries a state along (mp3, opus) are decoded from the beginning, block by block.
+
+    Args:
+        path: of the file.
+        start: first sample at 16,000 Hz.
+        end: behind the last one, at most the `Sound.length` of the file.
+
+    Returns:
+        float32, shape (end - start,): bit by bit `part_of` the whole.
+
+    Raises:
+        FileNotFoundError: no such file.
+        AudioFileError: as `read_blocks`, or the file is shorter than it was.
+    """
+    path = Path(path)
+    with opened(path) as file:
+
+        def read(first: int, last: int) -> np.ndarray:
+            place = first if _SEEK_EXACTLY.fullmatch(file.subtype) else 0
+            if place:
+                file.seek(place)
+            parts = []
+            for block in _mean_of_channels(file, path, np.zeros(file.channels, np.float32), start=place):
+                parts.append(block[max(0, first - place) : last - place])
+                place += len(block)
+                if place >= last:
+                    break
+            return np.concatenate(parts)
+
+        samples = resampled_part(read, file.samplerate, start, end)
+    if len(samples) < end - start:
+        raise AudioFileError(path, "is shorter than it was: it changed while it was in use", "changed")
+    return samples
+
+
+def part_of(samples: np.ndarray, rate: int, start: int, end: int) -> np.ndarray:
+    """As `read_part`, of a recording in memory: samples at `rate` Hz, float32 (samples,)."""
+    return resampled_part(lambda first, last: samples[first:last], rate, start, end)
+
+
+def silent_channels_sentence(path: Path, sound: Sound) -> str:
+    """Which channels of a recording are silent beside a sounding one, and what that does."""
+    silent = sound.silent_channels
+    names = "channel " + ", ".join(map(str, silent)) if len(silent) == 1 else "channels " + ", ".join(map(str, silent))
+    return (
+        f"{shown(path)}: {names} of {len(sound.peaks)} (counted from 0) hold silence beside sound: the mean of the "
+        "channels is taken, which is softer for it"
+    )
 
 
 @contextmanager
@@ -92,78 +233,82 @@ def opened(path: Path) -> Iterator[soundfile.SoundFile]:
     if kind is not None:
         raise AudioFileError(path, f"is {kind}, not an audio file", kind)
     try:
-        file = soundfile.SoundFile(os.fsencode(path))  # the name's own bytes: it may not be UTF-8
+        file = _Forward(os.fsencode(path))  # the name's own bytes: it may not be UTF-8
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         if not os.access(path, os.R_OK):
             raise AudioFileError(path, "may not be read: its permissions forbid it", "not permitted") from error
         about = str(error).rpartition(": ")[2]
-        sentence = f"is no audio file that libsndfile reads (wav, flac, ogg, mp3, ...): {about}"
+        sentence = f"is no audio file that libsndfile reads (wav, flac, ogg, opus, mp3, aiff, ...): {about}"
         raise AudioFileError(path, sentence, "unreadable") from error
     with file:
         if not RATES[0] <= file.samplerate <= RATES[1]:
             allowed = f"{RATES[0]:,} to {RATES[1]:,} Hz"
             sentence = f"says its rate is {file.samplerate:,} Hz: {allowed} are read, so its header is damaged"
             raise AudioFileError(path, sentence, f"rate outside {allowed}")
-        lengths = _CUT_OFF.search(file.extra_info)
-        if lengths is not None and int(lengths[2]) < int(lengths[1]) < _UNKNOWN_LENGTH:
-            promised = f"its header promises {lengths[1]} bytes of samples, {lengths[2]} are there"
-            raise AudioFileError(path, f"was cut off: {promised}", "cut off")
+        _check_whole(file, path)
         yield file
 
 
-def resampled_whole(waveform: Tensor, rate: int) -> Tensor:
-    """A waveform at `rate` Hz, shape (samples,), at 16,000 Hz: what torchaudio gives."""
-    return _resampling(rate)[0](waveform)
+class _Forward(soundfile.SoundFile):
+    """A file that is read forward.
 
-
-def resampled(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    """Blocks of samples at `rate` Hz to blocks at 16,000 Hz: together what `resampled_whole` gives.
-
-    Args:
-        blocks: float32, shape (samples,), any lengths.
-        rate: in Hz.
+    soundfile seeks to where it is after every block; the decoder of mp3 loses its state by that, and the first
+    samples of each block are wrong.
     """
-    if rate == SAMPLE_RATE:
-        yield from blocks
-        return
-    resample, taken, given, width = _resampling(rate)
-    context = math.ceil(width / taken) * taken  # that a sample of the result looks at, on either side
-    waiting, left = np.zeros(0, np.float32), 0  # `left` samples have been resampled, and are context now
-    for block in blocks:
-        waiting = np.concatenate([waiting, block])
-        end = left + max(0, len(waiting) - left - context) // taken * taken
-        if end > left:
-            result = resample(torch.from_numpy(waiting[: end + context])).numpy()
-            yield result[left // taken * given : end // taken * given]
-            waiting, left = waiting[max(0, end - context) :], min(end, context)
-    yield resample(torch.from_numpy(waiting)).numpy()[left // taken * given :]
+
+    def seekable(self) -> bool:
+        return False
 
 
-def _resampling(rate: int) -> tuple[Callable[[Tensor], Tensor], int, int, int]:
-    """What brings waveforms to 16,000 Hz; so many samples become so many, looking at so many on either side."""
-    divisor = math.gcd(rate, SAMPLE_RATE)
-    taken, given = rate // divisor, SAMPLE_RATE // divisor
-    width = math.ceil(ZERO_CROSSINGS * taken / (min(taken, given) * ROLLOFF))
-    if taken * given <= _LARGEST_KERNEL:
-        return torchaudio.transforms.Resample(rate, SAMPLE_RATE, dtype=torch.float32), taken, given, width
-    return partial(sinc_resampled, taken=taken, given=given, width=width), taken, given, width
+def _check_whole(file: soundfile.SoundFile, path: Path) -> None:
+    """Raise AudioFileError where the end of a file is missing, as far as that shows without decoding it."""
+    lengths = _CUT_OFF.search(file.extra_info)
+    if lengths is not None and int(lengths[2]) < int(lengths[1]) < _UNKNOWN_LENGTH:
+        promised = f"its header promises {lengths[1]} bytes of samples, {lengths[2]} are there"
+        raise AudioFileError(path, f"was cut off: {promised}", "cut off")
+    if "truncated file" in file.extra_info:
+        raise AudioFileError(path, "was cut off: it ends before its header says", "cut off")
+    if file.format == "OGG" and not _last_page_is_whole(path):
+        raise AudioFileError(path, "was cut off: the last page of its Ogg stream ends in the middle", "cut off")
 
 
-def _channel_0(file: soundfile.SoundFile, path: Path, seconds: float) -> Iterator[np.ndarray]:
-    samples, rate = 0, file.samplerate
+def _last_page_is_whole(path: Path) -> bool:
+    """Whether what stands behind the last Ogg page's header is as long as it says (RFC 3533, 6)."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2**17))  # a page has 65,307 bytes at most
+        tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    segments = page[26] if len(page) > 26 else 0
+    return len(page) >= 27 + segments and len(page) >= 27 + segments + sum(page[27 : 27 + segments])
+
+
+def _mean_of_channels(
+    file: soundfile.SoundFile, path: Path, peaks: np.ndarray, seconds: float = _BLOCK_SECONDS, start: int = 0
+) -> Iterator[np.ndarray]:
+    """Blocks of the mean, float32 (samples,), to the end; `peaks`, (channels,), grow to the largest absolute values.
+
+    `start` is where the file stands, in samples.
+    """
+    samples, rate = start, file.samplerate
     frames = max(1, min(round(seconds * rate), _LARGEST_BLOCK // file.channels))
+
+    def where() -> str:
+        return f"{samples / rate:.2f} of {file.frames / rate:.2f} s"
+
     while True:
         try:
-            block = file.read(frames, dtype="float32", always_2d=True)[:, 0]
+            block = file.read(frames, dtype="float32", always_2d=True)
         except soundfile.SoundFileError as error:
-            where = f"{samples / rate:.2f} of {file.frames / rate:.2f} s"
-            raise AudioFileError(path, f"is damaged or was cut off after {where}: {error}", "damaged") from error
+            raise AudioFileError(path, f"is damaged or was cut off after {where()}: {error}", "damaged") from error
         if not len(block):
             break
         if not np.isfinite(block).all():
-            where = f"after {samples / rate:.2f} s"
-            raise AudioFileError(path, f"has a sample that is NaN or infinite, {where}", "not finite")
+            place = f"after {samples / rate:.2f} s"
+            raise AudioFileError(path, f"has a sample that is NaN or infinite, {place}", "not finite")
+        np.maximum(peaks, np.abs(block).max(axis=0), out=peaks)
         samples += len(block)
-        yield np.ascontiguousarray(block)
+        yield np.ascontiguousarray(block[:, 0] if file.channels == 1 else block.mean(axis=1))
     if samples == 0:
         raise AudioFileError(path, "holds no sample", "zero-length")
+    if samples < file.frames < _UNKNOWN_LENGTH:
+        raise AudioFileError(path, f"was cut off after {where()}", "cut off")

@@ -9,10 +9,11 @@ import re
 import sys
 from pathlib import Path
 
+import torch
 import torchaudio.functional as AF
 
+from encoders.speech.audio_file import read_audio
 from encoders.speech.log_mel import SAMPLE_RATE
-from ssql.data.audio_folder import read_audio
 
 NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<index>\d+)\.wav")
 
@@ -35,7 +36,7 @@ def main(folder: str = "data/fsdd") -> None:
     rows = []
     for path in sorted((Path(folder) / "recordings").glob("*.wav")):
         match = NAME.fullmatch(path.name)
-        waveform = read_audio(path)
+        waveform = torch.from_numpy(read_audio(path))
         split = "test" if int(match["index"]) < 5 else "train"
         row = [path.name, split, match["digit"], match["speaker"], f"{pitch(waveform):.3f}", f"{energy(waveform):.3f}"]
         rows.append(row)

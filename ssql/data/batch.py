@@ -15,14 +15,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Subset
 
+from ssql.data.clips import Clips
+
 Batch = dict[str, Any]
 
 
 class LabelledTensors(Dataset[Batch]):
-    """Inputs in memory with a label for each task.
+    """Inputs in memory, or clips that are read where they are asked for, with a label for each task.
 
     Args:
-        inputs: waveforms (samples,), or images as uint8 (channels, height, width) or float in [0, 1].
+        inputs: waveforms (samples,), `Clips`, or images as uint8 (channels, height, width) or float in [0, 1].
         labels: task name to one label an input.
         texts: what is said in each input; None when that is not known.
     """
@@ -42,6 +44,8 @@ class LabelledTensors(Dataset[Batch]):
     @property
     def lengths(self) -> list[int] | None:
         """Samples of each clip; None for images."""
+        if isinstance(self.inputs, Clips):
+            return self.inputs.lengths
         return [len(clip) for clip in self.inputs] if self.inputs[0].dim() == 1 else None
 
     def __getitem__(self, index: int) -> Batch:
@@ -70,14 +74,20 @@ class LabelledTensors(Dataset[Batch]):
         return batch if self.texts is None else batch | {"texts": [self.texts[i] for i in indices]}
 
     def subset(self, indices: Sequence[int]) -> "LabelledTensors":
-        """Some of the items, in the order given; waveforms are shared, images copied."""
-        inputs = self.inputs[list(indices)] if isinstance(self.inputs, Tensor) else [self.inputs[i] for i in indices]
+        """Some of the items, in the order given; waveforms are shared, images copied, and no file is read."""
+        inputs: Sequence[Tensor] | Tensor
+        if isinstance(self.inputs, Clips):
+            inputs = self.inputs.subset(indices)
+        else:
+            inputs = (
+                self.inputs[list(indices)] if isinstance(self.inputs, Tensor) else [self.inputs[i] for i in indices]
+            )
         labels = {task: [values[i] for i in indices] for task, values in self.labels.items()}
         return LabelledTensors(inputs, labels, None if self.texts is None else [self.texts[i] for i in indices])
 
 
 def in_memory(dataset: Dataset[Batch]) -> LabelledTensors | None:
-    """A data set, or the chosen part of one, as tensors with labels; None where its items are made on the fly."""
+    """A data set, or the chosen part of one, with its labels at hand; None where its items are made on the fly."""
     if isinstance(dataset, Subset) and isinstance(dataset.dataset, LabelledTensors):
         return dataset.dataset.subset(dataset.indices)
     return dataset if isinstance(dataset, LabelledTensors) else None

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from encoders import WindowEncoder, encode_windows, read_blocks
-from encoders.speech.audio_file import AudioFileError, opened
+from encoders.speech.audio_file import expected_length
 from encoders.speech.log_mel import SAMPLE_RATE
 from encoders.speech.windows import Windows, plan
 from encoders.storage.paths import shown
@@ -139,9 +139,5 @@ def check_features(features: np.ndarray, recording: Path, start: float, frame_ra
 
 def _expected(recording: Path, windows: Windows) -> int | None:
     """How many windows there will be as the file's header has it, for the progress alone."""
-    try:
-        with opened(recording) as file:
-            samples = file.frames / file.samplerate * SAMPLE_RATE
-            return 1 + max(0, math.ceil((samples - windows.length) / windows.hop))
-    except (AudioFileError, OSError):
-        return None
+    samples = expected_length(recording)
+    return None if samples is None else 1 + max(0, math.ceil((samples - windows.length) / windows.hop))

@@ -7,8 +7,9 @@ import soundfile
 import torch
 import torchaudio.functional as AF
 
-from encoders.speech import audio_file
-from encoders.speech.audio_file import AudioFileError, read_blocks, read_whole, resampled, resampled_whole
+from encoders.speech import resampling
+from encoders.speech.audio_file import AudioFileError, read_blocks, read_whole
+from encoders.speech.resampling import resampled, resampled_whole
 
 
 def noise(samples: int) -> np.ndarray:
@@ -87,7 +88,7 @@ def test_a_wav_whose_length_was_not_known_when_it_was_begun_is_read(tmp_path):
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 48_000, 96_000, 767_000])
 def test_weights_computed_where_they_are_needed_are_torchaudios(rate, monkeypatch):
-    monkeypatch.setattr(audio_file, "_LARGEST_KERNEL", 0)
+    monkeypatch.setattr(resampling, "_LARGEST_KERNEL", 0)
     samples = noise(rate // 4 + 137)
     ends = np.sort(np.random.default_rng(1).integers(0, len(samples), 30))
     found = np.concatenate(list(resampled(np.split(samples, ends), rate)))

@@ -187,7 +187,7 @@ def test_a_clip_without_a_line_is_named(folder, ssql, tmp_path):
 
 
 def test_texts_are_looked_at_before_any_audio_and_any_encoder(folder, ssql, tmp_path, monkeypatch):
-    monkeypatch.setattr("ssql.data.audio_folder.read_audio", lambda *_: pytest.fail("audio was read"))
+    monkeypatch.setattr("ssql.data.audio_folder.read_clips", lambda *_: pytest.fail("audio was read"))
     texts = "".join(f"{n}.wav\t{' ' if n > 7 else 'yes'}\n" for n in range(10))
     (tmp_path / "wordless.tsv").write_text(texts, encoding="utf-8")
     cases = {

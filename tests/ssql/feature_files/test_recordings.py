@@ -12,8 +12,8 @@ from safetensors.numpy import load_file
 from written import to_file
 
 from encoders import VisionEncoder, load_encoder, save_encoder
+from encoders.speech.audio_file import read_audio
 from ssql import cli
-from ssql.data.audio_folder import read_audio
 from ssql.data.espeak import Utterance, synthesize
 from ssql.feature_files.writer import feature_file
 
@@ -56,7 +56,7 @@ def test_five_minutes_become_a_file_of_features(talk, saved, ssql, tmp_path, cap
     assert (about["window_s"], about["overlap_s"]) == ("30", "4")
     assert 0 < float(about["largest_seam"]) < 2
     # The first window's frames, as the encoder alone gives them.
-    encoder, waveform = load_encoder(saved), read_audio(talk)
+    encoder, waveform = load_encoder(saved), torch.from_numpy(read_audio(talk))
     with torch.no_grad():
         expected = encoder(*encoder.front_end(waveform[None, : 30 * 16_000]))[0][0].numpy()
     assert np.allclose(found["features"][:1_400], expected[:1_400], atol=1e-4 * np.abs(expected).max())

@@ -1,0 +1,180 @@
+"""Clips of audio files: in memory as far as they may be, read from their files where they are asked for beyond it."""
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from encoders.speech.audio_file import (
+    AudioFileError,
+    Sound,
+    examined,
+    expected_length,
+    part_of,
+    read_part,
+    read_whole,
+)
+from encoders.speech.log_mel import SAMPLE_RATE, WINDOW
+from encoders.storage.paths import shown
+from ssql.data.layouts.entry import Entry, some
+from ssql.terminal.progress import track
+
+log = logging.getLogger(__name__)
+
+_OVERSHOOT = SAMPLE_RATE // 2  # a part may end so many samples behind its file: manifests round, Kaldi allows as much
+
+
+class UnusableAudioError(ValueError):
+    """One recording that cannot be used; it is skipped and counted under this reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Samples `start` to `end` of what a file is at 16,000 Hz."""
+
+    path: Path
+    start: int
+    end: int
+
+
+class Clips(Sequence[Tensor]):
+    """Waveforms, float32 (samples,) at 16,000 Hz.
+
+    Args:
+        parts: where each comes from.
+        held: those that are in memory; None is read from its file each time, and has the same bits.
+    """
+
+    def __init__(self, parts: Sequence[Part], held: Sequence[Tensor | None]) -> None:
+        self.parts, self.held = parts, held
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return len(self.parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Clips": ...
+    def __getitem__(self, index: int | slice) -> "Tensor | Clips":
+        """One clip; or some of them, of which none is read.
+
+        Raises:
+            AudioFileError, FileNotFoundError: the file has changed since it was looked at.
+        """
+        if isinstance(index, slice):
+            return self.subset(range(len(self))[index])
+        waveform, part = self.held[index], self.parts[index]
+        return torch.from_numpy(read_part(part.path, part.start, part.end)) if waveform is None else waveform
+
+    @property
+    def lengths(self) -> list[int]:
+        """Samples of each clip."""
+        return [part.end - part.start for part in self.parts]
+
+    def subset(self, indices: Sequence[int]) -> "Clips":
+        """Some of the clips, in the order given; none is read."""
+        return Clips([self.parts[i] for i in indices], [self.held[i] for i in indices])
+
+
+def read_clips(
+    entries: Sequence[Entry], longest: int, cut: bool, cache_bytes: float
+) -> list[tuple[Entry, Part, Tensor | None]]:
+    """The clips of all recordings that can be used; those that are kept in memory with their waveform.
+
+    Every file is decoded once, to its end, so that what is skipped is known and logged before training begins. A file
+    that is not kept is decoded block by block.
+
+    Args:
+        entries: recordings, or parts of them.
+        longest: samples of a clip at 16,000 Hz.
+        cut: whether what is longer becomes several clips; else it is skipped, because its text cannot be cut.
+        cache_bytes: of waveforms in memory.
+
+    Raises:
+        ValueError: a file has another sample rate than its manifest says, or ends before the part that a row names.
+    """
+    files: dict[Path, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        files[entry.path].append(entry)
+    clips: list[tuple[Entry, Part, Tensor | None]] = []
+    skipped: dict[str, list[str]] = defaultdict(list)
+    half_silent: list[str] = []
+    with ThreadPoolExecutor() as pool:
+        keep = list(_that_fit(pool.map(expected_length, files), cache_bytes))
+        read = pool.map(_read, files, keep)
+        for parts, found in zip(files.values(), track(read, "reading audio", len(files)), strict=True):
+            if isinstance(found, str):
+                skipped[found] += [entry.name for entry in parts]
+                continue
+            samples, sound = found
+            if sound.silent_channels:
+                half_silent.append(parts[0].name)
+            for entry in parts:
+                try:
+                    clips += [
+                        (entry, part, _waveform(samples, sound, part)) for part in _cut(entry, sound, longest, cut)
+                    ]
+                except UnusableAudioError as error:
+                    skipped[str(error)].append(entry.name)
+    for reason, names in skipped.items():
+        log.warning("skipped %d files (%s): %s", len(names), reason, some(names))
+    if half_silent:
+        log.warning(
+            "%d files hold silence on a channel beside sound, which the mean of channels makes softer: %s",
+            len(half_silent), some(half_silent),
+        )  # fmt: skip
+    return clips
+
+
+def _that_fit(lengths: Iterable[int | None], cache_bytes: float) -> Iterator[bool]:
+    """Whether each of the files, of so many samples, still fits into memory beside those before it."""
+    for length in lengths:
+        size = math.inf if length is None else 4 * length
+        fits = size <= cache_bytes
+        cache_bytes -= size if fits else 0
+        yield fits
+
+
+def _read(path: Path, keep: bool) -> tuple[np.ndarray | None, Sound] | str:
+    """What a file holds, with its samples if they are to be kept; or why it cannot be used."""
+    try:
+        samples, sound = read_whole(path) if keep else (None, examined(path))
+    except AudioFileError as error:
+        return error.reason
+    except OSError as error:
+        return f"out of reach: {error.strerror or 'it is gone'}"
+    return "all silent" if sound.silent else (samples, sound)
+
+
+def _waveform(samples: np.ndarray | None, sound: Sound, part: Part) -> Tensor | None:
+    return None if samples is None else torch.from_numpy(part_of(samples, sound.rate, part.start, part.end))
+
+
+def _cut(entry: Entry, sound: Sound, longest: int, cut: bool) -> list[Part]:
+    if entry.sample_rate is not None and sound.rate != entry.sample_rate:
+        raise ValueError(
+            f"{entry.where}: {shown(entry.path)} has {sound.rate} Hz, the manifest says {entry.sample_rate} Hz"
+        )
+    start = round(entry.start * SAMPLE_RATE)
+    end = sound.length if entry.end is None else round(entry.end * SAMPLE_RATE)
+    if start >= sound.length or end > sound.length + _OVERSHOOT:
+        raise ValueError(
+            f"{entry.where}: {shown(entry.path)} has {sound.length / SAMPLE_RATE:.2f} s, the row names a part from "
+            f"{entry.start:g} to {end / SAMPLE_RATE:g} s"
+        )
+    end = min(end, sound.length)
+    if end - start < WINDOW:
+        raise UnusableAudioError("shorter than one 25 ms frame")
+    if not cut and end - start > longest:
+        raise UnusableAudioError(f"longer than {longest / SAMPLE_RATE:g} s: its text cannot be cut")
+    starts = range(start, end - WINDOW + 1, longest)
+    return [Part(entry.path, first, min(first + longest, end)) for first in starts]
