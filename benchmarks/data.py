@@ -1,4 +1,4 @@
-"""What feeds a training: clips a second, start, and peak memory, from a folder, from shards and from torch's plain loader.
+"""What feeds a training: clips a second, start and peak memory, from a folder, shards and torch's plain loader.
 
 Run: .venv/bin/python benchmarks/data.py --recordings recordings --work data_benchmark --hours 1 10 100
 Recordings (a folder of audio files, all of them speech) are copied under new names until there are so many hours, and
@@ -88,13 +88,13 @@ class Memory(threading.Thread):
 def resident() -> int:
     """Proportional set size of this process and its children now, in bytes."""
     children = Path("/proc/self/task").glob("*/children")
-    processes = ["self", *(number for file in children for number in file.read_text().split())]
+    processes = ["self", *(number for file in children for number in file.read_text(encoding="utf-8").split())]
     return sum(_proportional(process) for process in processes)
 
 
 def _proportional(process: str) -> int:
     try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     except OSError:  # it has ended
         return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))

@@ -38,7 +38,6 @@ def _sentence(packed: Packed, output: str, modality: str) -> str:
     things = "clips" if modality == "audio" else "images"
     counts = ", ".join(f"{count:,} {split}" for split, count in packed.items.items())
     hours = f" ({packed.seconds / 3600:.2f} h)" if packed.seconds else ""
-    left_out = sum(packed.skipped.values())
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(packed.skipped.items()))
     files = f"{packed.shards} shard{'s' * (packed.shards > 1)}"
     size = f"{packed.bytes / 1e6:,.1f} MB"

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.module import DataModule, Split
 from ssql.data.shards.files import PackedFiles, Places
 from ssql.data.shards.index import Shards, open_shards
+from ssql.data.unread import Unread
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class AudioShards(DataModule):
         return LabelledTensors(clips, labels, None if self.texts is None else texts)
 
 
-class ShardClips(Sequence[Tensor]):
+class ShardClips(Unread):
     """Waveforms, float32 (samples,) at 16,000 Hz, each read from its shard where it is asked for.
 
     Args:
@@ -94,18 +95,12 @@ class ShardClips(Sequence[Tensor]):
         """Number of clips."""
         return len(self.files)
 
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> "ShardClips": ...
-    def __getitem__(self, index: int | slice) -> "Tensor | ShardClips":
-        """One clip; or some of them, of which none is read.
+    def read(self, index: int) -> Tensor:
+        """One clip.
 
         Raises:
             ShardError: the shard is gone or damaged.
         """
-        if isinstance(index, slice):
-            return self.subset(range(len(self))[index])
         start, end = self.files.spans[index].tolist()
         name, content = self.files.content(index)
         return torch.from_numpy(read_part(name, start, end, content))

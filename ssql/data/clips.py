@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from encoders.speech.audio_file import (
 from encoders.speech.log_mel import SAMPLE_RATE, WINDOW
 from encoders.storage.paths import shown
 from ssql.data.layouts.entry import Entry, some
+from ssql.data.unread import Unread
 from ssql.terminal.progress import track
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Part:
     end: int
 
 
-class Clips(Sequence[Tensor]):
+class Clips(Unread):
     """Waveforms, float32 (samples,) at 16,000 Hz.
 
     Args:
@@ -60,25 +60,19 @@ class Clips(Sequence[Tensor]):
         """Number of clips."""
         return len(self.parts)
 
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Clips": ...
-    def __getitem__(self, index: int | slice) -> "Tensor | Clips":
-        """One clip; or some of them, of which none is read.
-
-        Raises:
-            AudioFileError, FileNotFoundError: the file has changed since it was looked at.
-        """
-        if isinstance(index, slice):
-            return self.subset(range(len(self))[index])
-        waveform, part = self.held[index], self.parts[index]
-        return torch.from_numpy(read_part(part.path, part.start, part.end)) if waveform is None else waveform
-
     @property
     def lengths(self) -> list[int]:
         """Samples of each clip."""
         return [part.end - part.start for part in self.parts]
+
+    def read(self, index: int) -> Tensor:
+        """One clip.
+
+        Raises:
+            AudioFileError, FileNotFoundError: the file has changed since it was looked at.
+        """
+        waveform, part = self.held[index], self.parts[index]
+        return torch.from_numpy(read_part(part.path, part.start, part.end)) if waveform is None else waveform
 
     def subset(self, indices: Sequence[int]) -> "Clips":
         """Some of the clips, in the order given; none is read."""
@@ -90,8 +84,26 @@ def read_clips(
 ) -> list[tuple[Entry, Part, Tensor | None]]:
     """The clips of all recordings that can be used; those that are kept in memory with their waveform.
 
-    Every file is decoded once, to its end, so that what is skipped is known and logged before training begins. A file
-    that is not kept is decoded block by block.
+    What is skipped is known and logged before training begins. See `decoded` for arguments and errors.
+    """
+    clips: list[tuple[Entry, Part, Tensor | None]] = []
+    skipped: dict[str, list[str]] = defaultdict(list)
+    for entry, found in track(decoded(entries, longest, cut, cache_bytes), "reading audio", len(entries)):
+        if isinstance(found, str):
+            skipped[found].append(entry.name)
+        else:
+            clips += [(entry, part, waveform) for part, waveform in found]
+    for reason, names in skipped.items():
+        log.warning("skipped %d files (%s): %s", len(names), reason, some(names))
+    return clips
+
+
+def decoded(
+    entries: Sequence[Entry], longest: int, cut: bool, cache_bytes: float
+) -> Iterator[tuple[Entry, list[tuple[Part, Tensor | None]] | str]]:
+    """Each entry with its clips, or why it cannot be used; every file is decoded once, to its end.
+
+    A file that is not kept in memory is decoded block by block. Entries come in the order of their files.
 
     Args:
         entries: recordings, or parts of them.
@@ -105,34 +117,27 @@ def read_clips(
     files: dict[Path, list[Entry]] = defaultdict(list)
     for entry in entries:
         files[entry.path].append(entry)
-    clips: list[tuple[Entry, Part, Tensor | None]] = []
-    skipped: dict[str, list[str]] = defaultdict(list)
     half_silent: list[str] = []
     with ThreadPoolExecutor() as pool:
         keep = list(_that_fit(pool.map(expected_length, files), cache_bytes))
-        read = pool.map(_read, files, keep)
-        for parts, found in zip(files.values(), track(read, "reading audio", len(files)), strict=True):
-            if isinstance(found, str):
-                skipped[found] += [entry.name for entry in parts]
-                continue
-            samples, sound = found
-            if sound.silent_channels:
+        for parts, found in zip(files.values(), pool.map(_read, files, keep), strict=True):
+            if not isinstance(found, str) and found[1].silent_channels:
                 half_silent.append(parts[0].name)
             for entry in parts:
+                if isinstance(found, str):
+                    yield entry, found
+                    continue
+                samples, sound = found
                 try:
-                    clips += [
-                        (entry, part, _waveform(samples, sound, part)) for part in _cut(entry, sound, longest, cut)
-                    ]
+                    clips = [(part, _waveform(samples, sound, part)) for part in _cut(entry, sound, longest, cut)]
+                    yield entry, clips
                 except UnusableAudioError as error:
-                    skipped[str(error)].append(entry.name)
-    for reason, names in skipped.items():
-        log.warning("skipped %d files (%s): %s", len(names), reason, some(names))
+                    yield entry, str(error)
     if half_silent:
         log.warning(
             "%d files hold silence on a channel beside sound, which the mean of channels makes softer: %s",
             len(half_silent), some(half_silent),
         )  # fmt: skip
-    return clips
 
 
 def _that_fit(lengths: Iterable[int | None], cache_bytes: float) -> Iterator[bool]:

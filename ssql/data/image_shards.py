@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -15,6 +15,7 @@ from ssql.data.image_file import decoded_image, square
 from ssql.data.module import DataModule, Split
 from ssql.data.shards.files import PackedFiles, Places
 from ssql.data.shards.index import Shards, open_shards
+from ssql.data.unread import Unread
 
 
 class ImageShards(DataModule):
@@ -56,7 +57,7 @@ class ImageShards(DataModule):
         return LabelledTensors(ShardImages(files, self.image_size, self.grey), labels)
 
 
-class ShardImages(Sequence[Tensor]):
+class ShardImages(Unread):
     """Images, uint8 (channels, size, size), each read from its shard where it is asked for.
 
     Args:
@@ -65,8 +66,6 @@ class ShardImages(Sequence[Tensor]):
         grey: one channel instead of three.
     """
 
-    lengths = None
-
     def __init__(self, files: PackedFiles, size: int, grey: bool) -> None:
         self.files, self.size, self.grey = files, size, grey
 
@@ -74,18 +73,16 @@ class ShardImages(Sequence[Tensor]):
         """Number of images."""
         return len(self.files)
 
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> "ShardImages": ...
-    def __getitem__(self, index: int | slice) -> "Tensor | ShardImages":
-        """One image; or some of them, of which none is read.
+    @property
+    def lengths(self) -> None:
+        """Images have none."""
+
+    def read(self, index: int) -> Tensor:
+        """One image.
 
         Raises:
             ShardError: the shard is gone or damaged.
         """
-        if isinstance(index, slice):
-            return self.subset(range(len(self))[index])
         name, content = self.files.content(index)
         return square(decoded_image(io.BytesIO(content), name, self.grey), self.size)
 

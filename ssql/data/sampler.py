@@ -91,10 +91,11 @@ class BatchesBySeconds(Sampler[list[int]]):
         self, lengths: Sequence[int], samples: int, seed: int, rank: int = 0, world_size: int = 1, skip: int = 0
     ) -> None:
         every = torch.as_tensor(lengths)
-        if samples < 2 * int(every.max()):
+        longest = int(every.max())
+        if samples < 2 * longest:
             raise ValueError(
-                f"batch_seconds {samples / SAMPLE_RATE:g} does not hold two clips of {int(every.max()) / SAMPLE_RATE:g} "
-                "s, the longest: raise it or lower max_seconds"
+                f"batch_seconds {samples / SAMPLE_RATE:g} does not hold two clips of {longest / SAMPLE_RATE:g} s, the "
+                "longest: raise it or lower max_seconds"
             )
         if len(every) < world_size:
             raise ValueError(f"{len(every)} training clips are fewer than {world_size} processes: add data")

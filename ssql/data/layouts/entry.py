@@ -1,11 +1,15 @@
 """What is known of a recording, or of a part of one, before any audio is read."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from encoders.storage.paths import kind_of, shown
+
+# Column of a manifest that holds a number to predict: `pitch (Hz)`.
+TARGET = re.compile(r"(?P<name>.+) \((?P<unit>[^()]+)\)")
 
 
 @dataclass(slots=True)

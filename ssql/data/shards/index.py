@@ -33,11 +33,11 @@ class Shards:
     targets: dict[str, str]
     paths: dict[str, list[Path]]
 
-    def label_columns(self) -> dict[str, array[int] | array[float]]:
+    def label_columns(self) -> dict[str, array[Any]]:
         """An empty column for each task: places of classes, numbers to predict."""
         return {name: array("q") for name in self.classes} | {name: array("d") for name in self.targets}
 
-    def append_answers(self, item: Item, columns: dict[str, array[int] | array[float]]) -> None:
+    def append_answers(self, item: Item, columns: dict[str, array[Any]]) -> None:
         """Add the labels of an item to the columns.
 
         Raises:
@@ -78,10 +78,14 @@ def open_shards(root: Path, modality: str) -> Shards:
     """
     index = _read(root)
     if index.get("format") != FORMAT:
-        raise ShardError(f"{shown(root / INDEX)} has format {index.get('format')}, this version reads {FORMAT}: {AGAIN}")
+        raise ShardError(
+            f"{shown(root / INDEX)} has format {index.get('format')}, this version reads {FORMAT}: {AGAIN}"
+        )
     if index.get("modality") != modality:
         other = {"audio": "AudioShards", "image": "ImageShards"}.get(str(index.get("modality")), "other data")
-        raise ShardError(f"{shown(root)} holds shards of {index.get('modality')}, not of {modality}: take --data {other}")
+        raise ShardError(
+            f"{shown(root)} holds shards of {index.get('modality')}, not of {modality}: take --data {other}"
+        )
     try:
         classes = {str(task): [str(name) for name in names] for task, names in index["classes"].items()}
         targets = {str(name): str(unit) for name, unit in index["targets"].items()}
@@ -96,7 +100,9 @@ def open_shards(root: Path, modality: str) -> Shards:
         if kind is not None:
             raise ShardError(f"shard {shown(path)} is {kind}: {AGAIN}")
         if path.stat().st_size != size:
-            raise ShardError(f"shard {shown(path)} is damaged: it has {path.stat().st_size:,} bytes, not {size:,}; {AGAIN}")
+            raise ShardError(
+                f"shard {shown(path)} is damaged: it has {path.stat().st_size:,} bytes, not {size:,}; {AGAIN}"
+            )
         paths.setdefault(split, []).append(path)
     return Shards(root, classes, targets, paths)
 
@@ -107,7 +113,11 @@ def _read(root: Path) -> dict[str, Any]:
     if not (root / INDEX).exists():
         begun = any(root.glob("*.jsonl"))
         what = "is not packed to its end" if begun else "holds no shards: there is no index.json"
-        how = "run the same `ssql pack` again, which goes on" if begun else f"write them with `ssql pack --output {shown(root)}`"
+        how = (
+            "run the same `ssql pack` again, which goes on"
+            if begun
+            else f"write them with `ssql pack --output {shown(root)}`"
+        )
         raise ShardError(f"{shown(root)} {what}; {how}")
     index = read_strict_json(root / INDEX)
     if not isinstance(index, dict):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from encoders.storage.files import remove, remove_leftovers, sole_writer, write_json
 from encoders.storage.folder import file_sha256
 from encoders.storage.paths import kind_of, shown
-from ssql.data.layouts import Entry
+from ssql.data.layouts.entry import TARGET, Entry
 from ssql.data.shards.index import INDEX
 from ssql.data.shards.tar import (
     FORMAT,
@@ -265,9 +265,7 @@ def _summed(plans: Sequence[_Plan], headers: Sequence[ShardHeader], written: int
     return Packed(len(plans), written, dict(items), seconds, size, dict(skipped))
 
 
-def _index(
-    plans: Sequence[_Plan], headers: Sequence[ShardHeader], packed: Packed, modality: str
-) -> dict[str, object]:
+def _index(plans: Sequence[_Plan], headers: Sequence[ShardHeader], packed: Packed, modality: str) -> dict[str, object]:
     skipped = {name for header in headers for names in header.skipped.values() for name in names}
     used = [entry for planned in plans for entry in planned.entries if entry.name not in skipped]
     targets = {name: match for name in used[0].labels if (match := TARGET.fullmatch(name))}

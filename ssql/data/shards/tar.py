@@ -129,9 +129,12 @@ class _Counted:
 def write_lines(shard: Path, plan: str, items: list[Item], seconds: float, skipped: Mapping[str, list[str]]) -> None:
     """Write the lines beside a finished shard: with them it is done."""
     header = ShardHeader(plan, len(items), seconds, dict(skipped), shard.stat().st_size, file_sha256(shard))
-    with staged_file(lines_of(shard)) as staging, staging.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        for value in (header, *items):
-            file.write(json.dumps(asdict(value), ensure_ascii=False) + "\n")
+    with (
+        staged_file(lines_of(shard)) as staging,
+        staging.open("w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        for value in (asdict(header), *map(asdict, items)):
+            file.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
 def read_header(shard: Path) -> ShardHeader | None:
@@ -159,8 +162,9 @@ def read_items(shard: Path) -> Iterator[Item]:
     try:
         with lines_of(shard).open(encoding="utf-8") as file:
             items = _object(file.readline(), shard).get("items")
-            for count, line in enumerate(file, start=1):
+            for line in file:
                 yield Item(**_object(line, shard))
+                count += 1
     except FileNotFoundError:
         raise ShardError(f"{shown(lines_of(shard))} does not exist: run the same `ssql pack` again") from None
     except (TypeError, UnicodeDecodeError):
