@@ -33,11 +33,11 @@ class Shards:
     targets: dict[str, str]
     paths: dict[str, list[Path]]
 
-    def label_columns(self) -> dict[str, array[Any]]:
+    def label_columns(self) -> "dict[str, array[Any]]":
         """An empty column for each task: places of classes, numbers to predict."""
         return {name: array("q") for name in self.classes} | {name: array("d") for name in self.targets}
 
-    def append_answers(self, item: Item, columns: dict[str, array[Any]]) -> None:
+    def append_answers(self, item: Item, columns: "dict[str, array[Any]]") -> None:
         """Add the labels of an item to the columns.
 
         Raises:
