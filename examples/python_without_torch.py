@@ -26,7 +26,10 @@ def read_wav(path: str) -> np.ndarray:
         if file.getsampwidth() != 2:
             sys.exit(f"{path} has {8 * file.getsampwidth()} bits a sample; this example reads 16")
         rate, channels = file.getframerate(), file.getnchannels()
-        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, channels)
+        content = file.readframes(file.getnframes())
+        if len(content) != 2 * channels * file.getnframes():
+            sys.exit(f"{path} was cut off: its header promises more samples than there are")
+        samples = np.frombuffer(content, "<i2").reshape(-1, channels)
     return resample(samples.mean(axis=1) / 32768, rate).astype(np.float32)
 
 

@@ -215,10 +215,10 @@ def part_of(samples: np.ndarray, rate: int, start: int, end: int) -> np.ndarray:
 def silent_channels_sentence(path: Path, sound: Sound) -> str:
     """Which channels of a recording are silent beside a sounding one, and what that does."""
     silent = sound.silent_channels
-    names = "channel " + ", ".join(map(str, silent)) if len(silent) == 1 else "channels " + ", ".join(map(str, silent))
+    which = f"channel {silent[0]} is" if len(silent) == 1 else f"channels {', '.join(map(str, silent))} are"
     return (
-        f"{shown(path)}: {names} of {len(sound.peaks)} (counted from 0) hold silence beside sound: the mean of the "
-        "channels is taken, which is softer for it"
+        f"{shown(path)}: {which} silent, of {len(sound.peaks)} counted from 0; the mean of all is taken, which is "
+        "softer than the one that sounds"
     )
 
 
@@ -247,6 +247,9 @@ def opened(path: Path, content: bytes | None = None) -> Iterator[soundfile.Sound
             raise AudioFileError(path, "may not be read: its permissions forbid it", "not permitted") from error
         about = str(error).rpartition(": ")[2]
         sentence = f"is no audio file that libsndfile reads (wav, flac, ogg, opus, mp3, aiff, ...): {about}"
+        if (ending := path.suffix.lower()) in NOT_READ:
+            sentence += f"; make it one, as with: ffmpeg -i {shown(path.name)} {shown(path.stem)}.flac"
+            raise AudioFileError(path, sentence, f"{ending} is no format that is read") from error
         raise AudioFileError(path, sentence, "unreadable") from error
     with file:
         if not RATES[0] <= file.samplerate <= RATES[1]:

@@ -36,7 +36,7 @@ def features(
     Example: ssql features a.wav b.flac --encoder runs/a/encoder-int4.onnx --output runs/features
 
     Args:
-        files: audio files of any sample rate; channel 0 is taken.
+        files: audio files of any sample rate; the mean of their channels is taken.
         encoder: encoder folder, or a file that ssql export wrote (.onnx).
         output: folder for <name>.safetensors of each audio file; or, for one audio file, its own <name>.safetensors.
         bit_width: of an encoder folder: fp by default. An .onnx file has its own.

@@ -87,7 +87,7 @@ class AudioFolder(DataModule):
         if read:
             hours, share = sum(read) / SAMPLE_RATE / 3600, len(read) / len(clips)
             log.info(
-                "%.1f h (%.0f %% of clips) are read from their files: --data.cache_gib is full", hours, 100 * share
+                "%.2f h (%.0f %% of clips) are read from their files: --data.cache_gib is full", hours, 100 * share
             )
         self.counts = {name: sum(entry.split == name for entry in used) for name in ("train", "test")}
         targets = {name: match for name in used[0].labels if (match := TARGET.fullmatch(name))}

@@ -94,7 +94,7 @@ def read_clips(
         else:
             clips += [(entry, part, waveform) for part, waveform in found]
     for reason, names in skipped.items():
-        log.warning("skipped %d files (%s): %s", len(names), reason, some(names))
+        log.warning("skipped %d files (%s): %s", len(names), reason, some(names, 10))
     return clips
 
 

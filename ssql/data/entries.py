@@ -8,6 +8,7 @@ from pathlib import Path
 from encoders.storage.paths import shown
 from ssql.data.layouts import Entry, Layout, read_layout
 from ssql.data.layouts.entry import check_files
+from ssql.data.layouts.folder import folder_name
 from ssql.data.layouts.manifest import ENDINGS, read_manifest
 from ssql.data.texts import Spelling, read_transcripts
 
@@ -49,8 +50,9 @@ def list_entries(
             label = _labelling(labels)
             for entry in entries:
                 entry.labels = label(entry)
+    entries = _split(entries, test_pattern)
     _add_texts(entries, texts)
-    return _split(entries, test_pattern)
+    return entries
 
 
 def is_manifest(labels: str | None) -> bool:
@@ -74,7 +76,7 @@ def _labelling(labels: str | None) -> Callable[[Entry], dict[str, str]]:
     if labels is None:
         return lambda entry: {}
     if labels == "folder":
-        return lambda entry: {"class": shown(entry.path.parent.name)}
+        return lambda entry: {"class": folder_name(entry.path)}
     pattern = compiled(labels, "labels")
     if not pattern.groupindex:
         raise ValueError(f"labels {labels!r} has no named group: write like (?P<speaker>[a-z]+)_")

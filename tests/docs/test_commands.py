@@ -19,6 +19,7 @@ COMMANDS = {*cli.COMMANDS, "doctor"}
 OF_PAGE = {
     "pretrain.md": "ssql pretrain --config experiments/speech/transformer_ssql_words.yaml --output runs/x",
     "finetune.md": "ssql finetune --encoder runs/x --data AudioFolder --data.root x --task class --output runs/y",
+    "data.md": "ssql finetune --encoder runs/x --data AudioFolder --data.root x --task class --output runs/y",
     "quantize.md": "ssql quantize --encoder runs/x --data AudioFolder --data.root recordings --output runs/y",
     "export.md": "ssql quantize --encoder runs/x --data SpokenWords --output runs/y",
 }

@@ -1,9 +1,9 @@
 """The guides are followed as a reader would: command by command, in one folder, on small data.
 
-Run are the four commands of `make quickstart`, then every line of docs/start.md, quantize.md, pretrain.md, finetune.md
-and export.md that PARSED_ONLY does not name, and their Python. Options behind a command make it small: one step, a
-narrow encoder, a few clips, one bit-width. What PARSED_ONLY names takes long or runs in other tests; test_commands.py
-lets the parsers read it, as all commands of README.md and the other pages.
+Run are the four commands of `make quickstart`, then every line of docs/start.md, quantize.md, data.md, pretrain.md,
+finetune.md and export.md that PARSED_ONLY does not name, and their Python. Options behind a command make it small:
+one step, a narrow encoder, a few clips, one bit-width. What PARSED_ONLY names takes long or runs in other tests;
+test_commands.py lets the parsers read it, as all commands of README.md and the other pages.
 """
 
 import re
@@ -25,7 +25,7 @@ from pages import HOME, PAGES, blocks, command_lines, words_of
 from export.runtime.ort_session import EXACT
 from ssql import cli
 
-GUIDES = ("start.md", "quantize.md", "pretrain.md", "finetune.md", "export.md")
+GUIDES = ("start.md", "quantize.md", "data.md", "pretrain.md", "finetune.md", "export.md")
 # Parts of the lines that are not run here.
 PARSED_ONLY = (
     "transformer_distill_words.yaml",  # tests/ssql/commands/test_import_weights.py

@@ -71,7 +71,7 @@ def every_third(index):
             "pitch (Hz)",
             every_third,
             lambda i: "nan" if i == 4 else i,
-            "manifest row 6: pitch (Hz) is 'nan', not a",
+            "m.csv row 6: pitch (Hz) is 'nan', not a",
         ),
         (
             "pitch (Hz)",

@@ -1,4 +1,4 @@
-/** Audio worklet: hands every block of the microphone's first channel to the page. */
+/** Audio worklet: hands every block of the microphone, whose channels are averaged, to the page. */
 
 class Capture extends AudioWorkletProcessor {
   process([input]) {

@@ -35,7 +35,11 @@ export class Microphone {
 
   private async capture(): Promise<void> {
     await this.context.audioWorklet.addModule(captureUrl);
-    const capture = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0 });
+    const capture = new AudioWorkletNode(this.context, "capture", {
+      numberOfOutputs: 0,
+      channelCount: 1, // a microphone may have two channels all the same: the browser then averages them
+      channelCountMode: "explicit",
+    });
     capture.port.onmessage = ({ data }) => this.blocks.push(data);
     this.context.createMediaStreamSource(this.stream).connect(capture);
   }

@@ -34,7 +34,9 @@ def read_common_voice(root: Path) -> list[Entry]:
     entries = []
     for table in chosen:
         for where, row in table_rows(table):
-            name = row["path"] if Path(row["path"]).suffix else f"{row['path']}.mp3"  # its first releases left it out
+            name = row["path"]
+            if name and not Path(name).suffix:  # as in its first releases
+                name += ".mp3"
             path = below(root / CLIPS, name, where)
             labels = {LABELS[column]: value for column, value in row.items() if column in LABELS}
             entries.append(

@@ -10,6 +10,10 @@ from encoders.storage.paths import kind_of, shown
 
 # Column of a manifest that holds a number to predict: `pitch (Hz)`.
 TARGET = re.compile(r"(?P<name>.+) \((?P<unit>[^()]+)\)")
+_SPLIT = re.compile(
+    r"(?:(?P<train>train(?:ing)?)|(?P<test>test(?:ing)?|eval(?:uation)?)|(?P<validation>dev|val(?:id(?:ation)?)?))"
+    r"(?:[^a-z].*)?"
+)
 
 
 @dataclass(slots=True)
@@ -62,11 +66,8 @@ def relative(path: Path, root: Path) -> str:
 
 def split_of(name: str) -> str | None:
     """The split that a folder or manifest is named after, like `train-clean-100` or `dev`; None for other names."""
-    word = name.lower()
-    for split, beginnings in (("train", ("train",)), ("test", ("test", "eval")), ("validation", ("dev", "val"))):
-        if word.startswith(beginnings):
-            return split
-    return None
+    match = _SPLIT.fullmatch(name.lower())
+    return None if match is None else next(split for split in match.groupdict() if match[split])
 
 
 def check_files(entries: Sequence[Entry]) -> None:

@@ -20,14 +20,19 @@ def read_folder(root: Path) -> list[Entry]:
     paths = audio_files(root)
     if not paths:
         raise ValueError(f"audio folder {shown(root)} has no audio file ({', '.join(READ[:6])}, ...)")
-    return [Entry(path, relative(path, root), {"class": shown(path.parent.name)}) for path in paths]
+    return [Entry(path, relative(path, root), {"class": folder_name(path)}) for path in paths]
+
+
+def folder_name(path: Path) -> str:
+    """The name of the folder that a file lies in, also where it is given as `.`."""
+    return shown(path.parent.name or path.parent.resolve().name)
 
 
 def audio_files(root: Path) -> list[Path]:
     """Files below a folder whose names are those of sound or video, sorted.
 
     A folder that links lead to as well is looked into once, under its own name where it has one here. Folders that
-    cannot be entered, and links that lead where one has been, are logged as warnings.
+    cannot be entered, links to nothing, and links that lead where one has been, are logged as warnings.
     """
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
@@ -52,10 +57,12 @@ def audio_files(root: Path) -> list[Path]:
             path = folder / child.name
             if os.path.splitext(child.name)[1].lower() in AUDIO_NAMES:
                 found.append(path)  # a folder by such a name too: it is named when it is opened
-            elif child.is_dir():
+            elif os.path.isdir(path):
                 (links if child.is_symlink() else waiting).append(path)
+            elif child.is_symlink() and not os.path.exists(path):
+                shut.append(relative(path, root))
     if shut:
-        log.warning("left out %d folders that may not be entered: %s", len(shut), some(shut))
+        log.warning("left out %d folders or links that lead nowhere or may not be entered: %s", len(shut), some(shut))
     if again:
         log.warning("left out %d links to folders that are here already: %s", len(again), some(again))
     return sorted(found)

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from encoders.storage.paths import shown
-from encoders.storage.strict_json import read_text
 from ssql.data.layouts.entry import Entry, below, split_of
-from ssql.data.layouts.rows import seconds_of
+from ssql.data.layouts.rows import lines_of, seconds_of
 
 RECORDINGS = "wav.scp"
 
@@ -74,14 +73,11 @@ def _rows(file: Path) -> list[tuple[str, str, str]]:
     if not file.is_file():
         return []
     rows: dict[str, tuple[str, str, str]] = {}
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
-        where = f"{shown(file)} row {number}"
-        name, *value = line.split(maxsplit=1) if line.strip() else ("",)
-        if not name:
-            continue
+    for where, line in lines_of(file):
+        name, *value = line.split(maxsplit=1)
         if not value and file.name != "text":  # an utterance may be silent
             raise ValueError(f"{where} has a name alone: a row is NAME VALUE")
         if name in rows:
             raise ValueError(f"{where}: {name} is listed already, in {rows[name][2]}")
-        rows[name] = (name, value[0].strip() if value else "", where)
+        rows[name] = (name, value[0] if value else "", where)
     return list(rows.values())

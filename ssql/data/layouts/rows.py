@@ -56,6 +56,18 @@ def columns_of(path: Path) -> list[str]:
         return []
 
 
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+    """Lines of a text file that are not empty: where each stands (`m.txt row 3`), and the line, stripped.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not UTF-8.
+    """
+    for number, line in enumerate(read_text(path).split("\n"), start=1):  # splitlines knows ends that texts contain
+        if line.strip():
+            yield f"{shown(path)} row {number}", line.strip()
+
+
 def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Objects of a file of JSON lines: where each stands (`m.jsonl row 3`), and the object.
 
@@ -63,10 +75,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         FileNotFoundError: no such file.
         ValueError: not UTF-8, or a line that is no JSON object; the sentence names file and row.
     """
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{shown(path)} row {number}"
+    for where, line in lines_of(path):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:

@@ -8,12 +8,19 @@ import torch
 import torchaudio.functional as AF
 
 from encoders.speech import resampling
-from encoders.speech.audio_file import AudioFileError, read_blocks, read_whole
+from encoders.speech.audio_file import AudioFileError, examined, part_of, read_audio, read_blocks, read_part, read_whole
 from encoders.speech.resampling import resampled, resampled_whole
 
 
 def noise(samples: int) -> np.ndarray:
     return (np.random.default_rng(0).standard_normal(samples) * 0.1).clip(-1, 1).astype(np.float32)
+
+
+def written(path, samples: np.ndarray, rate: int):
+    """An audio file; opus by its name too, and 16 bits where the format has them."""
+    lossy = {".opus": {"format": "OGG", "subtype": "OPUS"}, ".ogg": {}, ".mp3": {}}
+    soundfile.write(path, samples, rate, **lossy.get(path.suffix, {"subtype": "PCM_16"}))
+    return path
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000])
@@ -29,14 +36,14 @@ def test_blocks_are_resampled_as_the_whole_is(rate):
 @pytest.mark.parametrize(
     ("name", "rate", "channels"), [("a.wav", 16_000, 1), ("a.flac", 44_100, 2), ("a.ogg", 8_000, 1)]
 )
-def test_a_file_comes_in_blocks_of_its_first_channel(tmp_path, name, rate, channels):
+def test_a_file_comes_in_blocks_of_the_mean_of_its_channels(tmp_path, name, rate, channels):
     path = tmp_path / name
     samples = noise(3 * rate)
-    soundfile.write(path, np.stack([samples, *[np.zeros_like(samples)] * (channels - 1)], axis=1), rate)
+    soundfile.write(path, np.stack([samples, *[samples[::-1]] * (channels - 1)], axis=1), rate)
     blocks = list(read_blocks(path, seconds=0.5))
     assert len(blocks) >= 6
     assert max(map(len, blocks)) <= 16_000
-    stored = torch.from_numpy(soundfile.read(path, dtype="float32", always_2d=True)[0][:, 0])
+    stored = torch.from_numpy(soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1))
     assert np.allclose(np.concatenate(blocks), AF.resample(stored, rate, 16_000).numpy(), atol=1e-6)
     assert all(block.dtype == np.float32 for block in blocks)
 
@@ -65,11 +72,16 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         ("a.aiff", r"a\.aiff was cut off: its header promises 160008 bytes of samples, \d+ are there"),
         ("a.au", r"a\.au was cut off: its header promises 160000 bytes of samples, \d+ are there"),
         ("a.flac", r"a\.flac is damaged or was cut off after \d\.\d\d of 5\.00 s"),
+        ("a.w64", r"a\.w64 was cut off: its header promises \d+ bytes of samples, \d+ are there"),
+        ("a.voc", r"a\.voc was cut off: it ends before its header says"),
+        ("a.ogg", r"a\.ogg was cut off: the last page of its Ogg stream ends in the middle"),
+        ("a.opus", r"a\.opus was cut off: the last page of its Ogg stream ends in the middle"),
+        ("a.mp3", r"a\.mp3 was cut off after 2\.\d\d of 5\.00 s"),
     ],
 )
 def test_a_file_that_was_cut_off_is_no_shorter_file(tmp_path, name, message):
-    path = tmp_path / name
-    soundfile.write(path, noise(80_000), 16_000, subtype="PCM_16")
+    path = written(tmp_path / name, noise(80_000), 16_000)
+    assert sum(map(len, read_blocks(path))) == 80_000
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=message):
@@ -121,8 +133,9 @@ def test_ordinary_rates_are_torchaudios_bit_by_bit():
 def test_a_whole_file_is_its_blocks(tmp_path):
     for name in ("a.wav", "a.flac", "a.ogg"):
         soundfile.write(tmp_path / name, np.stack([noise(250_000)] * 2, axis=1), 16_000)
-        samples, rate = read_whole(tmp_path / name)
-        assert rate == 16_000
+        samples, sound = read_whole(tmp_path / name)
+        assert (sound.rate, sound.samples, sound.length) == (16_000, 250_000, 250_000)
+        assert examined(tmp_path / name) == sound
         assert np.array_equal(samples, soundfile.read(tmp_path / name, dtype="float32")[0][:, 0])
 
 
@@ -164,3 +177,64 @@ def test_a_name_that_is_not_utf_8_is_a_name(tmp_path):
     path.write_bytes(b"no sound")
     with pytest.raises(AudioFileError, match=r"/\\xff\.wav is no audio file that libsndfile reads"):
         list(read_blocks(path))
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000, 48_000])
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.aiff", "a.ogg", "a.opus", "a.mp3"])
+def test_a_part_of_a_file_is_the_cut_of_the_whole_bit_by_bit(tmp_path, name, rate):
+    stereo = np.stack([noise(5 * rate), noise(5 * rate)[::-1]], axis=1)
+    path = written(tmp_path / name, stereo, rate)
+    whole = read_audio(path)
+    samples, sound = read_whole(path)
+    assert len(whole) == sound.length == 5 * 16_000
+    for start, end in ((0, 16_000), (16_000, 48_000), (50_001, 60_002), (72_000, sound.length)):
+        part = read_part(path, start, end)
+        assert np.array_equal(part, part_of(samples, sound.rate, start, end))
+        assert np.array_equal(part, whole[start:end])
+
+
+@pytest.mark.parametrize("rate", [11_025, 44_101])
+def test_at_odd_ratios_a_part_has_the_same_bits_from_memory_and_from_disk(tmp_path, rate):
+    path = written(tmp_path / "a.wav", noise(3 * rate + 7), rate)
+    samples, sound = read_whole(path)
+    whole = read_audio(path)
+    for start, end in ((0, sound.length), (12_345, 40_001), (40_000, sound.length)):
+        part = read_part(path, start, end)
+        assert np.array_equal(part, part_of(samples, rate, start, end))
+        assert np.abs(part - whole[start:end]).max() < 1e-6
+
+
+def test_an_mp3_in_blocks_is_the_mp3(tmp_path):
+    """soundfile seeks after each block, by which the decoder of mp3 loses its state."""
+    time = np.arange(30 * 16_000) / 16_000
+    samples = 0.2 * np.sin(2 * np.pi * (200 + 50 * np.sin(time)) * time) + 0.1 * noise(len(time))
+    path = written(tmp_path / "a.mp3", samples.astype(np.float32), 16_000)
+    whole = soundfile.read(path, dtype="float32")[0]
+    for seconds in (0.5, 3.0):
+        assert np.abs(np.concatenate(list(read_blocks(path, seconds))) - whole).max() < 1e-6
+
+
+def test_a_silent_channel_beside_a_sounding_one_is_said(tmp_path, caplog):
+    right = np.stack([np.zeros(16_000), noise(16_000)], axis=1).astype(np.float32)
+    path = written(tmp_path / "right.wav", right, 16_000)
+    assert np.allclose(np.concatenate(list(read_blocks(path))), right[:, 1] / 2, atol=1e-4)
+    assert "right.wav: channel 0 is silent, of 2 counted from 0; the mean of all is taken" in caplog.text
+    caplog.clear()
+    for name, samples in (("both", right[:, [1, 1]]), ("none", 0 * right)):
+        list(read_blocks(written(tmp_path / f"{name}.wav", samples, 16_000)))
+    assert not caplog.text
+
+
+def test_what_libsndfile_does_not_read_is_told_how_to_become_what_it_does(tmp_path):
+    (tmp_path / "talk.m4a").write_bytes(b"\0\0\0 ftypM4A " + bytes(range(256)) * 4)
+    with pytest.raises(AudioFileError, match=r"talk\.m4a is no audio .*: ffmpeg -i talk\.m4a talk\.flac") as error:
+        examined(tmp_path / "talk.m4a")
+    assert error.value.reason == ".m4a is no format that is read"
+
+
+def test_a_file_that_became_shorter_is_named(tmp_path):
+    path = written(tmp_path / "a.wav", noise(32_000), 16_000)
+    sound = examined(path)
+    written(path, noise(20_000), 16_000)
+    with pytest.raises(AudioFileError, match=r"a\.wav is shorter than it was"):
+        read_part(path, 16_000, sound.length)

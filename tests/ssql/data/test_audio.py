@@ -50,7 +50,7 @@ def test_a_manifest_column_with_a_unit_is_a_number(folder):
     assert (data.classes, data.targets) == ({"word": ["a", "b"]}, {"pitch": "Hz"})
     assert (batch["labels"]["pitch"].tolist(), batch["labels"]["word"].tolist()) == ([90.0], [1])
     manifest.write_text("path,pitch (Hz)\nann/0_ann.wav,high\n")
-    with pytest.raises(ValueError, match=r"manifest row 2: pitch \(Hz\) is 'high', not a finite number"):
+    with pytest.raises(ValueError, match=r"m\.csv row 2: pitch \(Hz\) is 'high', not a finite number"):
         AudioFolder(str(folder), labels=str(manifest)).setup()
 
 
@@ -93,7 +93,7 @@ def test_folders_and_patterns_that_cannot_work(folder, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         AudioFolder("nowhere").setup()
-    with pytest.raises(ValueError, match="has no .wav, .flac, .ogg file"):
+    with pytest.raises(ValueError, match=r"has no audio file \(.wav, .flac, .ogg, "):
         AudioFolder(str(empty)).setup()
     soundfile.write(empty / "a.wav", np.zeros(8_000), 16_000)
     with pytest.raises(ValueError, match="none of the 1 audio files"):

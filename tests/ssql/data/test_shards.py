@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import webdataset
 from PIL import Image
 from two_ranks import on_two_ranks
 
@@ -70,8 +71,8 @@ def test_clips_labels_and_order_are_those_of_the_folder_in_every_encoding(folder
     equal(AudioShards(str(shards), max_seconds=0.8), AudioFolder(str(folder), max_seconds=0.8))
 
 
+@pytest.mark.filterwarnings("ignore")  # it leaves the shards open
 def test_webdataset_reads_the_shards(folder, shards):
-    webdataset = pytest.importorskip("webdataset")
     paths = sorted(map(str, shards.glob("*.tar")))
     samples = list(webdataset.WebDataset(paths, shardshuffle=False, empty_check=False))
     packed = {}
