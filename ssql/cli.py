@@ -42,8 +42,8 @@ ssql COMMAND --help says more, with examples; --print_config writes a command's 
 
 # Each a function in a module of `ssql.commands`, both of its name; `import` is no name that Python allows.
 COMMANDS = (
-    "import", "pack", "pretrain", "finetune", "tokenizer", "evaluate", "evaluate_tokenizer", "suite", "compare", "report",
-    "quantize", "export", "stream", "verify", "features", "bench", "demo",
+    "import", "pack", "pretrain", "finetune", "tokenizer", "evaluate", "evaluate_tokenizer", "suite", "compare",
+    "report", "quantize", "export", "stream", "verify", "features", "bench", "demo",
 )  # fmt: skip
 NAMES = {"import": "import_weights"}
 

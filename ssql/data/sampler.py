@@ -64,7 +64,7 @@ class ResumableSampler(Sampler[int]):
             order = batches[torch.randperm(self.batches, generator=generator)].flatten()
         mine = order[self.rank :: self.world_size].tolist()
         skip, self.skip = self.skip * self.batch_size, 0
-        return iter(mine[skip:])
+        yield from mine[skip:]
 
 
 class BatchesBySeconds(Sampler[list[int]]):
@@ -128,8 +128,12 @@ class BatchesBySeconds(Sampler[list[int]]):
         generator = Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
         drawn = self._drawn(generator)
         order = torch.randperm(len(drawn), generator=generator).tolist()
-        skip, self.skip = self.skip, 0
-        return (drawn[place][self.rank :: self.world_size].tolist() for place in order[skip:])
+        skip, self.skip = (
+            self.skip,
+            0,
+        )  # here, in a generator: torch's loader with workers makes an iterator for nothing
+        for place in order[skip:]:
+            yield drawn[place][self.rank :: self.world_size].tolist()
 
     def _drawn(self, generator: Generator) -> list[Tensor]:
         """The clips of all processes at a time; what fills no batch of its bucket goes on to the next longer one."""

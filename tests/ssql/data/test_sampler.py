@@ -20,23 +20,24 @@ class Recorder(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def record(folder, steps, checkpoint=None):
+def record(folder, steps, checkpoint=None, workers=0):
     model = Recorder()
     trainer = lightning.Trainer(
         max_steps=steps, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
         use_distributed_sampler=False, callbacks=[ModelCheckpoint(folder, save_last=True, every_n_train_steps=1)],
     )  # fmt: skip
-    trainer.fit(model, Digits(batch_size=400), ckpt_path=checkpoint, weights_only=True)
+    trainer.fit(model, Digits(batch_size=400, num_workers=workers), ckpt_path=checkpoint, weights_only=True)
     return model.seen
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("stop", [2, 3, 4, 6])
-def test_resumed_run_sees_the_same_batches(tmp_path, stop):
-    """Three batches an epoch: stops in mid-epoch and at an epoch's end."""
+def test_resumed_run_sees_the_same_batches(tmp_path, stop, workers):
+    """Three batches an epoch: stops in mid-epoch and at an epoch's end; workers begin before the epoch is known."""
     whole = record(tmp_path / "whole", 9)
     first = record(tmp_path / "parts", stop)
-    rest = record(tmp_path / "parts", 9, tmp_path / "parts" / "last.ckpt")
+    rest = record(tmp_path / "parts", 9, tmp_path / "parts" / "last.ckpt", workers)
     assert first + rest == whole
     assert whole[0] != whole[3]
 

@@ -19,6 +19,7 @@ from two_ranks import on_two_ranks
 
 from ssql.data import AudioFolder, AudioShards, ImageFolder, ImageShards
 
+EMPTY = '{"format": 1, "modality": "audio", "classes": {}, "targets": {}, "shards": []}'
 KINDS = ("wav", "flac", "ogg", "opus", "mp3", "aiff", "au", "caf", "w64")
 
 
@@ -217,7 +218,7 @@ def test_a_damaged_shard_is_named_and_made_anew(folder, shards, ssql, caplog, ca
         ("index.json", "[]", "index.json is damaged: run the same"),
         ("index.json", '{"format": 9}', "index.json has format 9, this version reads 1: run the same"),
         ("index.json", '{"format": 1, "modality": "audio"}', "index.json is damaged: run the same"),
-        ("index.json", '{"format": 1, "modality": "audio", "classes": {}, "targets": {}, "shards": []}', "lists no shards"),
+        ("index.json", EMPTY, "lists no shards"),
         ("train-000000.jsonl", None, "train-000000.jsonl does not exist: run the same"),
         ("train-000000.jsonl", "{}\n{}\n", "train-000000.jsonl is damaged: delete it and run the same"),
         ("train-000000.jsonl", '{"items": 2}\n', "train-000000.jsonl is damaged: delete it and run the same"),
@@ -280,11 +281,11 @@ def seen_of_rank(rank, folder):
 class Ranks:
     """What a data module asks of a trainer of two processes."""
 
-    world_size = 2
+    world_size, limit_train_batches = 2, 1.0
 
     def __init__(self, rank):
         self.global_rank = rank
-        self.fit_loop = self.epoch_loop = self.batch_progress = self.current = self
+        self.fit_loop = self.epoch_loop = self.batch_progress = self.total = self
         self.ready = 0
 
 
