@@ -1,12 +1,12 @@
 """What feeds a training: clips a second, start and peak memory, from a folder, shards and torch's plain loader.
 
 Run: .venv/bin/python benchmarks/data.py --recordings recordings --work data_benchmark --hours 1 10 100
-Recordings (a folder of audio files, all of them speech) are copied under new names until there are so many hours, and
-packed. Each row is measured in a process of its own: `start` is the time until batches can be drawn, with all files
-looked at once; `clips/s` are those that arrive in --seconds of drawing, shuffled, with --workers processes that decode;
-`memory` is the peak of the process and its workers together, each page counted once (proportional set size), above what
-importing takes. `waiting` is the share of a training step (SSQL on the encoder of the recipes) in which no batch was
-there yet.
+Recordings (a folder of audio files) are copied under new names until there are so many hours, and packed. Each row is
+measured in a process of its own. `start` is the time until batches can be drawn, with all files looked at once;
+`clips/s` are those that arrive in --seconds of drawing, shuffled, with --workers processes that decode; `memory` is the
+peak of the process and its workers together while it draws, each page counted once (proportional set size), above what
+importing takes; `waiting` is the share of training steps (SSQL on a transformer, 16 clips) in which no batch was there
+yet.
 The last line printed is `shards_over_plain=<ratio of clips/s> memory_growth=<ratio> waiting=<share>`.
 """
 
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import soundfile
@@ -27,8 +27,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from encoders import SpeechTransformer
+from encoders.speech.log_mel import SAMPLE_RATE
+from encoders.speech.resampling import resampled_length
 from ssql.augment import SpeechAugmentation
 from ssql.data import AudioFolder, AudioShards
+from ssql.data.entries import list_entries
+from ssql.data.layouts.entry import Entry
+from ssql.data.shards.packing import Examined, pack_entries
 from ssql.methods import SimSiam
 
 SOURCES = ("plain", "folder", "shards")
@@ -157,6 +162,13 @@ def repeated(recordings: Path, folder: Path, hours: float) -> None:
         left -= length
 
 
+def by_header(entries: Sequence[Entry]) -> Iterator[Examined]:
+    """Lengths without decoding: `ssql pack` would decode a hundred hours of the same recordings."""
+    for entry in entries:
+        about = soundfile.info(entry.path)
+        yield Examined(entry, 0, resampled_length(about.frames, about.samplerate))
+
+
 def in_new_process(arguments: list[str]) -> dict:
     """A row, measured in a process of its own."""
     words = [sys.executable, __file__, *arguments]
@@ -169,6 +181,7 @@ def main() -> None:
     parser.add_argument("--recordings", type=Path)
     parser.add_argument("--work", type=Path, default=Path("data_benchmark"), help="copies and shards are made there")
     parser.add_argument("--hours", type=float, nargs="+", default=[1, 10, 100])
+    parser.add_argument("--prepare", action="store_true", help="only copy and pack")
     parser.add_argument("--sources", nargs="+", choices=SOURCES, default=list(SOURCES))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=10)
@@ -187,13 +200,8 @@ def main() -> None:
         if not folder.exists():
             repeated(asked.recordings, folder, hours)
         if "shards" in asked.sources:
-            words = ["-m", "ssql.cli", "pack", "--data.root", str(folder), "--data.labels", "null"]
-            started = time.perf_counter()
-            packing = [sys.executable, *words, "--output", str(shards)]
-            subprocess.run(packing, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            packed = time.perf_counter() - started
-            print(f"| {hours:g} | `ssql pack` | {packed:.1f} | | | |", flush=True)
-        for source in asked.sources:
+            pack_entries(list_entries(folder, labels=None), shards, by_header, "audio", 100_000_000, SAMPLE_RATE)
+        for source in [] if asked.prepare else asked.sources:
             root = shards if source == "shards" else folder
             options = ["--workers", asked.workers, "--seconds", asked.seconds, "--steps", asked.steps]
             row = in_new_process(["--measure", source, str(root), *map(str, options)])
@@ -202,7 +210,7 @@ def main() -> None:
             cells = f"{row['start_s']:.2f} | {row['clips_per_s']:.0f} | {row['memory_mib']:.0f} | {waiting}"
             print(f"| {hours:g} | {source} | {cells} |", flush=True)
     least, most = min(asked.hours), max(asked.hours)
-    if set(asked.sources) >= {"plain", "shards"}:
+    if set(asked.sources) >= {"plain", "shards"} and not asked.prepare:
         speed = rows[most, "shards"]["clips_per_s"] / rows[most, "plain"]["clips_per_s"]
         growth = rows[most, "shards"]["memory_mib"] / rows[least, "shards"]["memory_mib"]
         print(f"shards_over_plain={speed:.2f} memory_growth={growth:.2f} waiting={rows[most, 'shards']['waiting']:.3f}")
