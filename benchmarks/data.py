@@ -151,6 +151,8 @@ def measure(source: str, root: Path, workers: int, seconds: float, steps: int) -
 def repeated(recordings: Path, folder: Path, hours: float) -> None:
     """Copies of all recordings under new names, until there are so many hours."""
     files = [path for path in sorted(recordings.rglob("*")) if path.suffix in (".ogg", ".flac", ".wav")]
+    if not files:
+        raise SystemExit(f"{recordings} holds no recordings")
     seconds = [soundfile.info(path).duration for path in files]
     left = 3600 * hours
     for number, (path, length) in enumerate(itertools.cycle(zip(files, seconds, strict=True))):
