@@ -119,7 +119,8 @@ def decoded(
         files[entry.path].append(entry)
     half_silent: list[str] = []
     with ThreadPoolExecutor() as pool:
-        keep = list(_that_fit(pool.map(expected_length, files), cache_bytes))
+        lengths = pool.map(expected_length, files) if cache_bytes else [None] * len(files)
+        keep = list(_that_fit(lengths, cache_bytes))
         for parts, found in zip(files.values(), pool.map(_read, files, keep), strict=True):
             if not isinstance(found, str) and found[1].silent_channels:
                 half_silent.append(parts[0].name)
