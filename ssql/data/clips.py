@@ -45,6 +45,9 @@ class Part:
     end: int
 
 
+Clip = tuple[Entry, Part, Tensor | None]  # a waveform where it is kept in memory
+
+
 class Clips(Unread):
     """Waveforms, float32 (samples,) at 16,000 Hz.
 
@@ -79,14 +82,12 @@ class Clips(Unread):
         return Clips([self.parts[i] for i in indices], [self.held[i] for i in indices])
 
 
-def read_clips(
-    entries: Sequence[Entry], longest: int, cut: bool, cache_bytes: float
-) -> list[tuple[Entry, Part, Tensor | None]]:
+def read_clips(entries: Sequence[Entry], longest: int, cut: bool, cache_bytes: float) -> list[Clip]:
     """The clips of all recordings that can be used; those that are kept in memory with their waveform.
 
     What is skipped is known and logged before training begins. See `decoded` for arguments and errors.
     """
-    clips: list[tuple[Entry, Part, Tensor | None]] = []
+    clips: list[Clip] = []
     skipped: dict[str, list[str]] = defaultdict(list)
     for entry, found in track(decoded(entries, longest, cut, cache_bytes), "reading audio", len(entries)):
         if isinstance(found, str):
@@ -118,26 +119,24 @@ def decoded(
     for entry in entries:
         files[entry.path].append(entry)
     half_silent: list[str] = []
+
+    def read(parts: list[Entry], keep: bool) -> list[tuple[Entry, list[tuple[Part, Tensor | None]] | str]]:
+        found = _read(parts[0].path, keep)
+        if isinstance(found, str):
+            return [(entry, found) for entry in parts]
+        samples, sound = found
+        if sound.silent_channels:
+            half_silent.append(parts[0].name)
+        return [(entry, _clips(entry, samples, sound, longest, cut)) for entry in parts]
+
     with ThreadPoolExecutor() as pool:
         lengths = pool.map(expected_length, files) if cache_bytes else [None] * len(files)
-        keep = list(_that_fit(lengths, cache_bytes))
-        for parts, found in zip(files.values(), pool.map(_read, files, keep), strict=True):
-            if not isinstance(found, str) and found[1].silent_channels:
-                half_silent.append(parts[0].name)
-            for entry in parts:
-                if isinstance(found, str):
-                    yield entry, found
-                    continue
-                samples, sound = found
-                try:
-                    clips = [(part, _waveform(samples, sound, part)) for part in _cut(entry, sound, longest, cut)]
-                    yield entry, clips
-                except UnusableAudioError as error:
-                    yield entry, str(error)
+        for found in pool.map(read, files.values(), _that_fit(lengths, cache_bytes)):
+            yield from found
     if half_silent:
         log.warning(
             "%d files hold silence on a channel beside sound, which the mean of channels makes softer: %s",
-            len(half_silent), some(half_silent),
+            len(half_silent), some(sorted(half_silent)),
         )  # fmt: skip
 
 
@@ -159,6 +158,16 @@ def _read(path: Path, keep: bool) -> tuple[np.ndarray | None, Sound] | str:
     except OSError as error:
         return f"out of reach: {error.strerror or 'it is gone'}"
     return "all silent" if sound.silent else (samples, sound)
+
+
+def _clips(
+    entry: Entry, samples: np.ndarray | None, sound: Sound, longest: int, cut: bool
+) -> list[tuple[Part, Tensor | None]] | str:
+    try:
+        parts = _cut(entry, sound, longest, cut)
+    except UnusableAudioError as error:
+        return str(error)
+    return [(part, _waveform(samples, sound, part)) for part in parts]
 
 
 def _waveform(samples: np.ndarray | None, sound: Sound, part: Part) -> Tensor | None:

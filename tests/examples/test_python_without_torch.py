@@ -87,3 +87,11 @@ def test_bad_calls_are_explained(model, tmp_path):
     assert "pip install onnxruntime numpy" in run().stderr
     clip = write_wav(tmp_path / "wide.wav", np.zeros(1_600), 16_000, width=4)
     assert "wide.wav has 32 bits a sample; this example reads 16" in run(model, clip).stderr
+
+
+def test_a_wav_that_was_cut_off_is_refused(model, tmp_path):
+    clip = write_wav(tmp_path / "clip.wav", np.sin(np.arange(12_800) / 5), 16_000)
+    clip.write_bytes(clip.read_bytes()[:9_001])
+    result = run(model, clip)
+    assert result.returncode == 1
+    assert result.stderr.strip() == f"{clip} was cut off: its header promises more samples than there are"
