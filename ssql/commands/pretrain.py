@@ -25,6 +25,7 @@ HELP = """Pretrain an encoder whose features survive quantization.
   ssql pretrain --config runs/words/checkpoints/config.yaml --resume true
   ssql pretrain --config ... --model.ssql false      (the plain method, the baseline)
   ssql pretrain --config ... --model.optimizer bitsandbytes.optim.AdamW8bit --model.optimizer.lr 1e-3
+  ssql pretrain --config ... --model.augmentation.noise FOLDER --model.augmentation.rooms FOLDER   (recordings)
   ssql pretrain --config ... --activation_checkpointing true       (less memory, the same numbers)
   torchrun --nproc_per_node 4 $(which ssql) pretrain --config ... --trainer.devices 4 --trainer.strategy ddp
   torchrun --nproc_per_node 4 $(which ssql) pretrain --config ... --trainer.devices 4 --trainer.strategy fsdp2

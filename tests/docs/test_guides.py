@@ -83,6 +83,8 @@ def folder(tmp_path_factory):
         with wave.open(str(clip), "wb") as file:
             file.setparams((1, 2, 16_000, 0, "NONE", ""))
             file.writeframes((3000 * noise.standard_normal(12_800)).astype("<i2").tobytes())
+    for name in ("noises", "rooms"):
+        (folder / name).symlink_to("recordings", target_is_directory=True)
     with pytest.MonkeyPatch.context() as patch:
         for size, value in {"width": 64, "heads": 1, "depth": 1, "positions": 600}.items():
             patch.setitem(published.SIZES, size, value)

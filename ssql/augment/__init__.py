@@ -1,0 +1,7 @@
+"""Random views of a batch: of waveforms and their log-mels, or of images."""
+
+from ssql.augment.base import Augmentation
+from ssql.augment.images import ImageAugmentation
+from ssql.augment.speech import SpeechAugmentation
+
+__all__ = ["Augmentation", "ImageAugmentation", "SpeechAugmentation"]
