@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import safetensors.torch
 import soundfile
 import torch
 import webdataset
@@ -316,3 +317,16 @@ def test_names_that_are_not_utf_8(tmp_path, ssql):
     os.rename(tmp_path / "folder" / "3.wav", tmp_path / "folder" / os.fsdecode(b"\xff.wav"))
     ssql("pack", "--data.root", tmp_path / "folder", "--output", tmp_path / "shards")
     equal(AudioShards(str(tmp_path / "shards")), AudioFolder(str(tmp_path / "folder")))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fine_tuning_on_shards_is_fine_tuning_on_the_folder(folder, shards, pretrained, ssql):
+    words = ["finetune", "--encoder", pretrained, "--task", "class", "--bit_width", "w8a8"]
+    words += ["--trainer.max_epochs", 1, "--trainer.logger", "false", "--model.precision.test_at", "[w8a8]"]
+    for kind, root in (("AudioFolder", folder), ("AudioShards", shards)):
+        ssql(*words, "--data", kind, "--data.root", root, "--data.batch_size", 4, "--output", folder.parent / kind)
+    one, two = (
+        safetensors.torch.load_file(folder.parent / kind / "model" / "model.safetensors")
+        for kind in ("AudioFolder", "AudioShards")
+    )
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
