@@ -18,6 +18,7 @@ from ssql.terminal.interruption import Interrupted, heard_everywhere, terminable
 USAGE = """usage: ssql COMMAND [options]
 
   import     published weights:         ssql import --weights whisper-base/ --output runs/start
+  pack       files into shards:         ssql pack --data.root recordings --output shards/recordings
   pretrain   pretrain an encoder:       ssql pretrain --config FILE.yaml --output runs/mine
   finetune   encoder and head:          ssql finetune --encoder runs/mine/encoder --data SpokenWords --task word ...
   tokenizer  tokens of two streams:     ssql tokenizer --encoder runs/mine/encoder --data SpokenWords ...
@@ -41,8 +42,8 @@ ssql COMMAND --help says more, with examples; --print_config writes a command's 
 
 # Each a function in a module of `ssql.commands`, both of its name; `import` is no name that Python allows.
 COMMANDS = (
-    "import", "pretrain", "finetune", "tokenizer", "evaluate", "evaluate_tokenizer", "suite", "compare", "report",
-    "quantize", "export", "stream", "verify", "features", "bench", "demo",
+    "import", "pack", "pretrain", "finetune", "tokenizer", "evaluate", "evaluate_tokenizer", "suite", "compare",
+    "report", "quantize", "export", "stream", "verify", "features", "bench", "demo",
 )  # fmt: skip
 NAMES = {"import": "import_weights"}
 

@@ -3,6 +3,7 @@
 The channels of a recording are averaged, as ffmpeg does for Whisper (`-ac 1`): whoever speaks on one of them is heard.
 """
 
+import io
 import logging
 import os
 import re
@@ -38,6 +39,7 @@ _CUT_OFF = re.compile(r"(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should
 _UNKNOWN_LENGTH = 2**31 - 2**16
 _LARGEST_BLOCK = 2**24  # values of all channels, which a header may say there are a thousand of
 _BLOCK_SECONDS = 10.0
+_PAGE = 2**17  # bytes at the end of a file that hold its last Ogg page, of 65,307 at most
 _SILENT = 1e-3  # of the loudest channel's peak: -60 dB, where a channel nobody speaks into lies
 
 
@@ -166,7 +168,7 @@ def examined(path: str | Path) -> Sound:
         return Sound(file.samplerate, samples, tuple(peaks.tolist()))
 
 
-def read_part(path: str | Path, start: int, end: int) -> np.ndarray:
+def read_part(path: str | Path, start: int, end: int, content: bytes | None = None) -> np.ndarray:
     """Samples `start` to `end` of what an audio file is at 16,000 Hz; only they and their neighbours are decoded.
 
     Formats whose decoder carries a state along (mp3, opus) are decoded from the beginning, block by block.
@@ -175,6 +177,7 @@ def read_part(path: str | Path, start: int, end: int) -> np.ndarray:
         path: of the file.
         start: first sample at 16,000 Hz.
         end: behind the last one, at most the `Sound.length` of the file.
+        content: of the file, where it is in memory; the path is then its name in messages.
 
     Returns:
         float32, shape (end - start,): bit by bit `part_of` the whole.
@@ -184,7 +187,7 @@ def read_part(path: str | Path, start: int, end: int) -> np.ndarray:
         AudioFileError: as `read_blocks`, or the file is shorter than it was.
     """
     path = Path(path)
-    with opened(path) as file:
+    with opened(path, content) as file:
 
         def read(first: int, last: int) -> np.ndarray:
             place = first if _SEEK_EXACTLY.fullmatch(file.subtype) else 0
@@ -220,22 +223,27 @@ def silent_channels_sentence(path: Path, sound: Sound) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[soundfile.SoundFile]:
+def opened(path: Path, content: bytes | None = None) -> Iterator[soundfile.SoundFile]:
     """An audio file that looks usable from its header, open.
+
+    Args:
+        path: of the file.
+        content: of the file, where it is in memory; the path is then its name in messages.
 
     Raises:
         FileNotFoundError: no such file.
         AudioFileError: no regular file, unreadable, cut off, or at a rate that no sound has.
     """
-    kind = kind_of(path)
+    kind = kind_of(path) if content is None else None
     if kind == "missing":
         raise FileNotFoundError(f"{shown(path)} does not exist")
     if kind is not None:
         raise AudioFileError(path, f"is {kind}, not an audio file", kind)
     try:
-        file = _Forward(os.fsencode(path))  # the name's own bytes: it may not be UTF-8
+        # The name's own bytes: it may not be UTF-8.
+        file = _Forward(os.fsencode(path) if content is None else io.BytesIO(content))
     except (soundfile.SoundFileError, OSError, TypeError) as error:
-        if not os.access(path, os.R_OK):
+        if content is None and not os.access(path, os.R_OK):
             raise AudioFileError(path, "may not be read: its permissions forbid it", "not permitted") from error
         about = str(error).rpartition(": ")[2]
         sentence = f"is no audio file that libsndfile reads (wav, flac, ogg, opus, mp3, aiff, ...): {about}"
@@ -248,7 +256,7 @@ def opened(path: Path) -> Iterator[soundfile.SoundFile]:
             allowed = f"{RATES[0]:,} to {RATES[1]:,} Hz"
             sentence = f"says its rate is {file.samplerate:,} Hz: {allowed} are read, so its header is damaged"
             raise AudioFileError(path, sentence, f"rate outside {allowed}")
-        _check_whole(file, path)
+        _check_whole(file, path, content)
         yield file
 
 
@@ -263,7 +271,7 @@ class _Forward(soundfile.SoundFile):
         return False
 
 
-def _check_whole(file: soundfile.SoundFile, path: Path) -> None:
+def _check_whole(file: soundfile.SoundFile, path: Path, content: bytes | None) -> None:
     """Raise AudioFileError where the end of a file is missing, as far as that shows without decoding it."""
     lengths = _CUT_OFF.search(file.extra_info)
     if lengths is not None and int(lengths[2]) < int(lengths[1]) < _UNKNOWN_LENGTH:
@@ -271,15 +279,18 @@ def _check_whole(file: soundfile.SoundFile, path: Path) -> None:
         raise AudioFileError(path, f"was cut off: {promised}", "cut off")
     if "truncated file" in file.extra_info:
         raise AudioFileError(path, "was cut off: it ends before its header says", "cut off")
-    if file.format == "OGG" and not _last_page_is_whole(path):
+    if file.format == "OGG" and not _last_page_is_whole(_tail_of(path) if content is None else content[-_PAGE:]):
         raise AudioFileError(path, "was cut off: the last page of its Ogg stream ends in the middle", "cut off")
 
 
-def _last_page_is_whole(path: Path) -> bool:
-    """Whether what stands behind the last Ogg page's header is as long as it says (RFC 3533, 6)."""
+def _tail_of(path: Path) -> bytes:
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2**17))  # a page has 65,307 bytes at most
-        tail = file.read()
+        file.seek(max(0, path.stat().st_size - _PAGE))
+        return file.read()
+
+
+def _last_page_is_whole(tail: bytes) -> bool:
+    """Whether what stands behind the last Ogg page's header is as long as it says (RFC 3533, 6)."""
     page = tail[tail.rfind(b"OggS") :]
     segments = page[26] if len(page) > 26 else 0
     return len(page) >= 27 + segments and len(page) >= 27 + segments + sum(page[27 : 27 + segments])

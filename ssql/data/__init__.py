@@ -1,6 +1,8 @@
-"""Data modules: spoken words and prosody made on the spot, folders of audio, images."""
+"""Data modules: spoken words and prosody made on the spot, folders and shards of audio and images."""
 
 from ssql.data.audio_folder import AudioFolder
+from ssql.data.audio_shards import AudioShards
+from ssql.data.image_shards import ImageShards
 from ssql.data.images import Digits, FashionMNIST, ImageFolder
 from ssql.data.module import DataModule
 from ssql.data.noise import Noisy
@@ -11,10 +13,12 @@ from ssql.data.texts import Spelling
 
 __all__ = [
     "AudioFolder",
+    "AudioShards",
     "DataModule",
     "Digits",
     "FashionMNIST",
     "ImageFolder",
+    "ImageShards",
     "Noisy",
     "Spelling",
     "SpokenProsody",

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,13 +16,11 @@ from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.clips import Clips, read_clips
 from ssql.data.entries import OF_LAYOUT, compiled, is_manifest, list_entries
 from ssql.data.layouts import Entry, Layout
+from ssql.data.layouts.entry import TARGET
 from ssql.data.module import DataModule, Split
 from ssql.data.texts import Spelling
 
 log = logging.getLogger(__name__)
-
-# Column of a manifest that holds a number to predict: `pitch (Hz)`.
-_TARGET = re.compile(r"(?P<name>.+) \((?P<unit>[^()]+)\)")
 
 
 class AudioFolder(DataModule):
@@ -77,7 +74,7 @@ class AudioFolder(DataModule):
 
     def load(self) -> dict[str, Dataset[Batch]]:
         """Look at every file once; split and label what is usable."""
-        entries = self._entries()
+        entries = self.entries()
         clips = read_clips(
             entries, int(self.max_seconds * SAMPLE_RATE), cut=self.texts is None, cache_bytes=self.cache_gib * 2**30
         )
@@ -93,7 +90,7 @@ class AudioFolder(DataModule):
                 "%.2f h (%.0f %% of clips) are read from their files: --data.cache_gib is full", hours, 100 * share
             )
         self.counts = {name: sum(entry.split == name for entry in used) for name in ("train", "test")}
-        targets = {name: match for name in used[0].labels if (match := _TARGET.fullmatch(name))}
+        targets = {name: match for name in used[0].labels if (match := TARGET.fullmatch(name))}
         self.targets = {match["name"]: match["unit"] for match in targets.values()}
         tasks = [name for name in used[0].labels if name not in targets]
         self.classes = {task: sorted({entry.labels[task] for entry in used}) for task in tasks}
@@ -115,10 +112,11 @@ class AudioFolder(DataModule):
 
     def said(self) -> dict[Split, list[tuple[str, str | None]]]:
         """From the names of the files and their texts: no audio is read."""
-        test = [entry for entry in self._entries() if entry.split == "test"]
+        test = [entry for entry in self.entries() if entry.split == "test"]
         return {"test": [(entry.name, None if self.texts is None else entry.text) for entry in test]}
 
-    def _entries(self) -> list[Entry]:
+    def entries(self) -> list[Entry]:
+        """The recordings with their labels, splits and texts; no audio is read."""
         return list_entries(self.root, self.layout, self.labels, self.texts, self.test_pattern)
 
     def empty_split(self, split: Split) -> str:

@@ -15,16 +15,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Subset
 
-from ssql.data.clips import Clips
+from ssql.data.unread import Unread
 
 Batch = dict[str, Any]
 
 
 class LabelledTensors(Dataset[Batch]):
-    """Inputs in memory, or clips that are read where they are asked for, with a label for each task.
+    """Inputs in memory, or read where they are asked for, with a label for each task.
 
     Args:
-        inputs: waveforms (samples,), `Clips`, or images as uint8 (channels, height, width) or float in [0, 1].
+        inputs: waveforms (samples,), or images as uint8 (channels, height, width) or float in [0, 1].
         labels: task name to one label an input.
         texts: what is said in each input; None when that is not known.
     """
@@ -44,7 +44,7 @@ class LabelledTensors(Dataset[Batch]):
     @property
     def lengths(self) -> list[int] | None:
         """Samples of each clip; None for images."""
-        if isinstance(self.inputs, Clips):
+        if isinstance(self.inputs, Unread):
             return self.inputs.lengths
         return [len(clip) for clip in self.inputs] if self.inputs[0].dim() == 1 else None
 
@@ -76,7 +76,7 @@ class LabelledTensors(Dataset[Batch]):
     def subset(self, indices: Sequence[int]) -> "LabelledTensors":
         """Some of the items, in the order given; waveforms are shared, images copied, and no file is read."""
         inputs: Sequence[Tensor] | Tensor
-        if isinstance(self.inputs, Clips):
+        if isinstance(self.inputs, Unread):
             inputs = self.inputs.subset(indices)
         else:
             inputs = (

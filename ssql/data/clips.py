@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from encoders.speech.audio_file import (
 from encoders.speech.log_mel import SAMPLE_RATE, WINDOW
 from encoders.storage.paths import shown
 from ssql.data.layouts.entry import Entry, counted, some
+from ssql.data.unread import Unread
 from ssql.terminal.progress import track
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Part:
 Clip = tuple[Entry, Part, Tensor | None]  # a waveform where it is kept in memory
 
 
-class Clips(Sequence[Tensor]):
+class Clips(Unread):
     """Waveforms, float32 (samples,) at 16,000 Hz.
 
     Args:
@@ -63,25 +63,19 @@ class Clips(Sequence[Tensor]):
         """Number of clips."""
         return len(self.parts)
 
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Clips": ...
-    def __getitem__(self, index: int | slice) -> "Tensor | Clips":
-        """One clip; or some of them, of which none is read.
-
-        Raises:
-            AudioFileError, FileNotFoundError: the file has changed since it was looked at.
-        """
-        if isinstance(index, slice):
-            return self.subset(range(len(self))[index])
-        waveform, part = self.held[index], self.parts[index]
-        return torch.from_numpy(read_part(part.path, part.start, part.end)) if waveform is None else waveform
-
     @property
     def lengths(self) -> list[int]:
         """Samples of each clip."""
         return [part.end - part.start for part in self.parts]
+
+    def read(self, index: int) -> Tensor:
+        """One clip.
+
+        Raises:
+            AudioFileError, FileNotFoundError: the file has changed since it was looked at.
+        """
+        waveform, part = self.held[index], self.parts[index]
+        return torch.from_numpy(read_part(part.path, part.start, part.end)) if waveform is None else waveform
 
     def subset(self, indices: Sequence[int]) -> "Clips":
         """Some of the clips, in the order given; none is read."""
@@ -136,8 +130,8 @@ def decoded(
         return [(entry, _clips(entry, samples, sound, longest, cut)) for entry in parts]
 
     with ThreadPoolExecutor() as pool:
-        keep = _that_fit(pool.map(expected_length, files), cache_bytes)
-        for found in pool.map(read, files.values(), keep):
+        lengths = pool.map(expected_length, files) if cache_bytes else [None] * len(files)
+        for found in pool.map(read, files.values(), _that_fit(lengths, cache_bytes)):
             yield from found
     if half_silent:
         log.warning(

@@ -30,7 +30,7 @@ class HeldOut(DataModule):
         balance: str | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(data.batch_size, data.num_workers, data.seed)
+        super().__init__(data.batch_size, data.num_workers, data.seed, data.batch_seconds)
         check_validation(share)
         check_at_least(2, train_limit=limit)
         self.data, self.share, self.limit, self.balance, self.draw_seed = data, share, limit, balance, seed

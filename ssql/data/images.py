@@ -15,6 +15,7 @@ from quant.checks import check_at_least
 from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.folder_files import Skipped, files_below
 from ssql.data.image_file import SUFFIXES, ImageFileError, read_image, square
+from ssql.data.layouts.entry import Entry, relative
 from ssql.data.module import DataModule
 from ssql.terminal.progress import track
 
@@ -77,22 +78,37 @@ class ImageFolder(DataModule):
 
     def load(self) -> dict[str, Dataset[Batch]]:
         """Decode both splits."""
+        skipped = Skipped()
+        splits: dict[str, Dataset[Batch]] = {
+            name: self._decode(samples, name, skipped) for name, samples in self._samples(skipped).items()
+        }
+        skipped.warn(log, self.root)
+        return splits
+
+    def entries(self) -> list[Entry]:
+        """Both splits, each image with its class; none is read."""
+        skipped = Skipped()
+        samples = self._samples(skipped)
+        skipped.warn(log, self.root)
+        return [
+            Entry(path, relative(path, self.root), {"class": self.classes["class"][label]}, split)
+            for split, of_split in samples.items()
+            for path, label in of_split
+        ]
+
+    def _samples(self, skipped: Skipped) -> dict[str, list[Sample]]:
+        """The images of both splits; sets `classes`."""
         root = shown(self.root)
         for name in ("train", "test"):
             if not (self.root / name).is_dir():
                 raise FileNotFoundError(f"{root}/{name} does not exist: expected {root}/{{train,test}}/CLASS/IMAGE")
-        skipped = Skipped()
         found = {name: self._class_folders(name, skipped) for name in ("train", "test")}
         alone = sorted(found["train"].keys() ^ found["test"].keys())
         if alone:
             names = ", ".join(shown(name) for name in alone[:5])
             raise ValueError(f"{root}: train and test must have the same class folders; in one of them only: {names}")
         self.classes = {"class": [shown(name) for name in found["train"]]}
-        splits: dict[str, Dataset[Batch]] = {
-            name: self._decode(self._limited(classes, name), name, skipped) for name, classes in found.items()
-        }
-        skipped.warn(log, self.root)
-        return splits
+        return {name: self._limited(classes, name) for name, classes in found.items()}
 
     def _class_folders(self, split: str, skipped: Skipped) -> dict[str, list[Path]]:
         """The images of each class, in the order of their names."""

@@ -2,15 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from quant.checks import check_at_least
+from encoders.speech.log_mel import SAMPLE_RATE
+from quant.checks import check_above, check_at_least
 from ssql.data.batch import Batch, collate
-from ssql.data.sampler import ResumableSampler
+from ssql.data.sampler import BatchesBySeconds, ResumableSampler
 
 # `train`, `test`, or another test split of the data's own.
 Split = str
@@ -23,9 +24,11 @@ class DataModule(lightning.LightningDataModule, ABC):
         batch_size: clips or images a batch, on each process.
         num_workers: processes that load data; 0 loads in the training process.
         seed: of the training order.
+        batch_seconds: instead of batch_size, of audio in training: seconds of a batch on each process, padding
+            included; its clips are of like length.
 
     Raises:
-        ValueError: a batch_size below 1, or num_workers below 0.
+        ValueError: a batch_size below 1, num_workers below 0, or batch_seconds for images or not above 0.
 
     Attributes:
         modality: `audio` or `image`.
@@ -36,10 +39,16 @@ class DataModule(lightning.LightningDataModule, ABC):
 
     modality: ClassVar[str]
 
-    def __init__(self, batch_size: int = 64, num_workers: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, batch_size: int = 64, num_workers: int = 0, seed: int = 0, batch_seconds: float | None = None
+    ) -> None:
         super().__init__()
         check_at_least(1, batch_size=batch_size)
         check_at_least(0, num_workers=num_workers)
+        check_above(0, batch_seconds=batch_seconds)
+        if batch_seconds is not None and getattr(self, "modality", "audio") != "audio":
+            raise ValueError("batch_seconds is for audio: images take batch_size")
+        self.batch_seconds = batch_seconds
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.classes: dict[str, list[str]] = {}
         self.targets: dict[str, str] = {}
@@ -111,6 +120,8 @@ class DataModule(lightning.LightningDataModule, ABC):
         Raises:
             ValueError: fewer items than one batch.
         """
+        if self.batch_seconds is not None:
+            return len(self._batches_by_seconds(self.batch_seconds, 0, world_size))
         size = len(self.dataset("train"))  # type: ignore[arg-type]
         if size // world_size < self.batch_size:
             raise ValueError(
@@ -119,6 +130,13 @@ class DataModule(lightning.LightningDataModule, ABC):
             )
         return size // world_size // self.batch_size
 
+    @property
+    def largest_batch(self) -> int:
+        """The most items that a training batch of one process may have."""
+        if self.batch_seconds is None:
+            return self.batch_size
+        return self._batches_by_seconds(self.batch_seconds, 0, 1).largest
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of the training split, from where an interrupted run stopped.
 
@@ -126,19 +144,43 @@ class DataModule(lightning.LightningDataModule, ABC):
             ValueError: fewer items than one batch.
         """
         dataset = self.dataset("train")
-        size = len(dataset)  # type: ignore[arg-type]
-        rank, world_size, done = 0, 1, 0
+        rank, world_size = 0, 1
         if self.trainer is not None:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
-            # Lightning restores its loops before it asks for this loader, and does not skip batches itself.
-            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        per_epoch = self.batches_per_epoch(world_size)
-        lengths = getattr(dataset, "lengths", None)
-        sampler = ResumableSampler(size, self.batch_size, self.seed, rank, world_size, done % per_epoch, lengths)
+        epoch, skip = self._begin(world_size)
+        sampler: BatchesBySeconds | ResumableSampler
+        order: dict[str, Any]
+        if self.batch_seconds is not None:
+            sampler = self._batches_by_seconds(self.batch_seconds, rank, world_size, skip)
+            order = {"batch_sampler": sampler}
+        else:
+            size, lengths = len(dataset), getattr(dataset, "lengths", None)  # type: ignore[arg-type]
+            sampler = ResumableSampler(size, self.batch_size, self.seed, rank, world_size, skip, lengths)
+            order = {"batch_size": self.batch_size, "sampler": sampler, "drop_last": True}
+        sampler.set_epoch(epoch)
         return DataLoader(
-            dataset, self.batch_size, sampler=sampler, num_workers=self.num_workers, drop_last=True, collate_fn=collate,
-            pin_memory=torch.cuda.is_available(), persistent_workers=self.num_workers > 0,
+            dataset, num_workers=self.num_workers, collate_fn=collate, pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0, **order,
         )  # fmt: skip
+
+    def _begin(self, world_size: int) -> tuple[int, int]:
+        """The epoch that training begins in, and how many of its batches an interrupted run has had.
+
+        Lightning restores its loops before it asks for the loader, and does not skip batches itself. It tells the epoch
+        to the sampler only afterwards: too late where workers have begun to load.
+        """
+        batches = self.batches_per_epoch(world_size)
+        if self.trainer is None:
+            return 0, 0
+        limit = self.trainer.limit_train_batches
+        batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit or batches)
+        return divmod(self.trainer.fit_loop.epoch_loop.batch_progress.total.ready, max(1, batches))
+
+    def _batches_by_seconds(self, seconds: float, rank: int, world_size: int, skip: int = 0) -> BatchesBySeconds:
+        lengths = getattr(self.dataset("train"), "lengths", None)
+        if lengths is None:
+            raise ValueError(f"{type(self).__name__} does not know how long its clips are: take batch_size")
+        return BatchesBySeconds(lengths, int(seconds * SAMPLE_RATE), self.seed, rank, world_size, skip)
 
     def evaluation_dataloader(self, split: Split) -> DataLoader[Batch]:
         """A whole split, in order."""

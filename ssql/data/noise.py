@@ -38,7 +38,7 @@ class Noisy(DataModule):
     ) -> None:
         if data is None:  # as the command line has it for `--data Noisy` alone
             raise ValueError("Noisy puts noise behind other data's clips: name them, like --data.data SpokenWords")
-        super().__init__(data.batch_size, data.num_workers, data.seed)
+        super().__init__(data.batch_size, data.num_workers, data.seed, data.batch_seconds)
         self.probed_parts = data.probed_parts
         if data.modality != "audio":
             raise ValueError(f"noise is for audio, the data is {data.modality}")

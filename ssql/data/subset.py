@@ -28,7 +28,7 @@ class Subset(DataModule):
     ) -> None:
         if data is None:  # as the command line has it for `--data Subset` alone
             raise ValueError("Subset takes its items from other data: name them, like --data.data SpokenWords")
-        super().__init__(data.batch_size, data.num_workers, data.seed)
+        super().__init__(data.batch_size, data.num_workers, data.seed, data.batch_seconds)
         check_at_least(1, train_size=train_size, test_size=test_size)
         self.probed_parts = data.probed_parts
         self.modality = data.modality  # type: ignore[misc]

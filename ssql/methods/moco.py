@@ -65,11 +65,11 @@ class MoCo(MomentumMethod):
     def check_run(self, trainer: Trainer, data: Any) -> None:
         """The queue must take the keys of a step."""
         super().check_run(trainer, data)
-        keys = getattr(data, "batch_size", 1) * trainer.world_size
+        keys = getattr(data, "largest_batch", 1) * trainer.world_size
         if keys > len(self.queue):
             raise ValueError(
                 f"queue_size {len(self.queue)} does not hold the {keys} keys of one step: raise queue_size to a "
-                "multiple of them or lower batch_size"
+                "multiple of them or lower batch_size, or batch_seconds"
             )
 
     def branch(self, views: list[View]) -> Projected:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from encoders.storage.paths import kind_of, shown
 
+# Column of a manifest that holds a number to predict: `pitch (Hz)`.
+TARGET = re.compile(r"(?P<name>.+) \((?P<unit>[^()]+)\)")
 _SPLIT = re.compile(
     r"(?:(?P<train>train(?:ing)?)|(?P<test>test(?:ing)?|eval(?:uation)?)|(?P<validation>dev|val(?:id(?:ation)?)?))"
     r"(?:[^a-z].*)?"

@@ -8,7 +8,7 @@ from ssql.training.draw import draw_bit_width
 
 
 class Batches:
-    modality, batch_size = "audio", 64
+    modality, largest_batch = "audio", 64
 
 
 def test_step_equals_a_naive_moco_at_two_precisions(build, naive, step, assert_same_gradients):
