@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import export as onnx_export
-from encoders import load_encoder, load_head, load_tokenizer, state_sha256, weights_sha256
+from encoders import SpeechTransformer, load_encoder, load_head, load_tokenizer, state_sha256, weights_sha256
 from encoders.storage.ownership import LATENCIES, REPORT, refuse_foreign
 from ssql.commands.exported_files import file_paths, in_turn, labelled_of_head, verification_clips
 from ssql.data import DataModule
@@ -27,6 +27,7 @@ def export(
     trained_on: str = "unspecified",
     licence: str = "unspecified",
     float16: bool = False,
+    margin: float | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write an encoder as ONNX at one or more bit-widths, verify each file against torch, measure them, describe them.
@@ -55,6 +56,8 @@ def export(
         trained_on: the encoder's training data, for the model card.
         licence: of the weights, for the model card.
         float16: store weights that stay in float in 16 bits; fp becomes encoder-fp16.onnx.
+        margin: seconds of silence after each clip in the files, for an encoder that fills its clips to 30 s otherwise
+            (Whisper's): a clip of 3 s then costs a fraction.
         overwrite: replace existing files.
     """
     if data is None and task is not None:
@@ -69,6 +72,10 @@ def export(
         refuse_foreign(path.with_suffix(".verification.json"), REPORT)
     onnx_export.refuse_foreign_card(Path(output))
     loaded, own_head, tokenizer = load_encoder(encoder), load_head(encoder), load_tokenizer(encoder)
+    if margin is not None:
+        if not isinstance(loaded, SpeechTransformer):
+            raise ValueError(f"--margin is for encoders that fill their clips, such as Whisper's, not {loaded.name}")
+        loaded.fill(margin)
     head_sha256 = state_sha256(own_head) if own_head else None
     known = results_of(Path(accuracy), weights_sha256(loaded), head_sha256, encoder) if accuracy is not None else {}
     heads = {b: own_head for b in bit_widths}

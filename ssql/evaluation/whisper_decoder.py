@@ -57,19 +57,22 @@ class WhisperDecoder(Reader):
         self.folder, self.language, self.normalizer = folder, language, normalizer
         self.compute_type, self.max_tokens, self.threads = compute_type, max_tokens, threads
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Width of the features that Whisper's own encoder gives."""
-        return self._own_features[1]
-
-    @property
-    def frames(self) -> int:
-        """Frames of 30 s: Whisper knows no shorter clip."""
-        return self._own_features[0]
+        silence = np.zeros((1, self._model.n_mels, 3000), np.float32)
+        return int(self._model.encode(_storage(silence)).shape[2])
 
     def read(self, features: Tensor, frames: Tensor) -> list[str]:
-        """Texts of a batch."""
-        encoded = _storage(features.numpy())
+        """Texts of a batch; the decoder attends to each clip's own frames."""
+        if frames.min() < features.shape[1]:
+            # It knows no mask: clips of other lengths than the longest are read alone.
+            return [
+                text
+                for clip, count in zip(features, frames.tolist(), strict=True)
+                for text in self.read(clip[None, :count], frames.new_tensor([count]))
+            ]
+        encoded = _storage(features.contiguous().numpy())
         model = self._model
         prompt = ["<|startoftranscript|>", "<|notimestamps|>"]
         if model.is_multilingual:
@@ -105,13 +108,6 @@ class WhisperDecoder(Reader):
         if model.is_multilingual and f"<|{self.language}|>" not in _vocabulary(Path(self.folder)):
             raise ValueError(f"the Whisper in {shown(self.folder)} does not know the language {self.language!r}")
         return model
-
-    @cached_property
-    def _own_features(self) -> tuple[int, int]:
-        """Frames and width of what its own encoder gives of silence."""
-        silence = np.zeros((1, self._model.n_mels, 3000), np.float32)
-        frames, width = self._model.encode(_storage(silence)).shape[1:]
-        return int(frames), int(width)
 
 
 def text_of(tokens: list[str]) -> str:
