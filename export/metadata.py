@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import onnx
@@ -114,6 +115,13 @@ def check_metadata(found: dict[str, str], path: Path, encoder: Encoder, run: Bit
     for key, value in expected.items():
         if key not in NOT_OF_THE_ENCODER and found.get(key) != value:
             raise VerificationError(f"{path} holds an encoder with {key} {found.get(key)}, not {value}")
+
+
+def fill_as(found: dict[str, str], encoder: Encoder) -> None:
+    """Let silence follow an encoder's clips as a file says of itself: `ssql export --margin` is the file's own."""
+    if isinstance(encoder.front_end, FilledLogMel):
+        with suppress(ValueError, AttributeError, KeyError, TypeError):  # damaged: `check_metadata` says what differs
+            encoder.fill(json.loads(found["arguments"]).get("margin"))  # type: ignore[operator]
 
 
 def longest_input(about: dict[str, str]) -> int | None:

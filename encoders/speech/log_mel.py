@@ -109,7 +109,7 @@ class WhisperLogMel(LogMel):
             return self._above_floor(log_mel, frames + self.lookahead), frames
 
     def _above_floor(self, log_mel: Tensor, seen: Tensor | None = None) -> Tensor:
-        """log10 of the mel powers, scaled, at least 80 dB under a clip's maximum: in its frames that are seen, or all."""
+        """log10 of the mel powers, scaled, at least 80 dB under a clip's maximum in all its frames or those seen."""
         of_clip = log_mel
         if seen is not None:
             mask = torch.arange(log_mel.shape[2], device=seen.device) < seen.unsqueeze(1)
@@ -118,7 +118,7 @@ class WhisperLogMel(LogMel):
 
 
 class FilledLogMel(WhisperLogMel):
-    """Log-mel spectrogram of a clip that silence fills to a fixed length, as Whisper itself takes it, or to a shorter one.
+    """Log-mel spectrogram of a clip that silence follows: to a fixed length, as Whisper itself takes it, or for less.
 
     As `WhisperLogMel`, but zeros follow the waveform, before the spectrogram. All frames count, so that an encoder
     attends to the silence too. Without a margin every clip is filled to the same length and gives equally many frames;
@@ -130,7 +130,7 @@ class FilledLogMel(WhisperLogMel):
         margin: seconds of silence after each clip, a multiple of 20 ms; all that is left to `samples` when None.
 
     Raises:
-        ValueError: a margin below 20 ms, or that is no multiple of it.
+        ValueError: a margin below 20 ms or above `samples`, or that is no multiple of 20 ms.
     """
 
     lookahead = 0
@@ -141,6 +141,8 @@ class FilledLogMel(WhisperLogMel):
         frames = 0.0 if margin is None else margin * SAMPLE_RATE / (2 * HOP)
         if abs(frames - round(frames)) > 1e-6:
             raise ValueError(f"margin is a multiple of 0.02 s, the length of a feature's frame, not {margin:g}")
+        if margin is not None and margin * SAMPLE_RATE > samples:
+            raise ValueError(f"margin {margin:g} is above the {samples / SAMPLE_RATE:g} s that clips are filled to")
         self.samples, self.margin = samples, None if margin is None else 2 * HOP * round(frames)
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -4,11 +4,13 @@
 
 ENCODER is the folder of Whisper's encoder in full precision, QUANTIZED that of the same one by `ssql quantize`, DECODER
 the model as CTranslate2 has it. TEXTS has lines of a recording's path below RECORDINGS, a tab and what is said. Each
-bit-width goes through one exported file that takes log-mels of any length. A margin is in seconds: 0 lets a clip attend to
-itself alone (`ssql import --fill false`), 30 is the whole window. Rates are in % of the words that were said, with ends
-of 95 % by paired bootstrap over clips of what they are above the whole window at the same bit-width. A reader that
-repeats itself says the same one to four words three times or more in a row where nobody did. Distances are squared
-errors of a clip's own frames over their variance in the whole window at full precision. What was read is kept in OUTPUT.
+bit-width goes through one exported file that takes log-mels of any length. A margin is in seconds: 0 lets a clip attend
+to itself alone (`ssql import --fill false`), 30 is the whole window.
+
+Columns: bit-width; margin; word error rate in %; what that is above the whole window at this bit-width, with ends of
+95 % by paired bootstrap over clips; insertions in % of the words said; clips in which the reader repeats itself (one to
+four words three times or more in a row, where nobody said so); the squared error of a clip's own frames over their
+variance, against the whole window at full precision. What was read is kept in OUTPUT.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -222,6 +223,28 @@ def test_a_damaged_decoder_is_refused(tmp_path):
     (tmp_path / "model.bin").write_bytes(b"no model")
     with pytest.raises(ValueError, match="holds no Whisper of CTranslate2"):
         assert WhisperDecoder(str(tmp_path)).width
+
+
+def test_whispers_decoder_attends_to_a_clips_own_frames(tmp_path, monkeypatch):
+    """It has no mask: clips of one length are read together, others alone."""
+    monkeypatch.setattr("ssql.evaluation.whisper_decoder.check_installed", lambda *modules: None)
+    monkeypatch.setattr("ssql.evaluation.whisper_decoder._storage", lambda values: values)
+    (tmp_path / "model.bin").write_bytes(b"")
+    reader, read = WhisperDecoder(str(tmp_path)), []
+
+    class Model:
+        is_multilingual = False
+
+        def generate(self, encoded, prompts, **options):
+            assert len(prompts) == len(encoded)
+            read.append(encoded.shape)
+            return [SimpleNamespace(sequences=[[f"Ġ{int(clip.sum())}"]]) for clip in encoded]
+
+    reader.__dict__["_model"] = Model()
+    features = torch.ones(3, 4, 2)
+    assert reader.read(features, torch.tensor([4, 4, 4])) == [" 8", " 8", " 8"]
+    assert reader.read(features, torch.tensor([4, 2, 3])) == [" 8", " 4", " 6"]
+    assert read == [(3, 4, 2), (1, 4, 2), (1, 2, 2), (1, 3, 2)]
 
 
 def test_tokens_become_text():
