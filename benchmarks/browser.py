@@ -1,16 +1,18 @@
-"""The files in a browser: fp32, int8 and int4 side by side in the worker of `ssql demo`'s page, in headless Chromium.
+"""Exported files in a browser, side by side in the worker of `ssql demo`'s page, in headless Chromium.
 
-Run: make bench-browser BROWSER='--weights whisper-base --quantized runs/whisper/static'
+Run: make bench-browser BROWSER='runs/whisper/web --seconds 10 30'
 
-Whisper base's shape: clips of 30 s, which fill the window, and of 10 s, which silence follows for a second (`ssql
-export --margin 1`). All files take turns in one page, on as many threads of WebAssembly as the page takes: one a
-processor, four at most. Without --weights the weights are random, which takes the same time. The last line is of 30 s,
-against fp32 in the same page (fastest runs): `int8_speedup= int4_speedup=`. It needs the page (make web) and Chromium.
+The folder is one that `ssql export --input waveform` wrote. Without it the files are fp32, int8 and int4 of Whisper
+base's shape with random weights, which takes the same time, and with a margin of one second after a clip. Files take
+turns in one page, on as many threads of WebAssembly as the page takes: one a processor, four at most. Speed-ups are of
+the fastest runs, against the largest file. The last line is of the longest clip: `int8_speedup= int4_speedup=`. The
+page (make web) and Chromium must be there.
 """
 
 import argparse
-import copy
+import json
 import logging
+import math
 import shutil
 import sys
 import tempfile
@@ -23,17 +25,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from exported import FILLED, whisper
+from exported import whisper
 from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
 import export
-from encoders import Encoder
 from ssql.commands.demo import PAGE, open_server
 from ssql.reports.result_files import save
 
-SHORT, MARGIN = 10.0, 1.0  # seconds
 FORMS = {"fp32": "fp", "int8": "w8a8", "int4": "w4a8"}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 # Asks the page's own worker, as the page does; noise, the same each time.
@@ -62,15 +62,15 @@ MEASURE = """async ([url, files, samples, repeats]) => {
 }"""
 
 
-def write_files(full: Encoder, quantized: Encoder, folder: Path, margin: float | None) -> list[str]:
-    """Names of the files in a folder, which gets a card."""
+def write_files(folder: Path) -> None:
+    """Of random weights."""
+    full, quantized = whisper(argparse.Namespace(weights=None, quantized=None, recordings=None))
     paths = [folder / f"encoder-{name}.onnx" for name in FORMS]
     for path, bit_width in zip(paths, FORMS.values(), strict=True):
-        encoder = copy.deepcopy(full if bit_width == "fp" else quantized)
-        encoder.fill(margin)  # type: ignore[operator]
+        encoder = full if bit_width == "fp" else quantized
+        encoder.fill(1.0)  # type: ignore[operator]
         export.to_onnx(encoder, path, bit_width=bit_width, input="waveform", check=False)
-    export.write_card(export.describe(paths, encoder), folder)
-    return [path.name for path in paths]
+    export.write_card(export.describe(paths, full), folder)
 
 
 @contextmanager
@@ -105,37 +105,40 @@ def rows_of(names: Sequence[str], found: dict[str, Any], seconds: float) -> list
 
 
 def main() -> None:
-    """Measure both lengths."""
+    """Measure all files at each length."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", help="openai/whisper-base as downloaded; random weights of its shape without")
-    parser.add_argument("--quantized", help="encoder of ssql quantize --bit_width '[w8a8, w4a8]' --policy.smooth true")
-    parser.add_argument("--recordings", help="folder to calibrate random weights on; speech of the package without")
-    parser.add_argument("--repeats", type=int, default=9, help="timed runs of each file")
+    parser.add_argument("files", nargs="?", type=Path, help="folder of ssql export --input waveform")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 30.0])
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each file")
     parser.add_argument("--output", type=Path, default=Path("runs/bench-browser"), help="folder for browser.json")
     arguments = parser.parse_args()
     logging.getLogger().setLevel(logging.ERROR)
     worker = next((PAGE / "assets").glob("worker-*.js"), None) if PAGE.is_dir() else None
     if worker is None:
         raise SystemExit("the page is not built: make web (Node.js 20 or newer)")
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    full, quantized = whisper(arguments)
     rows: list[dict[str, Any]] = []
-    for seconds, margin in ((SHORT, MARGIN), (FILLED, None)):
-        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-            names = write_files(full, quantized, Path(folder), margin)
-            with opened(Path(folder)) as page:
+    with tempfile.TemporaryDirectory() as made:
+        folder = arguments.files or Path(made)
+        if arguments.files is None:
+            with torch.no_grad():
+                write_files(folder)
+        names = [entry["file"] for entry in json.loads((folder / "config.json").read_text(encoding="utf-8"))["files"]]
+        with opened(folder) as page:
+            for seconds in sorted(arguments.seconds):
                 asked = [f"/assets/{worker.name}", names, int(16_000 * seconds), arguments.repeats]
                 rows += rows_of(names, page.evaluate(MEASURE, asked), seconds)
-    table = Table("file", "s", "threads", "ms", "spread", "fastest", "speed-up", title="in Chromium, WebAssembly")
+    table = Table("file", "s", "threads", "ms", "spread", "fastest", "speed-up", title="Chromium, WebAssembly")
     for row in rows:
         table.add_row(
             row["file"], f"{row['seconds']:g}", str(row["threads"]), f"{row['latency_ms']:.0f}",
             f"{row['spread_ms']:.0f}", f"{row['fastest_ms']:.0f}", f"{row['speedup']:.2f}",
         )  # fmt: skip
     Console(width=120).print(table)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     save({arguments.output / "browser.json": rows})
-    _, int8, int4 = rows[-len(FORMS) :]
-    sys.stdout.write(f"int8_speedup={int8['speedup']:.2f} int4_speedup={int4['speedup']:.2f}\n")
+    longest = {row["file"]: row["speedup"] for row in rows[-len(names) :]}
+    int8, int4 = (longest.get(f"encoder-{form}.onnx", math.nan) for form in ("int8", "int4"))
+    sys.stdout.write(f"int8_speedup={int8:.2f} int4_speedup={int4:.2f}\n")
 
 
 if __name__ == "__main__":

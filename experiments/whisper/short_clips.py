@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--longest", type=float, default=10.0, help="seconds of the longest clip")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    reader = WhisperDecoder(str(arguments.decoder))
+    reader = WhisperDecoder(str(arguments.decoder), threads=1)
     n_mels = load_encoder(arguments.encoder).arguments["n_mels"]
     spoken = list(clips(arguments.recordings, arguments.texts, arguments.longest))
     said = [reader.normalized(text).split() for text, _ in spoken]
@@ -114,7 +114,7 @@ def main() -> None:
 
 def read(path: Path, mels: LogMel, reader: WhisperDecoder, spoken: list[Tensor]) -> tuple[list[str], list[np.ndarray]]:
     """What the decoder reads in each clip, and the features of the clip's own frames in half precision."""
-    session = start(path, "onnxruntime", 2)
+    session = start(path, "onnxruntime", threads=1)
     texts, own = [], []
     for samples in spoken:
         log_mel, lengths = mels(samples)
