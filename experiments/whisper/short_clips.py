@@ -1,15 +1,16 @@
 """What Whisper's own decoder makes of short clips with less silence after them than the 30 s that it was trained with.
 
-    python short_clips.py ENCODER QUANTIZED DECODER RECORDINGS TEXTS OUTPUT [--margins 0 0.5 1 2 5 30] [--longest 10]
+    python short_clips.py ENCODER QUANTIZED DECODER RECORDINGS TEXTS OUTPUT [--margins 30 5 0.5+ ...] [--longest 10]
 
 ENCODER is the folder of Whisper's encoder in full precision, QUANTIZED that of the same one by `ssql quantize`, DECODER
 the model as CTranslate2 has it. TEXTS has lines of a recording's path below RECORDINGS, a tab and what is said. Each
 bit-width goes through one exported file that takes log-mels of any length. A margin is in seconds: 0 lets a clip attend
-to itself alone (`ssql import --fill false`), 30 is the whole window.
+to itself alone (`ssql import --fill false`), 30 is the whole window. Behind 0.5+ the decoder gets 1,500 frames all the
+same: those of a silent window follow, which were encoded once.
 
 Columns: bit-width; margin; word error rate in %; what that is above the whole window at this bit-width, with ends of
-95 % by paired bootstrap over clips; insertions in % of the words said; clips in which the reader repeats itself (one to
-four words three times or more in a row, where nobody said so); the squared error of a clip's own frames over their
+95 % by paired bootstrap over clips; insertions in % of the words said; clips in which the reader repeats itself (up to
+twelve words three times or more in a row, where nobody said so); the squared error of a clip's own frames over their
 variance, against the whole window at full precision. What was read is kept in OUTPUT.
 """
 
@@ -32,7 +33,7 @@ from ssql.evaluation.probes import resamples
 from ssql.evaluation.whisper_decoder import WhisperDecoder
 
 WHOLE = 30.0
-REPEATED = re.compile(r"\b(\w+(?: \w+){0,3})(?: \1\b){2,}")
+REPEATED = re.compile(r"\b(\w+(?: \w+){0,11})(?: \1\b){2,}")
 
 
 def clips(recordings: Path, texts: Path, longest: float) -> Iterator[tuple[str, Tensor]]:
@@ -70,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("encoder", "quantized", "decoder", "recordings", "texts", "output"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--margins", type=float, nargs="+", default=[0, 0.5, 1, 2, 5, WHOLE])
+    parser.add_argument("--margins", nargs="+", default=["30", "10", "5", "2", "1", "0.5", "0", "1+", "0.5+"])
     parser.add_argument("--bit_widths", nargs="+", default=["fp", "w8a8", "w4a8"])
     parser.add_argument("--longest", type=float, default=10.0, help="seconds of the longest clip")
     arguments = parser.parse_args()
@@ -85,11 +86,11 @@ def main() -> None:
     reference: list[np.ndarray] = []
     for bit_width in arguments.bit_widths:
         whole: np.ndarray | None = None
-        for margin in sorted(arguments.margins, reverse=True):
-            kept = arguments.output / f"{bit_width}-{margin:g}.npz"
+        for margin in arguments.margins:
+            kept = arguments.output / f"{bit_width}-{margin}.npz"
             if not kept.exists():
-                path = written(arguments.encoder, arguments.quantized, bit_width, margin == 0, arguments.output)
-                texts, features = read(path, front_end(margin, n_mels), reader, [samples for _, samples in spoken])
+                path = written(arguments.encoder, arguments.quantized, bit_width, margin == "0", arguments.output)
+                texts, features = read(path, margin, n_mels, reader, [samples for _, samples in spoken])
                 np.savez(kept, *features, texts=np.array(texts))
             arrays = np.load(kept)
             own = [arrays[f"arr_{place}"].astype(np.float32) for place in range(len(spoken))]
@@ -104,7 +105,7 @@ def main() -> None:
                 for right, text in zip(said, heard, strict=True)
             )
             sys.stdout.write(
-                f"| {bit_width} | {margin:g} | {100 * wrong.sum() / words.sum():.2f} | "
+                f"| {bit_width} | {margin} | {100 * wrong.sum() / words.sum():.2f} | "
                 f"{100 * (wrong - whole).sum() / words.sum():+.2f} ({low:.1f} to {high:.1f}) | "
                 f"{100 * sum(clip.inserted for clip in found) / words.sum():.2f} | {repeats} | "
                 f"{distance(own, reference):.4f} |\n"
@@ -112,14 +113,24 @@ def main() -> None:
             sys.stdout.flush()
 
 
-def read(path: Path, mels: LogMel, reader: WhisperDecoder, spoken: list[Tensor]) -> tuple[list[str], list[np.ndarray]]:
+def read(
+    path: Path, margin: str, n_mels: int, reader: WhisperDecoder, spoken: list[Tensor]
+) -> tuple[list[str], list[np.ndarray]]:
     """What the decoder reads in each clip, and the features of the clip's own frames in half precision."""
     session = start(path, "onnxruntime", threads=1)
+
+    def encoded(seconds: float, samples: Tensor) -> np.ndarray:
+        log_mel, lengths = front_end(seconds, n_mels)(samples)
+        features: np.ndarray = session.run(["features"], {"log_mel": log_mel.numpy(), "lengths": lengths.numpy()})[0]
+        return features
+
+    silence = encoded(WHOLE, torch.zeros(1, 16_000)) if margin.endswith("+") else None
     texts, own = [], []
     for samples in spoken:
-        log_mel, lengths = mels(samples)
-        features, frames = session.run(None, {"log_mel": log_mel.numpy(), "lengths": lengths.numpy()})
-        texts += reader.read(torch.from_numpy(features), torch.from_numpy(frames))
+        features = encoded(float(margin.rstrip("+")), samples)
+        if silence is not None:
+            features = np.concatenate([features, silence[:, features.shape[1] :]], axis=1)
+        texts += reader.read(torch.from_numpy(features), torch.tensor([features.shape[1]]))
         own.append(features[0, : -(-samples.shape[1] // 320)].astype(np.float16))
     return texts, own
 

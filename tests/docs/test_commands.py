@@ -30,7 +30,7 @@ OTHERS = {
     "quantize.md": {
         "--layout whisper": IMPORT,
         "--fill false": IMPORT,
-        "--margin 1": IMPORT,
+        "--margin 5": IMPORT,
         """--encoders '{"file": "runs/whisper/encoder-int8.onnx"}'""": READ,
         "--reader.language de --reader.normalizer basic": READ,
     },
