@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from written import unmeasured
 
 from encoders import load_encoder
 from ssql.cli import main
@@ -86,7 +87,7 @@ def test_the_layout_is_recognized_and_a_pickle_is_named(tmp_path, monkeypatch, c
 
 def test_a_margin_of_silence_is_imported_or_exported(tmp_path, monkeypatch, capsys):
     """The same file either way, which verifies against the folder that fills its clips."""
-    monkeypatch.setattr("export.runtime.bench.COLD_STARTS", 1)
+    monkeypatch.setattr("export.measure_files", unmeasured)
     folder = published.write(tmp_path / "published", "whisper", published.random_weights(adaptor=False))
     for name, margin in (("filled", []), ("short", ["--margin", "0.1"])):
         ssql(monkeypatch, "import", "--weights", folder, "--output", tmp_path / name, *margin)
