@@ -165,7 +165,8 @@ class FilledLogMel(WhisperLogMel):
         if self.margin is not None:
             frames = (-(-lengths // HOP) + self.margin // HOP).minimum(frames)
             # What the last clip's own last frame lacks belongs to no margin.
-            left = torch.sym_min(left, self.margin + HOP - 1)  # type: ignore[assignment]
+            total = torch.sym_min(waveform.shape[1] + self.margin + HOP - 1, self.samples)
+            left = total - waveform.shape[1]  # type: ignore[assignment]
         with torch.autocast(waveform.device.type, enabled=False):
             # Concatenated, not padded: an exported file then fails on a longer clip, and does not cut it off.
             filled = torch.cat([waveform, waveform.new_zeros(waveform.shape[0], left)], dim=1)
