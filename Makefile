@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test fuzz lint web bench bench-step bench-export install lock clean
+.PHONY: quickstart test fuzz lint web bench bench-step bench-export bench-browser install lock clean
 
 # Both encoders get the same compute: an SSQL step costs two SimSiam steps, so SimSiam trains twice the epochs.
 QUICKSTART := runs/quickstart
@@ -65,6 +65,10 @@ bench-step: $(INSTALLED)
 
 bench-export: $(INSTALLED)
 	$(BIN)/python benchmarks/exported.py $(RACE)
+
+# In headless Chromium, by the page of `ssql demo`.
+bench-browser: $(INSTALLED) web
+	$(BIN)/python benchmarks/browser.py $(BROWSER)
 
 install: $(INSTALLED)
 

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import onnx
@@ -23,6 +24,7 @@ LOG_MELS = {
     WhisperLogMel: f"{_WHISPER}479 zeros after the clip, last frame dropped",
     FilledLogMel: f"{_WHISPER}zeros after the clip to all positions, last frame dropped",
 }
+_MARGIN = f"{_WHISPER}{{:g}} s of zeros after the clip or what there are positions for, last frame dropped"
 
 
 def metadata(
@@ -60,8 +62,13 @@ def metadata(
         "mel_window_samples": str(WINDOW),
         "mel_hop_samples": str(HOP),
         "n_mels": str(encoder.front_end.n_mels),
-        "log_mel": LOG_MELS[type(encoder.front_end)],
+        "log_mel": _log_mel(encoder),
     }
+
+
+def _log_mel(encoder: Encoder) -> str:
+    margin = encoder.arguments.get("margin")
+    return LOG_MELS[type(encoder.front_end)] if margin is None else _MARGIN.format(margin)  # type: ignore[index]
 
 
 def load_file(path: Path) -> tuple[onnx.ModelProto, dict[str, str]]:
@@ -110,6 +117,13 @@ def check_metadata(found: dict[str, str], path: Path, encoder: Encoder, run: Bit
             raise VerificationError(f"{path} holds an encoder with {key} {found.get(key)}, not {value}")
 
 
+def fill_as(found: dict[str, str], encoder: Encoder) -> None:
+    """Let silence follow an encoder's clips as a file says of itself: `ssql export --margin` is the file's own."""
+    if isinstance(encoder.front_end, FilledLogMel):
+        with suppress(ValueError, AttributeError, KeyError, TypeError):  # damaged: `check_metadata` says what differs
+            encoder.fill(json.loads(found["arguments"]).get("margin"))  # type: ignore[operator]
+
+
 def longest_input(about: dict[str, str]) -> int | None:
     """Samples that a speech file takes at most, by what it says about itself; None for any number."""
     return limits(json.loads(about["arguments"]), float(about["frame_rate_hz"]))[0]
@@ -117,10 +131,10 @@ def longest_input(about: dict[str, str]) -> int | None:
 
 def log_mel_of(about: dict[str, str]) -> LogMel:
     """The front end that makes the log-mels that a file was exported for, by what it says about itself."""
-    n_mels, longest = int(about["n_mels"]), longest_input(about)
+    n_mels, longest, margin = int(about["n_mels"]), longest_input(about), json.loads(about["arguments"]).get("margin")
     form = next((form for form, text in LOG_MELS.items() if text == about.get("log_mel")), LogMel)
-    if form is not FilledLogMel:
+    if form is not FilledLogMel and margin is None:
         return form(n_mels)
     if longest is None:
         raise ValueError("filled clips without positions")
-    return FilledLogMel(n_mels, longest)
+    return FilledLogMel(n_mels, longest, margin)

@@ -1,7 +1,8 @@
 """Speech transformer of the Whisper / Step-Audio shape: conv stem, pre-norm blocks, 50, 25 or 12.5 Hz."""
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,9 +40,10 @@ class SpeechTransformer(BlockEncoder):
             ones for any length when None.
         log_mel: `causal` (`LogMel`), or `whisper` (`WhisperLogMel`) as published encoders have it, or `whisper_filled`
             (`FilledLogMel`), which fills every clip with silence to all positions, as Whisper itself does.
+        margin: with `whisper_filled`: seconds of silence after each clip instead, as far as there are positions.
 
     Raises:
-        ValueError: a size below 1, or sizes that do not go together.
+        ValueError: a size below 1, a margin for clips that are not filled, or sizes that do not go together.
     """
 
     front_end: LogMel
@@ -57,6 +59,7 @@ class SpeechTransformer(BlockEncoder):
         adaptor_dim: int | None = None,
         positions: int | None = None,
         log_mel: Literal["causal", "whisper", "whisper_filled"] = "causal",
+        margin: float | None = None,
     ) -> None:
         super().__init__()
         check_choice("log_mel", log_mel, FRONT_ENDS)
@@ -68,9 +71,7 @@ class SpeechTransformer(BlockEncoder):
         self.pooling = pooling
         self.feature_dim, self.block_width = adaptor_dim or width, width
         self.frame_rate = MEL_RATE / 2 / pooling / (2 if adaptor_dim else 1)
-        self.front_end = log_mel_front_end(log_mel, n_mels, positions)
-        # All frames count then: no mask, which would cost an exported file an eighth of its time.
-        self.filled = isinstance(self.front_end, FilledLogMel)
+        self.fill(margin)
         self.conv1 = nn.Conv1d(n_mels, width, 3, padding=1)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
         self.positional_embedding = nn.Embedding(positions, width) if positions else None
@@ -81,6 +82,21 @@ class SpeechTransformer(BlockEncoder):
             with torch.no_grad():
                 weight = self.positional_embedding.weight
                 weight.copy_(sinusoids(len(weight), width, weight))
+
+    def fill(self, margin: float | None) -> None:
+        """Follow each clip by so many seconds of silence from now on, by all that there are positions for when None.
+
+        Raises:
+            ValueError: a margin for clips that are not filled, or that is no multiple of a frame's 20 ms.
+        """
+        arguments = self.arguments | {"margin": margin}
+        if margin is None:
+            # Encoders had no such argument once: their folders, files and hashes are still those of one without.
+            del arguments["margin"]
+        self.front_end = log_mel_front_end(arguments)
+        self.arguments = arguments
+        # All frames count then: no mask, which would cost an exported file an eighth of its time.
+        self.filled = isinstance(self.front_end, FilledLogMel) and margin is None
 
     def forward(self, log_mel: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Frame features.
@@ -214,13 +230,21 @@ class Adaptor(nn.Module):
         return x * mask.unsqueeze(-1), lengths
 
 
-def log_mel_front_end(log_mel: str, n_mels: int, positions: int | None) -> LogMel:
-    """The front end of this name; raises ValueError where clips are to be filled and no positions say how far."""
-    if log_mel == "whisper_filled":
-        if positions is None:
-            raise ValueError("log_mel whisper_filled fills clips to all positions: give positions, 1500 for 30 s")
-        return FilledLogMel(n_mels, 2 * HOP * positions)
-    return FRONT_ENDS[log_mel](n_mels)
+def log_mel_front_end(arguments: Mapping[str, Any]) -> LogMel:
+    """The front end of an encoder of these arguments.
+
+    Raises:
+        ValueError: clips to be filled where no positions say how far, or a margin for clips that are not filled.
+    """
+    log_mel, n_mels, positions = arguments["log_mel"], arguments["n_mels"], arguments["positions"]
+    margin = arguments.get("margin")
+    if log_mel != "whisper_filled":
+        if margin is not None:
+            raise ValueError(f"a margin of silence needs clips that are filled, log_mel whisper_filled, not {log_mel}")
+        return FRONT_ENDS[log_mel](n_mels)
+    if positions is None:
+        raise ValueError("log_mel whisper_filled fills clips to all positions: give positions, 1500 for 30 s")
+    return FilledLogMel(n_mels, 2 * HOP * positions, margin)
 
 
 def check_rates(pooling: int, adaptor_dim: int | None) -> None:

@@ -66,8 +66,9 @@ class Imported:
 
 
 def import_encoder(
-    weights: str | Path, layout: str = AUTO, heads: int | None = None, fill: bool | None = None
-) -> tuple[Encoder, Imported]:
+    weights: str | Path, layout: str = AUTO, heads: int | None = None, fill: bool | None = None,
+    margin: float | None = None,
+) -> tuple[Encoder, Imported]:  # fmt: skip
     """Build the encoder that a published model holds, in float32, with the front end it was trained with.
 
     Sizes are read from the shapes, and compared with a config.json beside the weights where there is one; layouts of
@@ -82,6 +83,8 @@ def import_encoder(
         fill: whether every clip is filled with silence to the encoder's 30 s and attends to it, which is how Whisper
             was trained and what its decoder reads. Without, a clip attends to itself: features of short clips are
             others, and cost less. None fills for Whisper's own layouts alone.
+        margin: seconds of silence that fill follows each clip with, in place of all that is left of the 30 s: short
+            clips cost less then.
 
     Returns:
         the encoder in evaluation mode, not prepared; what was imported.
@@ -89,7 +92,8 @@ def import_encoder(
     Raises:
         ArtifactError: no such file, several that may be meant, damaged, in another layout, an adapter that is not
             merged, or with keys missing or unexplained.
-        ValueError: an unknown layout, or clips to fill for an encoder that takes any length.
+        ValueError: an unknown layout, clips to fill for an encoder that takes any length, or a margin for clips that
+            are not filled or that is no multiple of 20 ms.
     """
     check_choice("layout", layout, (AUTO, *LAYOUTS))
     published = open_published(Path(weights))
@@ -107,6 +111,9 @@ def import_encoder(
     form = LAYOUTS[layout]
     if fill and form.encoder != "speech_transformer":
         raise ValueError(f"layout {layout} takes clips of any length: leave fill out, or false")
+    fill = form.filled if fill is None else fill
+    if margin is not None and not fill:
+        raise ValueError(f"layout {layout} fills no clips here: leave margin out, or let it fill (fill true)")
     ours = {key: form.here(key) for key in published.files}
     left_out = [key for key, name in ours.items() if name is None]
     _check_explained(list(ours), left_out, layout, where)
@@ -122,11 +129,13 @@ def import_encoder(
     count = len(state)
     if form.encoder == "speech_transformer":
         arguments, heads_from = speech_transformer_arguments(state, form, stated, heads, where)
-        arguments["log_mel"] = "whisper_filled" if (form.filled if fill is None else fill) else "whisper"
+        arguments["log_mel"] = "whisper_filled" if fill else "whisper"
     else:
         _fold_weight_norm(state, where)
         arguments, heads_from = wav2vec2_arguments(state, stated, heads, published.folder, where)
     encoder = _filled(form.encoder, arguments, state, where)
+    if margin is not None:
+        encoder.fill(margin)  # type: ignore[operator]
     report = Imported(
         count,
         Counter(form.part(key) for key in left_out),
@@ -202,6 +211,5 @@ def _filled(name: str, arguments: Mapping[str, Any], state: Mapping[str, Tensor]
         raise ArtifactError(f"{where} does not fill the encoder (names as in this toolkit): {listed(problems)}")
     encoder.load_state_dict(state, assign=True)
     if name == "speech_transformer":
-        front_end = log_mel_front_end(arguments["log_mel"], arguments["n_mels"], arguments["positions"])
-        encoder.front_end = front_end  # its buffers are computed, not stored
+        encoder.front_end = log_mel_front_end(encoder.arguments)  # its buffers are computed, not stored
     return encoder

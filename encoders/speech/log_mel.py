@@ -5,6 +5,8 @@ import torch.nn.functional as F
 import torchaudio.functional as AF
 from torch import Tensor, nn
 
+from quant.checks import check_at_least
+
 SAMPLE_RATE = 16_000
 WINDOW = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
@@ -109,51 +111,73 @@ class WhisperLogMel(LogMel):
         with torch.autocast(waveform.device.type, enabled=False):
             left = waveform[:, 1 : WINDOW // 2 + 1].flip(1)
             log_mel = self._log10_mel(torch.cat([left, F.pad(waveform, (0, SILENCE + WINDOW // 2))], dim=1))
-            seen = torch.arange(log_mel.shape[2], device=lengths.device) < (frames + self.lookahead).unsqueeze(1)
-            loudest = log_mel.masked_fill(~seen.unsqueeze(1), -torch.inf).amax(dim=(1, 2), keepdim=True)
-            return (log_mel.maximum(loudest - 8) + 4) / 4, frames
+            return self._above_floor(log_mel, frames + self.lookahead), frames
+
+    def _above_floor(self, log_mel: Tensor, seen: Tensor | None = None) -> Tensor:
+        """log10 of the mel powers, scaled, at least 80 dB under a clip's maximum in all its frames or those seen."""
+        of_clip = log_mel
+        if seen is not None:
+            mask = torch.arange(log_mel.shape[2], device=seen.device) < seen.unsqueeze(1)
+            of_clip = log_mel.masked_fill(~mask.unsqueeze(1), -torch.inf)
+        return (log_mel.maximum(of_clip.amax(dim=(1, 2), keepdim=True) - 8) + 4) / 4
 
 
 class FilledLogMel(WhisperLogMel):
-    """Log-mel spectrogram of a clip that silence fills to a fixed length, as Whisper itself takes it.
+    """Log-mel spectrogram of a clip that silence follows: to a fixed length, as Whisper itself takes it, or for less.
 
-    As `WhisperLogMel`, but zeros follow the waveform, before the spectrogram, to the same length for every clip. All
-    frames count, so that an encoder attends to the silence too, and each clip gives equally many.
+    As `WhisperLogMel`, but zeros follow the waveform, before the spectrogram. All frames count, so that an encoder
+    attends to the silence too. Without a margin every clip is filled to the same length and gives equally many frames;
+    with one each clip is followed by so much silence, or by what is left to that length.
 
     Args:
         n_mels: 80 or 128 mel bands.
-        samples: that each clip is filled to: 480,000 are 30 s.
+        samples: that each clip is filled to, at most: 480,000 are 30 s.
+        margin: seconds of silence after each clip, a multiple of 20 ms; all that is left to `samples` when None.
+
+    Raises:
+        ValueError: a margin below 20 ms or above `samples`, or that is no multiple of 20 ms.
     """
 
     lookahead = 0
 
-    def __init__(self, n_mels: int = 80, samples: int = 480_000) -> None:
+    def __init__(self, n_mels: int = 80, samples: int = 480_000, margin: float | None = None) -> None:
         super().__init__(n_mels)
-        self.samples = samples
+        check_at_least(2 * HOP / SAMPLE_RATE, margin=margin)
+        frames = 0.0 if margin is None else margin * SAMPLE_RATE / (2 * HOP)
+        if abs(frames - round(frames)) > 1e-6:
+            raise ValueError(f"margin is a multiple of 0.02 s, the length of a feature's frame, not {margin:g}")
+        if margin is not None and margin * SAMPLE_RATE > samples:
+            raise ValueError(f"margin {margin:g} is above the {samples / SAMPLE_RATE:g} s that clips are filled to")
+        self.samples, self.margin = samples, None if margin is None else 2 * HOP * round(frames)
 
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Log-mel of a batch of clips; arguments as in `LogMel`.
 
         Returns:
-            log_mel, shape (batch, n_mels, samples // 160); that many frames for each clip, shape (batch,).
+            log_mel, shape (batch, n_mels, frames); frames of each clip with its silence, shape (batch,).
 
         Raises:
             ValueError: a clip that is longer, or a waveform that is not (batch, samples).
         """
         waveform, lengths = checked_waveform(waveform, lengths, shortest=1)
-        missing = self.samples - waveform.shape[1]
-        if not torch.compiler.is_exporting() and missing < 0:
+        left = self.samples - waveform.shape[1]
+        if not torch.compiler.is_exporting() and left < 0:
             raise ValueError(
                 f"clip of {waveform.shape[1] / SAMPLE_RATE:.2f} s is longer than the {self.samples / SAMPLE_RATE:g} s "
                 f"that clips are filled to: {cut_to(self.samples / SAMPLE_RATE)}"
             )
+        frames = torch.full_like(lengths, self.samples // HOP)
+        if self.margin is not None:
+            frames = (-(-lengths // HOP) + self.margin // HOP).minimum(frames)
+            # What the last clip's own last frame lacks belongs to no margin.
+            total = torch.sym_min(waveform.shape[1] + self.margin + HOP - 1, self.samples)
+            left = total - waveform.shape[1]  # type: ignore[assignment]
         with torch.autocast(waveform.device.type, enabled=False):
             # Concatenated, not padded: an exported file then fails on a longer clip, and does not cut it off.
-            filled = torch.cat([waveform, waveform.new_zeros(waveform.shape[0], missing)], dim=1)
-            left = filled[:, 1 : WINDOW // 2 + 1].flip(1)
-            log_mel = self._log10_mel(torch.cat([left, F.pad(filled, (0, WINDOW // 2))], dim=1))
-            loudest = log_mel.amax(dim=(1, 2), keepdim=True)
-            return (log_mel.maximum(loudest - 8) + 4) / 4, torch.full_like(lengths, self.samples // HOP)
+            filled = torch.cat([waveform, waveform.new_zeros(waveform.shape[0], left)], dim=1)
+            start = filled[:, 1 : WINDOW // 2 + 1].flip(1)
+            log_mel = self._log10_mel(torch.cat([start, F.pad(filled, (0, WINDOW // 2))], dim=1))
+            return self._above_floor(log_mel, None if self.margin is None else frames), frames
 
 
 def checked_waveform(waveform: Tensor, lengths: Tensor | None, shortest: int = WINDOW) -> tuple[Tensor, Tensor]:

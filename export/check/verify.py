@@ -24,7 +24,7 @@ from export.graph.pipeline import Pipeline, run_in_torch
 from export.graph.signature import frozen_copy
 from export.graph.stored_floats import round_as_stored
 from export.graph.tokenizer import are_nearest, equal_tokens, stored_tokenizer, tokenizer_difference
-from export.metadata import VerificationError, check_metadata, load_file
+from export.metadata import VerificationError, check_metadata, fill_as, load_file
 from export.runtime.ort_session import session_options
 from export.runtime.runtimes import DEFAULT, Runtime
 from export.runtime.session import open_session, run_session
@@ -61,7 +61,7 @@ def verify(
 
     Args:
         path: file written by `to_onnx`.
-        encoder: the same encoder, calibrated as it was then.
+        encoder: the same encoder, calibrated as it was then; silence follows its clips as the file says.
         bit_width: the same bit-width; what the file says when None.
         clips: to compare features on: (samples,) at 16,000 Hz, or images (channels, height, width) in [0, 1]. Real
             speech that comes with the package when None; generated images.
@@ -91,8 +91,9 @@ def verify(
     run, form = parse_bit_width(found["bit_width"] if bit_width is None else bit_width), found.get("input", "log_mel")
     if "state" in found:
         raise VerificationError(f"{path} is one step of a stream: ssql stream has verified it when it wrote it")
-    check_metadata(found, path, encoder, run)
     encoder = frozen_copy(encoder)
+    fill_as(found, encoder)
+    check_metadata(found, path, encoder, run)
     layers = {} if run == FULL_PRECISION else quant_activations(encoder)
     difference = first_difference(proto, layers, run)
     own_head, own_tokenizer = stored_head(proto, path), stored_tokenizer(proto, path)

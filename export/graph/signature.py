@@ -80,8 +80,11 @@ def signature(
 
 
 def filled_frames(encoder: Encoder) -> int | None:
-    """Mel frames that every clip of an encoder is filled to; None where clips are not filled."""
-    return encoder.front_end.samples // HOP if isinstance(encoder.front_end, FilledLogMel) else None
+    """Mel frames that every clip of an encoder is filled to; None where clips have frames of their own number."""
+    front_end = encoder.front_end
+    if not isinstance(front_end, FilledLogMel) or front_end.margin is not None:
+        return None
+    return front_end.samples // HOP
 
 
 def example_inputs(encoder: Encoder, form: str, image_size: int | tuple[int, int] | None = None) -> tuple[Tensor, ...]:

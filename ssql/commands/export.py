@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import export as onnx_export
-from encoders import load_encoder, load_head, load_tokenizer, state_sha256, weights_sha256
+from encoders import SpeechTransformer, load_encoder, load_head, load_tokenizer, state_sha256, weights_sha256
 from encoders.storage.ownership import LATENCIES, REPORT, refuse_foreign
 from export.runtime.runtimes import DEFAULT, Runtime
 from ssql.commands.exported_files import file_paths, in_turn, labelled_of_head, verification_clips
@@ -32,6 +32,7 @@ def export(
     float16: bool = False,
     runtime: Runtime = DEFAULT,
     bench: bool = True,
+    margin: float | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write an encoder as ONNX at one or more bit-widths, verify each file against torch, measure them, describe them.
@@ -62,6 +63,8 @@ def export(
         float16: store weights that stay in float in 16 bits; fp becomes encoder-fp16.onnx.
         runtime: that the files are to be fastest in; they run in all. It matters for convolutions of images alone.
         bench: measure start, memory and latency of the files; without, an export takes less time.
+        margin: seconds of silence after each clip in the files, for an encoder that fills its clips to 30 s otherwise
+            (Whisper's): a clip of 3 s then costs a fraction. Whisper's decoder needs 5: see docs/quantize.md.
         overwrite: replace existing files.
     """
     if data is None and task is not None:
@@ -70,6 +73,10 @@ def export(
     not_empty(bit_width=bit_widths, accuracy=accuracy)
     check_inputs(data=data)
     loaded, own_head, tokenizer = load_encoder(encoder), load_head(encoder), load_tokenizer(encoder)
+    if margin is not None:
+        if not isinstance(loaded, SpeechTransformer):
+            raise ValueError(f"--margin is for encoders that fill their clips, such as Whisper's, not {loaded.name}")
+        loaded.fill(margin)
     head_sha256 = state_sha256(own_head) if own_head else None
     known = results_of(Path(accuracy), weights_sha256(loaded), head_sha256, encoder) if accuracy is not None else {}
     paths = file_paths(output, "encoder", bit_widths, float16)

@@ -15,6 +15,7 @@ def import_weights(
     ] = "auto",
     heads: int | None = None,
     fill: bool | None = None,
+    margin: float | None = None,
     overwrite: bool = False,
 ) -> None:
     """Import the encoder of a published model from local files, every key accounted for.
@@ -34,11 +35,13 @@ def import_weights(
         fill: fill every clip with silence to the encoder's 30 s, as Whisper was trained and its decoder needs it;
             false lets a clip attend to itself alone, which costs less for short ones. When null, true for whisper and
             openai_whisper, false for the others.
+        margin: fill each clip with so many seconds of silence alone, instead of all that is left of the 30 s: a clip of
+            3 s then costs a fraction. Whisper's decoder needs 5, or it repeats itself: see docs/quantize.md.
         overwrite: replace an existing encoder folder; one that holds anything else is refused.
     """
     if Path(weights).exists():  # what is mistyped is said first, and nothing large is read for an output that cannot be
         check_folder_target(output, overwrite)
-    encoder, report = import_encoder(weights, layout, heads, fill)
+    encoder, report = import_encoder(weights, layout, heads, fill, margin)
     save_encoder(encoder, output, overwrite)
     sizes = ", ".join(f"{name} {value}" for name, value in encoder.arguments.items())
     count = sum(parameter.numel() for parameter in encoder.parameters())

@@ -36,7 +36,7 @@ def verify(
 
     Args:
         file: the ONNX file.
-        encoder: the encoder folder it was exported from.
+        encoder: the encoder folder it was exported from; a margin of silence after each clip is the file's own.
         bit_width: the bit-width it was exported at; what the file says by default.
         data: clips or images to compare on, 32 of the test split; real speech that comes with the package by default.
             Labelled, also what the file's own head, or with task a linear probe, says of the test split.

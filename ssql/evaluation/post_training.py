@@ -118,5 +118,7 @@ def _seconds(encoder: Encoder, item: dict[str, Any]) -> float:
     front_end = encoder.front_end
     if encoder.modality == "image":
         return IMAGE
-    samples = front_end.samples if isinstance(front_end, FilledLogMel) else len(item["inputs"])
+    samples = len(item["inputs"])
+    if isinstance(front_end, FilledLogMel):
+        samples = front_end.samples if front_end.margin is None else min(samples + front_end.margin, front_end.samples)
     return samples / SAMPLE_RATE

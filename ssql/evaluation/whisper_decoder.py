@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from encoders.storage.paths import shown
@@ -37,8 +41,11 @@ class WhisperDecoder(Reader):
         compute_type: of the decoder: `float32`, or faster and less exact `int8`, ...
         max_tokens: of a clip; a decoder that repeats itself ends there.
         threads: of CTranslate2; 0 takes its default.
+        silence: file of `ssql features` of 30 s of silence through the same encoder. Its frames follow those of each
+            shorter clip (`ssql import --margin`): the decoder ends where it sees silence, and repeats itself without.
 
     Raises:
+        FileNotFoundError: no such file of silence.
         ValueError: an unknown normalizer, or a number that is too small.
         ModuleNotFoundError: the group `reader` is not installed.
     """
@@ -51,6 +58,7 @@ class WhisperDecoder(Reader):
         compute_type: str = "float32",
         max_tokens: int = 224,
         threads: int = 0,
+        silence: str | None = None,
     ) -> None:
         check_installed("ctranslate2", "whisper_normalizer")
         check_choice("normalizer", normalizer, NORMALIZERS)
@@ -60,6 +68,9 @@ class WhisperDecoder(Reader):
             raise ValueError(f"language is a code such as en or de, not {language!r:.40}")
         self.folder, self.language, self.normalizer = folder, language, normalizer
         self.compute_type, self.max_tokens, self.threads = compute_type, max_tokens, threads
+        if silence is not None and not Path(silence).is_file():
+            raise FileNotFoundError(f"reader silence {shown(silence)} does not exist: ssql features writes it")
+        self.silence = silence
 
     def check(self, width: int | None = None) -> None:
         """Raise FileNotFoundError where the folder has no decoder, and say which one fits features of this width."""
@@ -79,19 +90,25 @@ class WhisperDecoder(Reader):
         """The Whispers whose features are so wide."""
         return MODELS.get(width or 0, super().fitting(width))
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Width of the features that Whisper's own encoder gives."""
-        return self._own_features[1]
-
-    @property
-    def frames(self) -> int:
-        """Frames of 30 s: Whisper knows no shorter clip."""
-        return self._own_features[0]
+        silence = np.zeros((1, self._model.n_mels, 3000), np.float32)
+        return int(self._model.encode(_storage(silence)).shape[2])
 
     def read(self, features: Tensor, frames: Tensor) -> list[str]:
-        """Texts of a batch."""
-        encoded = _storage(features.numpy())
+        """Texts of a batch; the decoder attends to each clip's own frames."""
+        if self.silence is not None:
+            features = followed_by(features, frames, self._silence)
+            frames = torch.full_like(frames, features.shape[1])
+        if frames.min() < features.shape[1]:
+            # It knows no mask: clips of other lengths than the longest are read alone.
+            return [
+                text
+                for clip, count in zip(features, frames.tolist(), strict=True)
+                for text in self.read(clip[None, :count], frames.new_tensor([count]))
+            ]
+        encoded = _storage(features.contiguous().numpy())
         model = self._model
         prompt = ["<|startoftranscript|>", "<|notimestamps|>"]
         if model.is_multilingual:
@@ -102,6 +119,20 @@ class WhisperDecoder(Reader):
     def normalized(self, text: str) -> str:
         """A text by Whisper's normalizer."""
         return self._normalize(text).strip()
+
+    @cached_property
+    def _silence(self) -> Tensor:
+        assert self.silence is not None
+        try:
+            found = load_file(self.silence)["features"].float()
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"reader silence {shown(self.silence)} was not written by ssql features") from error
+        if found.dim() != 2 or found.shape[1] != self.width:
+            raise ValueError(
+                f"reader silence {shown(self.silence)} has features of shape {tuple(found.shape)}, the reader takes "
+                f"(frames, {self.width})"
+            )
+        return found
 
     @cached_property
     def _normalize(self) -> Callable[[str], str]:
@@ -129,12 +160,22 @@ class WhisperDecoder(Reader):
             raise ValueError(f"the Whisper in {shown(self.folder)} does not know the language {self.language!r}")
         return model
 
-    @cached_property
-    def _own_features(self) -> tuple[int, int]:
-        """Frames and width of what its own encoder gives of silence."""
-        silence = np.zeros((1, self._model.n_mels, 3000), np.float32)
-        frames, width = self._model.encode(_storage(silence)).shape[1:]
-        return int(frames), int(width)
+
+def followed_by(features: Tensor, frames: Tensor, silence: Tensor) -> Tensor:
+    """Each clip's own frames, and then those of silence at the same places.
+
+    Args:
+        features: shape (batch, frames, width).
+        frames: of each clip, shape (batch,).
+        silence: shape (all frames, width).
+
+    Returns:
+        shape (batch, all frames, width).
+    """
+    count = max(len(silence), features.shape[1])
+    of_clip, of_silence = (F.pad(x, (0, 0, 0, count - x.shape[-2])) for x in (features, silence))
+    own = torch.arange(count, device=frames.device) < frames.unsqueeze(1)
+    return torch.where(own.unsqueeze(2), of_clip, of_silence)
 
 
 def text_of(tokens: list[str]) -> str:

@@ -31,6 +31,7 @@ OTHERS = {
     "quantize.md": {
         "--layout whisper": IMPORT,
         "--fill false": IMPORT,
+        "--margin 5": IMPORT,
         """--encoders '{"file": "runs/whisper/encoder-int8.onnx"}'""": READ,
         "--reader.language de --reader.normalizer basic": READ,
     },

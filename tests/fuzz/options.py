@@ -39,6 +39,7 @@ VALUES: dict[str, list[Value]] = {
     "integer": [("", True), ("abc", True), ("nan", True), ("[1]", True), ("1.5", True), ("-1", None)],
     "share": SHARE,
     "rate": RATE,
+    "margin": [*[value for value in RATE if value[1]], ("0", True), ("0.015", True), ("1e30", True), ("0.02", None)],
     "overlap": [value for value in RATE if value[0] != "0"] + [("0", None), ("1000", True)],
     "bits": [
         ("", True), ("w9a9", True), ("w0a0", True), ("w1a8", True), ("w8", None), ("int8", None), ("W8A8", None),

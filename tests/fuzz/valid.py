@@ -112,8 +112,8 @@ PRETRAIN_MORE = OVERWRITE | MORE_TRAINER | MORE_DATA | {
 COMMANDS = [
     Valid("import", _options(weights=("published", "input_folder"), layout=("whisper", "choice"),
                              output=("out/new", "output")),
-          OVERWRITE | {"heads": "count_or_null", "fill": "bool"}, reads=("published",), existing="models/imported",
-          products=ENCODER_FILES),
+          OVERWRITE | {"heads": "count_or_null", "fill": "bool", "margin": "margin"}, reads=("published",),
+          existing="models/imported", products=ENCODER_FILES),
     Valid("pretrain", _options(config=("configs/pretrain.yaml", "input_file"), output=("out/new", "output")),
           PRETRAIN_MORE, reads=("configs/pretrain.yaml",), existing="runs/pretrain", products=RUN + "encoder(/.*)?"),
     Valid("pretrain", _options(config=("runs/pretrain/logs/version_0/config.yaml", "input_file"),

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import quant
-from encoders import SpeechTransformer
+from encoders import FilledLogMel, SpeechTransformer
 from encoders.speech.windows import limits
 
 
@@ -104,3 +104,26 @@ def test_a_filled_clip_attends_to_its_silence_and_to_nothing_else():
         encoder(torch.zeros(1, 80, 100))
     with pytest.raises(ValueError, match="log_mel whisper_filled fills clips to all positions: give positions"):
         small(log_mel="whisper_filled")
+
+
+def test_a_margin_of_silence_is_a_shorter_window():
+    """A clip of 0.5 s with 0.2 s of silence is one of 0.7 s in an encoder that takes all of it for real."""
+    encoder = small(positions=60, log_mel="whisper_filled", margin=0.2).eval()
+    clip, loud = 0.3 * torch.randn(1, 8_000), torch.randn(1, 12_000)
+    own = small(positions=60, log_mel="causal").eval()
+    own.load_state_dict(encoder.state_dict())
+    with torch.no_grad():
+        alone, lengths = encoder(*encoder.front_end(clip))
+        assert lengths.tolist() == [35]
+        silent = torch.nn.functional.pad(clip, (0, 11_200))
+        whole, _ = FilledLogMel(80, 19_200)(silent)
+        assert torch.allclose(alone, own(whole[:, :, :70])[0], atol=2e-5)
+        both = torch.cat([torch.nn.functional.pad(clip, (0, 4_000)), loud])
+        together, lengths = encoder(*encoder.front_end(both, torch.tensor([8_000, 12_000])))
+        assert lengths.tolist() == [35, 48] and not together[0, 35:].any()
+        assert torch.allclose(together[:1, :35], alone, atol=2e-5)
+        encoder.fill(None)
+        assert encoder(*encoder.front_end(clip))[1].tolist() == [60]
+    assert encoder.arguments == small(positions=60, log_mel="whisper_filled").arguments
+    with pytest.raises(ValueError, match="a margin of silence needs clips that are filled, .*, not causal"):
+        small(positions=60, margin=0.2)

@@ -96,6 +96,12 @@ def test_a_shorter_clip_of_whisper_is_filled_with_silence(tmp_path, weights, lay
     save_encoder(encoder, tmp_path / "encoder")
     assert load_encoder(tmp_path / "encoder").arguments["log_mel"] == "whisper_filled"
     assert import_encoder(folder, layout, fill=False)[0].arguments["log_mel"] == "whisper"
+    save_encoder(import_encoder(folder, layout, margin=0.1)[0], tmp_path / "margin")
+    with torch.no_grad():
+        loaded = load_encoder(tmp_path / "margin")
+        assert loaded(*loaded.front_end(clip.unsqueeze(0)))[1].tolist() == [30]
+    with pytest.raises(ValueError, match=f"layout {layout} fills no clips here: leave margin out"):
+        import_encoder(folder, layout, fill=False, margin=0.1)
 
 
 def test_shards_half_precision_and_a_bare_file(tmp_path, weights):

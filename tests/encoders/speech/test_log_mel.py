@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 import torchaudio
@@ -75,3 +76,34 @@ def test_a_filled_log_mel_is_whispers_own(samples):
     assert torch.allclose(together[:1], log_mel, atol=1e-5)
     with pytest.raises(ValueError, match=r"clip of 1\.21 s is longer than the 1\.2 s that clips are filled to"):
         FilledLogMel(80, 19_200)(torch.zeros(1, 19_300))
+
+
+@pytest.mark.parametrize("samples", [100, 8_123, 17_000, 19_200])
+def test_a_margin_is_the_beginning_of_the_filled_log_mel(samples):
+    """As much silence as asked for, or as fits; a louder clip beside it changes nothing."""
+    from torch.nn.functional import pad
+
+    waveform = torch.randn(1, samples, generator=torch.Generator().manual_seed(0)) * 0.3
+    front_end, expected = FilledLogMel(80, 19_200, margin=0.2), min(-(-samples // 160) + 20, 120)
+    log_mel, frames = front_end(waveform)
+    assert log_mel.shape[2] == expected and frames.tolist() == [expected]
+    assert torch.allclose(log_mel, FilledLogMel(80, 19_200)(waveform)[0][:, :, :expected], atol=1e-5)
+    together, lengths = front_end(
+        torch.cat([pad(waveform, (0, 19_200 - samples)), torch.randn(1, 19_200)]), torch.tensor([samples, 19_200])
+    )
+    assert lengths.tolist() == [expected, 120]
+    assert torch.allclose(together[:1, :, :expected], log_mel, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("margin", "message"),
+    [
+        (0.01, r"margin must be 0\.02 or more"),
+        (0.05, r"a multiple of 0\.02 s, .*, not 0\.05"),
+        (31, "margin 31 is above the 30 s"),
+        (np.nan, "margin must be"),
+    ],
+)
+def test_a_margin_is_whole_frames(margin, message):
+    with pytest.raises(ValueError, match=message):
+        FilledLogMel(margin=margin)

@@ -73,6 +73,29 @@ def test_a_file_takes_clips_of_all_positions(tmp_path, form, log_mel):
         assert export.measure_files([path], [0.5], [1], 1)[0]["latency_ms"] > 0
 
 
+@pytest.mark.parametrize("form", ["waveform", "log_mel"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino_f32"])
+def test_a_file_fills_clips_by_a_margin(tmp_path, form, runtime):
+    """As torch does, for a clip alone, near the end of the positions, and beside a longer one; its card says so."""
+    if runtime == "openvino_f32":
+        pytest.importorskip("openvino")
+    encoder = SpeechTransformer(**SIZES, positions=60, log_mel="whisper_filled", margin=0.2).eval()
+    path = to_file(encoder, tmp_path / "encoder.onnx", input=form, check=False)
+    file, clips = FileEncoder(path, runtime=runtime), torch.from_numpy(SAMPLES[None, :19_200])
+    for samples, frames in ((4_000, 23), (17_000, 60), (19_200, 60)):
+        found, counted = file(clips[:, :samples])
+        assert counted.tolist() == [frames]
+        with torch.no_grad():
+            expected, _ = encoder(*encoder.front_end(clips[:, :samples]))
+        assert torch.allclose(found, expected, atol=1e-4)
+    short, _ = file(clips[:, :4_000])
+    both = torch.cat([torch.nn.functional.pad(clips[:, :4_000], (0, 4_000)), clips[:, :8_000]])
+    assert torch.allclose(file(both, torch.tensor([4_000, 8_000]))[0][:1, :23], short, atol=1e-4)
+    assert len(joined(encode_windows(file_window_encoder(path)[0], [SAMPLES[:4_000]], overlap=0.5))) == 13
+    says = "The file follows each clip by 0.2 s" if form == "waveform" else "taken, each clip is followed by 0.2 s"
+    assert says in card_text(export.describe([path], encoder))
+
+
 def test_files_without_whole_clips_are_refused(tmp_path):
     stream = to_stream_file(StreamingTransformer(**SIZES).eval(), tmp_path / "stream.onnx", check=False)
     with pytest.raises(VerificationError, match=r"stream\.onnx takes stream: give a file that ssql export wrote"):

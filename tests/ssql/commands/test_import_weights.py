@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from written import unmeasured
 
 from encoders import load_encoder
 from ssql.cli import main
@@ -82,3 +83,22 @@ def test_the_layout_is_recognized_and_a_pickle_is_named(tmp_path, monkeypatch, c
     with pytest.raises(SystemExit, match=r"error: .*preprocessor_config\.json is missing, or lacks do_normalize"):
         ssql(monkeypatch, "import", "--weights", folder, "--output", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_margin_of_silence_is_imported_or_exported(tmp_path, monkeypatch, capsys):
+    """The same file either way, which verifies against the folder that fills its clips."""
+    monkeypatch.setattr("export.measure_files", unmeasured)
+    folder = published.write(tmp_path / "published", "whisper", published.random_weights(adaptor=False))
+    for name, margin in (("filled", []), ("short", ["--margin", "0.1"])):
+        ssql(monkeypatch, "import", "--weights", folder, "--output", tmp_path / name, *margin)
+    for name, margin in (("filled", ["--margin", "0.1"]), ("short", [])):
+        words = ["--encoder", tmp_path / name, "--output", tmp_path / f"{name}-files", "--bit_width", "fp"]
+        ssql(monkeypatch, "export", *words, *margin)
+    files = [tmp_path / f"{name}-files" / "encoder-fp32.onnx" for name in ("filled", "short")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    ssql(monkeypatch, "verify", "--file", files[0], "--encoder", tmp_path / "filled")
+    assert "verified" in capsys.readouterr().out
+    ssql(monkeypatch, "import", "--weights", folder, "--fill", "false", "--output", tmp_path / "own")
+    with pytest.raises(SystemExit, match="a margin of silence needs clips that are filled, .* not whisper"):
+        ssql(monkeypatch, "export", "--encoder", tmp_path / "own", "--margin", "1", "--output", tmp_path / "none")
+    assert not (tmp_path / "none").exists()

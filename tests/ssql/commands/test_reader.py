@@ -3,12 +3,14 @@
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from frozen_reader import SignReader
+from safetensors.torch import save_file
 from written import to_file
 
 import export
@@ -232,6 +234,40 @@ def test_a_damaged_decoder_is_refused(tmp_path):
     (tmp_path / "model.bin").write_bytes(b"no model")
     with pytest.raises(ValueError, match="holds no Whisper of CTranslate2"):
         assert WhisperDecoder(str(tmp_path)).width
+
+
+def test_whispers_decoder_attends_to_a_clips_own_frames(tmp_path, monkeypatch):
+    """It has no mask: clips of one length are read together, others alone."""
+    monkeypatch.setattr("ssql.evaluation.whisper_decoder.check_installed", lambda *modules: None)
+    monkeypatch.setattr("ssql.evaluation.whisper_decoder._storage", lambda values: values)
+    (tmp_path / "model.bin").write_bytes(b"")
+    reader, read = WhisperDecoder(str(tmp_path)), []
+
+    class Model:
+        is_multilingual = False
+
+        def generate(self, encoded, prompts, **options):
+            assert len(prompts) == len(encoded)
+            read.append(encoded.shape)
+            return [SimpleNamespace(sequences=[[f"Ġ{int(clip.sum())}"]]) for clip in encoded]
+
+    reader.__dict__["_model"] = Model()
+    features = torch.ones(3, 4, 2)
+    assert reader.read(features, torch.tensor([4, 4, 4])) == [" 8", " 8", " 8"]
+    assert reader.read(features, torch.tensor([4, 2, 3])) == [" 8", " 4", " 6"]
+    assert read == [(3, 4, 2), (1, 4, 2), (1, 2, 2), (1, 3, 2)]
+    # Followed by silence all are of its length, and read together.
+    save_file({"features": torch.full((5, 2), 10.0)}, tmp_path / "silence.safetensors")
+    followed = WhisperDecoder(str(tmp_path), silence=str(tmp_path / "silence.safetensors"))
+    followed.__dict__ |= {"_model": Model(), "width": 2}
+    assert followed.read(features, torch.tensor([4, 2, 3])) == [" 28", " 64", " 46"]
+    assert read[4:] == [(3, 5, 2)]
+    followed.__dict__ |= {"width": 3}
+    del followed.__dict__["_silence"]
+    with pytest.raises(ValueError, match=r"has features of shape \(5, 2\), the reader takes \(frames, 3\)"):
+        followed.read(features, torch.tensor([4, 2, 3]))
+    with pytest.raises(FileNotFoundError, match="reader silence .* does not exist: ssql features writes it"):
+        WhisperDecoder(str(tmp_path), silence=str(tmp_path / "nowhere.safetensors"))
 
 
 def test_tokens_become_text():
