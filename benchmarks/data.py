@@ -215,7 +215,9 @@ def main() -> None:
     if set(asked.sources) >= {"plain", "shards"} and not asked.prepare:
         speed = rows[most, "shards"]["clips_per_s"] / rows[most, "plain"]["clips_per_s"]
         growth = rows[most, "shards"]["memory_mib"] / rows[least, "shards"]["memory_mib"]
-        print(f"shards_over_plain={speed:.2f} memory_growth={growth:.2f} waiting={rows[most, 'shards']['waiting']:.3f}")
+        waiting = rows[most, "shards"]["waiting"]
+        share = "" if waiting is None else f" waiting={waiting:.3f}"
+        print(f"shards_over_plain={speed:.2f} memory_growth={growth:.2f}{share}")
 
 
 if __name__ == "__main__":
