@@ -57,7 +57,7 @@ def export(
         licence: of the weights, for the model card.
         float16: store weights that stay in float in 16 bits; fp becomes encoder-fp16.onnx.
         margin: seconds of silence after each clip in the files, for an encoder that fills its clips to 30 s otherwise
-            (Whisper's): a clip of 3 s then costs a fraction. Whisper's decoder needs 5: see docs/quantize.md.
+            (Whisper's): a clip of 3 s then costs a fraction. Its decoder may repeat itself: see docs/quantize.md.
         overwrite: replace existing files.
     """
     if data is None and task is not None:
