@@ -64,7 +64,7 @@ def export(
         runtime: that the files are to be fastest in; they run in all. It matters for convolutions of images alone.
         bench: measure start, memory and latency of the files; without, an export takes less time.
         margin: seconds of silence after each clip in the files, for an encoder that fills its clips to 30 s otherwise
-            (Whisper's): a clip of 3 s then costs a fraction. Whisper's decoder needs 5: see docs/quantize.md.
+            (Whisper's): a clip of 3 s then costs a fraction. Its decoder may repeat itself: see docs/quantize.md.
         overwrite: replace existing files.
     """
     if data is None and task is not None:

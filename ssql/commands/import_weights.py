@@ -36,7 +36,7 @@ def import_weights(
             false lets a clip attend to itself alone, which costs less for short ones. When null, true for whisper and
             openai_whisper, false for the others.
         margin: fill each clip with so many seconds of silence alone, instead of all that is left of the 30 s: a clip of
-            3 s then costs a fraction. Whisper's decoder needs 5, or it repeats itself: see docs/quantize.md.
+            3 s then costs a fraction. Whisper's decoder may repeat itself then: see docs/quantize.md.
         overwrite: replace an existing encoder folder; one that holds anything else is refused.
     """
     if Path(weights).exists():  # what is mistyped is said first, and nothing large is read for an output that cannot be
