@@ -154,6 +154,7 @@ def test_damaged_idx_files_are_said_to_be(tmp_path):
 
 
 def test_16_bit_images_give_a_command_the_numbers_of_8_bits(tmp_path, ssql, caplog):
+    torch.manual_seed(0)
     encoder = VisionEncoder("resnet10t", in_channels=1, model_arguments={"stem_width": 8, "channels": [8, 16, 24, 32]})
     save_encoder(quant.prepare(encoder).eval(), tmp_path / "encoder")
     digits = load_digits()
