@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from encoders import check_encoder_folder
-from encoders.storage.paths import check_regular, shown
+from encoders.storage.paths import kind_of, shown
 
 
 def check_inputs(encoders: Iterable[str | Path] = (), files: Iterable[str | Path] = (), data: Any = None) -> None:
@@ -19,16 +19,21 @@ def check_inputs(encoders: Iterable[str | Path] = (), files: Iterable[str | Path
     Raises:
         encoders.ArtifactError: a folder that holds no encoder.
         FileNotFoundError: a file, or the folder of the data, is not there.
-        ValueError: a folder where a file should be.
     """
     for encoder in encoders:
         if str(encoder).endswith(".onnx"):
-            check_regular(Path(encoder))
+            _check_there(encoder)
         else:
             check_encoder_folder(encoder)
     for file in files:
-        check_regular(Path(file))
+        _check_there(file)
     check_root(getattr(data, "root", None))
+
+
+def _check_there(file: str | Path) -> None:
+    """What else a path may be than a file, whoever reads it says in words of its own."""
+    if kind_of(Path(file)) == "missing":
+        raise FileNotFoundError(f"{shown(file)} does not exist")
 
 
 def check_root(root: Any) -> None:

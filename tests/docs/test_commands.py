@@ -27,11 +27,13 @@ EXPORT = "ssql export --encoder runs/x --output runs/y"
 IMPORT = "ssql import --weights x --layout whisper --output runs/y"
 READ = "ssql evaluate --encoders.a runs/x --data SpokenWords --output runs/y --reader WhisperDecoder --reader.folder x"
 OTHERS = {
-    "export.md": {"--input waveform": EXPORT, "--float16 true": EXPORT},
+    "export.md": {"--input waveform": EXPORT, "--float16 true": EXPORT, "--runtime openvino": EXPORT},
     "quantize.md": {
         "--layout whisper": IMPORT,
         "--fill false": IMPORT,
         "--margin 5": IMPORT,
+        "--bench false": EXPORT,
+        "--accuracy runs/whisper/read/accuracy.json": EXPORT,
         """--encoders '{"file": "runs/whisper/encoder-int8.onnx"}'""": READ,
         "--reader.language de --reader.normalizer basic": READ,
     },

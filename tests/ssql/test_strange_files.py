@@ -142,7 +142,7 @@ def test_an_encoder_with_an_empty_or_odd_file(pretrained, clips, tmp_path, said,
     assert not (tmp_path / "out").exists()
     # Also where it is to be replaced: a pipe is not waited for.
     overwritten = ["quantize", "--encoder", folder, "--data", "SpokenWords", "--output", folder, "--overwrite", "true"]
-    assert "model.safetensors" in said(*overwritten) or "has no config.json of an encoder" in said(*overwritten)
+    assert message in said(*overwritten)
 
 
 def test_an_empty_onnx_file(pretrained, clips, tmp_path, said):
