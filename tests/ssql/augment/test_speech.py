@@ -145,7 +145,7 @@ def safetensors_of(pretrain, tmp_path, *words):
     ("words", "sentence"),
     [
         (["noise", "nowhere"], "noise nowhere is no folder: give one of audio files"),
-        (["rooms", "HOME/empty"], "rooms: none of the 0 files in HOME/empty is a recording that can be used"),
+        (["rooms", "HOME/empty"], "rooms: there is no audio file in HOME/empty"),
         (["noise", "HOME/texts"], "noise: none of the 2 files in HOME/texts is a recording that can be used"),
         (["noise_snr_db", "[20, 5]"], "noise_snr_db must be two numbers, the lower first, got [20"),
         (["noise_snr_db", "[5]"], "noise_snr_db must be two numbers, the lower first, got [5"),

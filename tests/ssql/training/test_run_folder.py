@@ -313,7 +313,7 @@ def test_sigterm_ends_any_command_with_143_and_tidies_up(monkeypatch, capsys, tm
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     monkeypatch.setattr(cli, "_command", lambda name: terminated)
     monkeypatch.setattr(sys, "argv", ["ssql", "export"])
     with pytest.raises(SystemExit) as stopped:
@@ -321,7 +321,7 @@ def test_sigterm_ends_any_command_with_143_and_tidies_up(monkeypatch, capsys, tm
     assert stopped.value.code == 143
     assert capsys.readouterr().err == "ssql export: interrupted\n"
     assert not list(tmp_path.iterdir())
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 UNBROKEN = {}
