@@ -110,7 +110,8 @@ def lines_of(page: str) -> list[str]:
 def smaller(words: list[str]) -> list[str]:
     more = SMALLER.get(words[0], "")
     spoken = "SpokenWords" in words or (words[0] == "pretrain" and "--data" not in words)
-    return [*words, *shlex.split(f"{more} {WORDS if spoken else ''}")]
+    alone = "--data.num_workers 0" if "--data.num_workers" in words else ""  # no forks of a process of many threads
+    return [*words, *shlex.split(f"{more} {WORDS if spoken else ''} {alone}")]
 
 
 def run(line: str, monkeypatch) -> None:

@@ -166,7 +166,7 @@ def test_a_mistyped_folder_and_odd_recordings(pretrained, clips, tmp_path, said,
     )
     os.mkfifo(tmp_path / "pipe.wav")
     sentence = said("features", "pipe.wav", "--encoder", pretrained, "--output", "out")
-    assert "pipe.wav is a named pipe, not a regular file" in sentence
+    assert "pipe.wav is a named pipe, not an audio file" in sentence
 
 
 def test_rows_of_another_toolkit_are_not_numbers(tmp_path, said):

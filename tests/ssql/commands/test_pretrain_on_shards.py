@@ -21,7 +21,7 @@ model:
     dim: 32
 data:
   class_path: AudioShards
-  init_args: {root: shards, batch_seconds: 8, num_workers: 1}
+  init_args: {root: shards, batch_seconds: 8, num_workers: 0}
 checkpoint_steps: 2
 calibration_batches: 1
 bias_correction: []
@@ -56,7 +56,9 @@ def same(one, two):
 def test_a_run_that_was_killed_in_mid_epoch_and_one_on_the_folder_end_with_the_same_weights(folder, ssql):
     ssql("pretrain", "--config", "config.yaml", "--output", "whole")
     words = ["pretrain", "--config", "config.yaml", "--output", "killed"]
-    process = subprocess.Popen([sys.executable, "-m", "ssql.cli", *words], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ssql.cli", *words, "--data.num_workers", "1"], stderr=subprocess.DEVNULL
+    )
     last, deadline = folder / "killed" / "checkpoints" / "last.ckpt", time.monotonic() + 600
     while not last.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
