@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import NoReturn
 from ssql.commands.doctor import doctor, version
 from ssql.terminal.errors import bug_report, sentence_of
 from ssql.terminal.help import RUNS, command_help
-from ssql.terminal.interruption import Interrupted, heard_everywhere, terminable
+from ssql.terminal.interruption import Interrupted, heard_everywhere, interruptible
 
 USAGE = """usage: ssql COMMAND [options]
 
@@ -85,7 +86,7 @@ def _answer(name: str, args: list[str]) -> None:
 def _run(name: str, args: list[str], debug: bool) -> None:
     """The one place that catches."""
     try:
-        with terminable():
+        with interruptible([signal.SIGTERM]):  # Ctrl-C raises by itself
             _answer(name, args)
         sys.stdout.flush()
     except Interrupted as stop:

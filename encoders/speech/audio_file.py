@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,11 +124,9 @@ def read_whole(path: str | Path) -> tuple[np.ndarray, Sound]:
         FileNotFoundError: no such file.
         AudioFileError: as `read_blocks`.
     """
-    path = Path(path)
-    with opened(path) as file:
-        peaks = np.zeros(file.channels, np.float32)
-        samples = np.concatenate(list(_mean_of_channels(file, path, peaks)))
-        return samples, Sound(file.samplerate, len(samples), tuple(peaks.tolist()))
+    blocks: list[np.ndarray] = []
+    sound = _decoded(Path(path), blocks.append)
+    return np.concatenate(blocks), sound
 
 
 def read_audio(path: str | Path) -> np.ndarray:
@@ -161,10 +159,17 @@ def examined(path: str | Path) -> Sound:
         FileNotFoundError: no such file.
         AudioFileError: as `read_blocks`.
     """
-    path = Path(path)
+    return _decoded(Path(path), len)
+
+
+def _decoded(path: Path, take: Callable[[np.ndarray], object]) -> Sound:
+    """What a file holds, after each block of it was given to `take`."""
+    samples = 0
     with opened(path) as file:
         peaks = np.zeros(file.channels, np.float32)
-        samples = sum(map(len, _mean_of_channels(file, path, peaks)))
+        for block in _mean_of_channels(file, path, peaks):
+            take(block)
+            samples += len(block)
         return Sound(file.samplerate, samples, tuple(peaks.tolist()))
 
 

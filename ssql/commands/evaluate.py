@@ -8,6 +8,7 @@ from ssql.commands.results import add_to_cards, load_measured, reserved_results,
 from ssql.commands.runtimes import check_runtime_of
 from ssql.commands.unquantized import note_unquantized_of
 from ssql.data import AudioFolder, DataModule
+from ssql.data.entries import is_manifest
 from ssql.evaluation.evaluate import BIT_WIDTHS
 from ssql.evaluation.evaluate import evaluate as evaluate_encoders
 from ssql.evaluation.quantizers import AS_SAVED, Quantizer
@@ -94,7 +95,7 @@ def evaluate(
 
 def _say_tenth(data: DataModule) -> None:
     """Of a folder of recordings only every tenth is read, where nothing says which: few, for whoever does not know."""
-    if isinstance(data, AudioFolder) and data.test_pattern is None and not str(data.labels).endswith(".csv"):
+    if isinstance(data, AudioFolder) and data.test_pattern is None and not is_manifest(data.labels):
         count = len(data.said()["test"])
         if count:  # without any, the error says the same
             log.info("reading every tenth recording, %d in all: --data.test_pattern . reads all of them", count)

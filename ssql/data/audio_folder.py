@@ -16,7 +16,7 @@ from ssql.data.batch import Batch, LabelledTensors
 from ssql.data.clips import Clips, read_clips
 from ssql.data.entries import OF_LAYOUT, compiled, is_manifest, list_entries
 from ssql.data.layouts import Entry, Layout
-from ssql.data.layouts.entry import TARGET
+from ssql.data.layouts.entry import classes_and_targets
 from ssql.data.module import DataModule, Split
 from ssql.data.texts import Spelling
 
@@ -90,20 +90,17 @@ class AudioFolder(DataModule):
                 "%.2f h (%.0f %% of clips) are read from their files: --data.cache_gib is full", hours, 100 * share
             )
         self.counts = {name: sum(entry.split == name for entry in used) for name in ("train", "test")}
-        targets = {name: match for name in used[0].labels if (match := TARGET.fullmatch(name))}
-        self.targets = {match["name"]: match["unit"] for match in targets.values()}
-        tasks = [name for name in used[0].labels if name not in targets]
-        self.classes = {task: sorted({entry.labels[task] for entry in used}) for task in tasks}
+        self.classes, self.targets = classes_and_targets(used)
         places = {task: {name: place for place, name in enumerate(names)} for task, names in self.classes.items()}
         splits: dict[str, Dataset[Batch]] = {}
         for name in ("train", "test"):
             chosen = [clip for clip in clips if clip[0].split == name]
             of_clips = [entry for entry, _, _ in chosen]
             labels: dict[str, Sequence[float]] = {
-                task: [places[task][entry.labels[task]] for entry in of_clips] for task in tasks
+                task: [places[task][entry.labels[task]] for entry in of_clips] for task in self.classes
             }
             labels |= {
-                match["name"]: [_number(entry, column) for entry in of_clips] for column, match in targets.items()
+                name: [_number(entry, f"{name} ({unit})") for entry in of_clips] for name, unit in self.targets.items()
             }
             texts = None if self.texts is None else [entry.text or "" for entry in of_clips]
             inputs = Clips([part for _, part, _ in chosen], [held for _, _, held in chosen])

@@ -147,40 +147,40 @@ class DataModule(lightning.LightningDataModule, ABC):
         rank, world_size = 0, 1
         if self.trainer is not None:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        epoch, skip = self._begin(world_size)
         sampler: BatchesBySeconds | ResumableSampler
         order: dict[str, Any]
         if self.batch_seconds is not None:
-            sampler = self._batches_by_seconds(self.batch_seconds, rank, world_size, skip)
-            order = {"batch_sampler": sampler}
+            sampler = self._batches_by_seconds(self.batch_seconds, rank, world_size)
+            batches, order = len(sampler), {"batch_sampler": sampler}
         else:
+            batches = self.batches_per_epoch(world_size)
             size, lengths = len(dataset), getattr(dataset, "lengths", None)  # type: ignore[arg-type]
-            sampler = ResumableSampler(size, self.batch_size, self.seed, rank, world_size, skip, lengths)
+            sampler = ResumableSampler(size, self.batch_size, self.seed, rank, world_size, lengths=lengths)
             order = {"batch_size": self.batch_size, "sampler": sampler, "drop_last": True}
+        epoch, sampler.skip = self._begin(batches)
         sampler.set_epoch(epoch)
         return DataLoader(
             dataset, num_workers=self.num_workers, collate_fn=collate, pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0, **order,
         )  # fmt: skip
 
-    def _begin(self, world_size: int) -> tuple[int, int]:
-        """The epoch that training begins in, and how many of its batches an interrupted run has had.
+    def _begin(self, batches: int) -> tuple[int, int]:
+        """The epoch of so many batches that training begins in, and how many of them an interrupted run has had.
 
         Lightning restores its loops before it asks for the loader, and does not skip batches itself. It tells the epoch
         to the sampler only afterwards: too late where workers have begun to load.
         """
-        batches = self.batches_per_epoch(world_size)
         if self.trainer is None:
             return 0, 0
         limit = self.trainer.limit_train_batches
         batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit or batches)
         return divmod(self.trainer.fit_loop.epoch_loop.batch_progress.total.ready, max(1, batches))
 
-    def _batches_by_seconds(self, seconds: float, rank: int, world_size: int, skip: int = 0) -> BatchesBySeconds:
+    def _batches_by_seconds(self, seconds: float, rank: int, world_size: int) -> BatchesBySeconds:
         lengths = getattr(self.dataset("train"), "lengths", None)
         if lengths is None:
             raise ValueError(f"{type(self).__name__} does not know how long its clips are: take batch_size")
-        return BatchesBySeconds(lengths, int(seconds * SAMPLE_RATE), self.seed, rank, world_size, skip)
+        return BatchesBySeconds(lengths, int(seconds * SAMPLE_RATE), self.seed, rank, world_size)
 
     def evaluation_dataloader(self, split: Split) -> DataLoader[Batch]:
         """A whole split, in order."""

@@ -128,10 +128,8 @@ class BatchesBySeconds(Sampler[list[int]]):
         generator = Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
         drawn = self._drawn(generator)
         order = torch.randperm(len(drawn), generator=generator).tolist()
-        skip, self.skip = (
-            self.skip,
-            0,
-        )  # here, in a generator: torch's loader with workers makes an iterator for nothing
+        # Here, in a generator: torch's loader with workers makes an iterator for nothing.
+        skip, self.skip = self.skip, 0
         for place in order[skip:]:
             yield drawn[place][self.rank :: self.world_size].tolist()
 

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -46,10 +46,10 @@ class Interruption:
         self.signal_number: int | None = None
         self._process = os.getpid()
 
-    def install(self) -> None:
+    def install(self, signals: Sequence[signal.Signals] = SIGNALS) -> None:
         """Take the place of other handlers; Lightning sets its own when it starts."""
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in signals:
                 signal.signal(number, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -67,32 +67,17 @@ class Interruption:
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
-    """Both signals raise `Interrupted`; the handlers of before come back at the end."""
+def interruptible(signals: Sequence[signal.Signals] = SIGNALS) -> Iterator[Interruption]:
+    """The signals raise `Interrupted`; the handlers that both had before come back at the end."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     interruption = Interruption()
-    interruption.install()
+    interruption.install(signals)
     try:
         yield interruption
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM raises `Interrupted`, as Ctrl-C raises KeyboardInterrupt: what was begun is tidied up, and said."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    signal.signal(signal.SIGTERM, Interruption())
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from encoders.storage.files import remove, remove_leftovers, sole_writer, write_json
 from encoders.storage.folder import file_sha256
 from encoders.storage.paths import kind_of, shown
-from ssql.data.layouts.entry import TARGET, Entry
+from ssql.data.layouts.entry import Entry, classes_and_targets
 from ssql.data.shards.index import INDEX
 from ssql.data.shards.tar import (
     FORMAT,
@@ -268,15 +268,14 @@ def _summed(plans: Sequence[_Plan], headers: Sequence[ShardHeader], written: int
 def _index(plans: Sequence[_Plan], headers: Sequence[ShardHeader], packed: Packed, modality: str) -> dict[str, object]:
     skipped = {name for header in headers for names in header.skipped.values() for name in names}
     used = [entry for planned in plans for entry in planned.entries if entry.name not in skipped]
-    targets = {name: match for name in used[0].labels if (match := TARGET.fullmatch(name))}
-    tasks = [name for name in used[0].labels if name not in targets]
+    classes, targets = classes_and_targets(used)
     return {
         "format": FORMAT,
         "modality": modality,
         "items": packed.items,
         "seconds": round(packed.seconds, 3),
-        "classes": {task: sorted({entry.labels[task] for entry in used}) for task in tasks},
-        "targets": {match["name"]: match["unit"] for match in targets.values()},
+        "classes": classes,
+        "targets": targets,
         "skipped": packed.skipped,
         "shards": [
             {"name": planned.path.name, "split": planned.split, "items": header.items}
