@@ -60,6 +60,7 @@ def _commands() -> list[list[str]]:
         ["quantize", "--encoder", "models/fresh", "--output", "models/speech", *WORDS, "--examples", "8",
          "--observer", "mse", "--policy.shift", "true", "--bit_width", "w8a8"],
         ["pretrain", "--config", "configs/pretrain.yaml", "--output", "runs/pretrain"],
+        ["pack", "--data.root", "audio", "--data.labels", "manifest.csv", "--output", "shards/audio"],
         ["finetune", *speech, "--task", "word", "--output", "runs/finetune", *WORDS, *TRAINER,
          "--calibration_batches", "1"],
         ["finetune", *speech, "--task", "word", "--output", "runs/lsq", *WORDS, *TRAINER, "--bit_width", "w4a4",

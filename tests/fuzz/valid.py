@@ -18,6 +18,11 @@ FOLDER = {
     "data.batch_size": ("4", "batch_size"),
 }
 MANIFEST = FOLDER | {"data.labels": ("manifest.csv", "labels")}
+SHARDS_DATA = {
+    "data": ("AudioShards", "class"),
+    "data.root": ("shards/audio", "input_folder"),
+    "data.batch_size": ("4", "batch_size"),
+}
 TEXTS = MANIFEST | {"data.texts": ("transcripts.tsv", "input_file")}
 IMAGES = {
     "data": ("ImageFolder", "class"),
@@ -89,6 +94,7 @@ def _options(*parts: dict[str, tuple[str, str]], **own: tuple[str, str]) -> dict
 
 ENCODER_FILES = r"config\.json|model\.safetensors|head\.json|head\.safetensors|tokenizer\.json|tokenizer\.safetensors|"
 RUN = r"checkpoints(/.*)?|logs(/.*)?|\.?lock|"
+SHARDS = r"index\.json|(train|test)-\d{6}\.(tar|jsonl)"
 EXPORTED = r"(encoder-[^/]+|latency|config)\.(onnx|json)|README\.md"
 OVERWRITE = {"overwrite": "bool"}
 ENCODER = ("models/speech", "artifact")
@@ -154,6 +160,17 @@ COMMANDS = [
                                 examples=("4", "count")),
           OVERWRITE | MORE_DATA | {"data.max_seconds": "rate", "data.labels": "labels"},
           reads=("runs/finetune/model", "audio"), existing="models/imported", products=ENCODER_FILES, weight=3),
+    Valid("pack", _options(data=("AudioFolder", "class"), data__root=("audio", "input_folder"),
+                           data__labels=("manifest.csv", "labels"), output=("out/new", "output")),
+          {"shard_mb": "rate", "data.test_pattern": "pattern", "data.layout": "choice", "data.texts": "input_file"},
+          reads=("audio", "manifest.csv"), products=SHARDS),
+    Valid("pack", _options(data=("ImageFolder", "class"), data__root=("images", "input_folder"),
+                           output=("out/new", "output")),
+          {"shard_mb": "rate"}, reads=("images",), products=SHARDS, weight=2),
+    Valid("finetune", _options(SHARDS_DATA, TRAINER, SMALL, encoder=ENCODER, task=("speaker", "task"),
+                               output=("out/new", "output")),
+          FINETUNE_MORE | {"data.batch_seconds": "rate"}, reads=("models/speech", "shards/audio"),
+          existing="runs/finetune", products=RUN + r"model(/.*)?|results\.json", weight=3),
     Valid("evaluate", _options(MANIFEST, BITS, SMALL, encoders__a=ENCODER, output=("out/new", "output"),
                                tasks=("[speaker]", "tasks")),
           OVERWRITE | MORE_DATA | {"data.max_seconds": "rate", "quantizers": "mapping", "reader": "class"},
