@@ -69,9 +69,8 @@ arrays = [(f"{name}_{n}", value.numpy()) for n, batch in enumerate(batches) for 
 np.savez(sys.argv[3], **dict(arrays))
 END
 "$python" "$here/others.py" "$output/files/encoder-fp32.onnx" "$output/calibration.npz" "$output/files"
-# Each run reads the fp32 file first: what the others lose is counted from it. NNCF's 8-bit file does not start in ONNX Runtime,
-# and ONNX Runtime's static one not with the options that have it computed exactly: OpenVINO reads both.
+# Each run reads the fp32 file first: what the others lose is counted from it. NNCF's files do not run in ONNX Runtime, and
+# ONNX Runtime's static one not with the options that have it computed exactly: OpenVINO reads them.
 fp="\"full precision\": \"$output/files/encoder-fp32.onnx\""
-read_by_decoder others "{$fp, \"NNCF int4\": \"$output/files/nncf-int4.onnx\", \"ONNX Runtime dynamic\": \"$output/files/dynamic.onnx\"}" '[fp]'
-read_by_decoder nncf "{$fp, \"NNCF int8\": \"$output/files/nncf-int8.onnx\"}" '[fp]' openvino_f32
-read_by_decoder stock_static "{$fp, \"ONNX Runtime static\": \"$output/files/static.onnx\"}" '[fp]' openvino_f32
+read_by_decoder dynamic "{$fp, \"ONNX Runtime dynamic\": \"$output/files/dynamic.onnx\"}" '[fp]'
+read_by_decoder others "{$fp, \"NNCF int8\": \"$output/files/nncf-int8.onnx\", \"NNCF int4\": \"$output/files/nncf-int4.onnx\", \"ONNX Runtime static\": \"$output/files/static.onnx\"}" '[fp]' openvino_f32
