@@ -36,6 +36,7 @@ from quant import (
     corrected_bit_widths,
     integer_range,
     is_prepared,
+    learning_bit_widths,
     parse_bit_width,
     prepare,
     quant_layers,
@@ -62,7 +63,7 @@ def save_encoder(
 
     Raises:
         FileExistsError: the folder exists and overwrite is False, or it holds anything else.
-        ValueError: a weight is NaN or infinite, or the tokenizer is another encoder's.
+        ValueError: a weight is NaN or infinite, the tokenizer is another encoder's, or bit-widths are still learning.
         OSError: it cannot be written, the disk is full, or something else is writing it.
 
     Example:
@@ -77,6 +78,8 @@ def save_encoder(
     mode = next((module.mode for module in encoder.modules() if isinstance(module, QuantLayer)), None)
     if mode is not None:
         config["policy"] = mode.policy.to_dict()
+    if mode is not None and learning_bit_widths(encoder):
+        raise ValueError("bit-widths are still learning scales of their own: call quant.settle_bit_widths(encoder) first")
     if mode is not None and mode.learned is not None:
         config["learned_steps"] = str(mode.learned)
     if mode is not None and corrected_bit_widths(encoder):

@@ -22,7 +22,11 @@ def _correction_name(run: BitWidth) -> str:
 
 
 def _rounding_names(run: BitWidth) -> tuple[str, str]:
-    return f"weight_integers_{run}", f"weight_scale_{run}"
+    return f"weight_integers_{run}", _scale_name(run)
+
+
+def _scale_name(run: BitWidth) -> str:
+    return f"weight_scale_{run}"
 
 
 class QuantLayer(QuantActivation):
@@ -35,12 +39,15 @@ class QuantLayer(QuantActivation):
         corrected: bit-widths that have a bias correction, a buffer of shape (out,) each: see `quant.correct_bias`.
         rounded: bit-widths whose integers were chosen on data, buffers of the weight's shape, int8, and of the scales,
             shape (out, groups): see `quant.round_weights`. The others round to the nearest.
+        learning: bit-widths that learn scales, shape (rows, 1, ...), and a bias correction, shape (out,), of their own,
+            Parameters: see `quant.learn_bit_widths`.
     """
 
     weight: Tensor
     weight_step: nn.Parameter | None
     corrected: tuple[BitWidth, ...] = ()
     rounded: tuple[BitWidth, ...] = ()
+    learning: tuple[BitWidth, ...] = ()
 
     # Of the outputs.
     channels_axis = 1
@@ -51,8 +58,11 @@ class QuantLayer(QuantActivation):
         self.register_parameter("weight_step", None)
 
     def detach(self) -> None:
-        """Undo `attach`, `add_steps`, `add_correction` and `add_rounding`."""
+        """Undo `attach`, `add_steps`, `add_correction`, `add_rounding` and `learn_run`."""
         self.drop_corrections()
+        for run in self.learning:
+            self.settle_run(run)
+            self.drop_run(run)
         super().detach()
 
     def add_steps(self, bits: BitWidth) -> None:
@@ -85,6 +95,29 @@ class QuantLayer(QuantActivation):
             self.register_buffer(name, values.to(self.weight.device).contiguous())
         self.rounded = tuple(dict.fromkeys([*self.rounded, run]))
 
+    def learn_run(self, run: BitWidth) -> None:
+        """Scales and a bias correction of its own for a run of the model, as Parameters; the scales fit the weight."""
+        bits = self.bits_at(run).weight
+        self.drop_run(run)
+        if bits != FLOAT_BITS:
+            rows = as_rows(self.spread_weight(run).detach(), self.rule.granularity)
+            self.register_parameter(
+                _scale_name(run), nn.Parameter(weight_scale(rows, bits, best_clip_ratio(rows, bits)))
+            )
+        correction = torch.zeros(len(self.weight), device=self.weight.device)
+        self.register_parameter(_correction_name(run), nn.Parameter(correction))
+        self.learning = tuple(dict.fromkeys([*self.learning, run]))
+
+    def settle_run(self, run: BitWidth) -> None:
+        """Turn what a run of the model has learned into its integers, scales and correction: buffers."""
+        integers, scale = self.weight_integers(run)
+        correction = self.correction(run).detach()
+        self.learning = tuple(each for each in self.learning if each != run)
+        for name in (_scale_name(run), _correction_name(run)):
+            self._parameters.pop(name, None)
+        self.add_rounding(run, integers, scale)
+        self.add_correction(run, correction)
+
     def drop_corrections(self) -> None:
         """Forget the bias corrections and the chosen integers of all bit-widths."""
         for run in {*self.corrected, *self.rounded}:
@@ -99,12 +132,13 @@ class QuantLayer(QuantActivation):
 
     def correction(self, run: BitWidth) -> Tensor:
         """What is taken off the bias in a run of the model, shape (out,)."""
-        return self.get_buffer(_correction_name(run))
+        found: Tensor = getattr(self, _correction_name(run))
+        return found
 
     def bias_at(self, run: BitWidth) -> Tensor | None:
         """The bias in a run of the model, shape (out,), less its correction; None without both."""
         bias: Tensor | None = self._parameters["bias"]
-        if run not in self.corrected:
+        if run not in (*self.corrected, *self.learning):
             return bias
         correction = self.correction(run)
         return -correction if bias is None else bias - correction
@@ -144,8 +178,9 @@ class QuantLayer(QuantActivation):
             return integers, scale
         bits = self.bits_at(run).weight
         rows = as_rows(self.spread_weight(run).detach(), self.rule.granularity)
-        if self.weight_step is not None:
-            scale = self.weight_step.detach().clamp_min(SMALLEST_SCALE)
+        step = self._learned_step(run)
+        if step is not None:
+            scale = step.detach().clamp_min(SMALLEST_SCALE)
             integers = quantize(rows, scale, 0, bits, signed=True)
         else:
             integers, scale = quantize_weight(rows, bits, self._clip_ratio(rows, bits))
@@ -180,12 +215,16 @@ class QuantLayer(QuantActivation):
             return self._dequantized(run).to(self.weight.dtype)
         bits = self.bits_at(run).weight
         rows = as_rows(self.spread_weight(run), self.rule.granularity)
-        if self.weight_step is not None:
-            count = rows[0].numel()
-            quantized = fake_quantize_learned(rows, self.weight_step, 0, bits, signed=True, count=count)
+        step = self._learned_step(run)
+        if step is not None:
+            quantized = fake_quantize_learned(rows, step, 0, bits, signed=True, count=rows[0].numel())
         else:
             quantized = fake_quantize_weight(rows, bits, self._clip_ratio(rows, bits))
         return quantized.view_as(self.weight)
+
+    def _learned_step(self, run: BitWidth) -> Tensor | None:
+        """Scales that are learned for a run of the model, or for the one bit-width of `quant.learn_steps`."""
+        return self.get_parameter(_scale_name(run)) if run in self.learning else self.weight_step
 
     def _dequantized(self, run: BitWidth) -> Tensor:
         integers, scale = self.weight_integers(run)

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import quant
+
+RUNS = ["w2a8", "w4a8"]
+
+
+def learning(**policy) -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    quant.prepare(model, quant.Policy(activation_range="per_token", layers={"0": "/per_channel"}, **policy))
+    quant.learn_bit_widths(model, RUNS)
+    return model
+
+
+def trained(model: nn.Sequential, steps: int = 120) -> tuple[dict[str, list[float]], torch.Tensor]:
+    inputs = torch.randn(256, 8)
+    with torch.no_grad():
+        target = model(inputs)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    losses: dict[str, list[float]] = {run: [] for run in RUNS}
+    for _ in range(steps):
+        optimizer.zero_grad()
+        for run in RUNS:
+            with quant.at(model, run):
+                loss = (model(inputs) - target).square().mean() / target.var()
+            loss.backward()
+            losses[run].append(loss.item())
+        optimizer.step()
+    return losses, inputs
+
+
+def test_each_bit_width_learns_its_own_scales_and_bias_beside_one_weight():
+    model = learning()
+    names = {name for name, _ in model.named_parameters()}
+    own = {f"{layer}.{kind}_{run}" for layer in "02" for kind in ("weight_scale", "bias_correction") for run in RUNS}
+    assert names == {"0.weight", "0.bias", "2.weight", "2.bias"} | own
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    losses, _ = trained(model)
+    assert losses["w2a8"][-1] < 0.5 * losses["w2a8"][0]
+    assert all(not torch.equal(value, before[name]) for name, value in model.named_parameters())
+    assert all(model[2].get_parameter(f"bias_correction_{run}").abs().max() > 0 for run in RUNS)
+
+
+def test_numbers_of_a_bit_width_are_those_of_its_scales_and_correction():
+    model = learning(granularity="per_tensor")
+    trained(model, 20)
+    layer, inputs = model[2], torch.rand(5, 32)
+    scale = layer.weight_scale_w2a8.detach().numpy()
+    weight = np.clip(np.round(layer.weight.detach().numpy() / scale), -2, 1) * scale
+    low, high = inputs.numpy().min(1, keepdims=True).clip(max=0), inputs.numpy().max(1, keepdims=True).clip(min=0)
+    step = (high - low) / 255
+    seen = (np.clip(np.round(inputs.numpy() / step) + np.round(-low / step), 0, 255) - np.round(-low / step)) * step
+    expected = seen @ weight[0].reshape(layer.weight.shape).T if weight.ndim > 2 else seen @ weight.T
+    expected = expected + layer.bias.detach().numpy() - layer.bias_correction_w2a8.detach().numpy()
+    with quant.at(model, "w2a8"):
+        np.testing.assert_allclose(layer(inputs).detach().numpy(), expected, atol=1e-5)
+
+
+def test_settled_it_runs_as_it_was_trained_and_has_no_parameters_more():
+    model = learning()
+    _, inputs = trained(model)
+    before = {}
+    for run in (*RUNS, "fp", "w8a8"):
+        with quant.at(model, run):
+            before[run] = model(inputs).detach()
+    assert [str(run) for run in quant.settle_bit_widths(model)] == RUNS
+    assert {name for name, _ in model.named_parameters()} == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert [str(run) for run in model[0].rounded] == [str(run) for run in model[0].corrected] == RUNS
+    for run, expected in before.items():
+        with quant.at(model, run):
+            assert torch.allclose(model(inputs), expected, atol=1e-6), run
+    assert quant.settle_bit_widths(model) == []
+
+
+def test_ranges_that_are_observed_leave_what_is_learned():
+    torch.manual_seed(0)
+    model = quant.prepare(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
+    quant.learn_bit_widths(model, ["w4a4"])
+    with quant.observe(model):
+        model(torch.randn(8, 4))
+    quant.calibrate(model, [torch.randn(8, 4)])
+    assert [str(run) for run in quant.learning_bit_widths(model)] == ["w4a4"]
+    quant.unprepare(model)
+    assert set(model.state_dict()) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+
+
+def test_what_cannot_learn_is_refused():
+    model = quant.prepare(nn.Sequential(nn.Linear(4, 8)))
+    for bit_widths, words in (([], "give the bit-widths"), (["fp"], "full precision"), (["w9a8"], "2 to 8")):
+        with pytest.raises(ValueError, match=words):
+            quant.learn_bit_widths(model, bit_widths)
+    quant.calibrate(model, [torch.randn(8, 4)])
+    quant.learn_steps(model, "w4a4")
+    with pytest.raises(ValueError, match="learned steps for w4a4 already"):
+        quant.learn_bit_widths(model, ["w4a8"])
+    with pytest.raises(ValueError, match="not prepared"):
+        quant.learn_bit_widths(nn.Sequential(nn.Linear(4, 8)), ["w4a8"])
