@@ -9,7 +9,7 @@ from quant.bits import BitWidth, parse_bit_width
 from quant.prepare import modes_of, quant_activations, quant_layers
 
 
-def learn_bit_widths(model: nn.Module, bit_widths: Sequence[str | BitWidth]) -> None:
+def learn_bit_widths(model: nn.Module, bit_widths: Sequence[str | BitWidth], offsets: bool = False) -> None:
     """Give every layer scales (LSQ) and a bias of its own for each bit-width, as Parameters, in place.
 
     The weights stay one copy for all: a bit-width adds a number for each output channel (or group) and one for each
@@ -21,6 +21,9 @@ def learn_bit_widths(model: nn.Module, bit_widths: Sequence[str | BitWidth]) -> 
     Args:
         model: prepared. Scales start where the squared error of the weights is least, corrections at zero.
         bit_widths: `w8a8`, `w4a8`, ...
+        offsets: each bit-width also learns what is added to each weight before it is rounded: integers of its own,
+            beginning with those that `round_weights` chose, if it did. The weights in full precision can then stay
+            what they were.
 
     Raises:
         ValueError: no bit-width, full precision, a model that is not prepared, or with learned steps.
@@ -41,10 +44,10 @@ def learn_bit_widths(model: nn.Module, bit_widths: Sequence[str | BitWidth]) -> 
     learned = next((mode.learned for mode in modes_of(quant_activations(model)) if mode.learned is not None), None)
     if learned is not None:
         raise ValueError(f"the model has learned steps for {learned} already")
-    drop_corrections(model)
     for layer in layers.values():
         for run in runs:
-            layer.learn_run(run)
+            layer.learn_run(run, offsets)
+    drop_corrections(model)
 
 
 def learning_bit_widths(model: nn.Module) -> list[BitWidth]:
@@ -54,6 +57,15 @@ def learning_bit_widths(model: nn.Module) -> list[BitWidth]:
         ValueError: a model that is not prepared.
     """
     return list(next(iter(quant_layers(model).values())).learning)
+
+
+def own_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Scales, corrections and offsets of the bit-widths that learn.
+
+    Raises:
+        ValueError: a model that is not prepared.
+    """
+    return [each for layer in quant_layers(model).values() for each in layer.own_parameters()]
 
 
 def settle_bit_widths(model: nn.Module) -> list[BitWidth]:

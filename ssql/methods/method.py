@@ -61,6 +61,9 @@ class SSQLOptions:
             the features would notice.
         learn_scales: each of bit_widths learns the scales of its weights and its biases beside the one copy of the
             weights (`quant.learn_bit_widths`); the encoder that is saved has them.
+        learn_offsets: each of bit_widths also learns what is added to each weight before it is rounded; beginning, with
+            `encoders.init_from` and its `quantized`, with the integers of `ssql quantize`.
+        own_lr: learning rate of scales, biases and offsets of bit-widths, in units of the weights'.
         loss_units: `as_is`, or `running_mean`: the loss of full precision and of each of bit_widths is divided by its
             own running mean, so that those of few bits do not drown the others.
     """
@@ -77,6 +80,8 @@ class SSQLOptions:
     observer: Literal["min_max", "moving_average", "mse"] = "min_max"
     consistency: float = 0.0
     learn_scales: bool = False
+    learn_offsets: bool = False
+    own_lr: float = 1.0
     loss_units: Literal["as_is", "running_mean"] = "as_is"
 
     def __post_init__(self) -> None:
@@ -93,14 +98,15 @@ class SSQLOptions:
             bounds = list(getattr(self, name))
             if len(bounds) != 2 or not 2 <= bounds[0] <= bounds[1] <= 8:
                 raise ValueError(f"{name} must be two numbers from 2 to 8, smallest first; got {bounds}")
-        check_at_least(0, consistency=self.consistency)
+        if self.learn_offsets and not self.learn_scales:
+            raise ValueError("learn_offsets true needs ssql.learn_scales true: offsets are of bit-widths that learn")
+        check_at_least(0, consistency=self.consistency, own_lr=self.own_lr)
         if self.targets == "quantized" and (self.draw == "sandwich" or self.loss_units == "running_mean"):
             raise ValueError("targets quantized goes with one quantized pass, and losses as they are")
         if self.targets == "quantized" and not self.auxiliary_loss:
             raise ValueError(
                 "targets quantized needs auxiliary_loss true: without it no branch would be left to predict them"
             )
-
 
     @property
     def runs(self) -> list[quant.BitWidth]:
@@ -152,14 +158,16 @@ class Method(lightning.LightningModule):
         if type(self).loss is Method.loss:
             raise TypeError(f"{type(self).__name__} is only what others are made from: name one of them")
         check_at_least(0, warmup_steps=warmup_steps)
-        self.encoder = quant.prepare(encoder, policy)
+        if quant.is_prepared(encoder) and policy is not None:
+            raise ValueError("an encoder that is quantized already keeps its own policy: leave policy out")
+        self.encoder = encoder if quant.is_prepared(encoder) else quant.prepare(encoder, policy)
         self.augmentation = augmentation
         self.ssql = SSQLOptions() if ssql is True else ssql or None
         runs = [] if self.ssql is None else self.ssql.runs
         by_mean = self.ssql is not None and self.ssql.loss_units == "running_mean"
         self.loss_units = LossUnits([str(run) for run in (quant.FULL_PRECISION, *runs)] if by_mean else [])
         if self.ssql is not None and self.ssql.learn_scales:
-            quant.learn_bit_widths(self.encoder, runs)
+            quant.learn_bit_widths(self.encoder, runs, self.ssql.learn_offsets)
         self.seed, self.together = seed, views == "together"
         self.optimizer, self.warmup_steps = optimizer, warmup_steps
         self.total_steps = 1
@@ -337,7 +345,15 @@ class Method(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with a linear warm-up and a cosine to zero over the whole run."""
-        optimizer = built(self.optimizer, (parameter for parameter in self.parameters() if parameter.requires_grad))
+        own = {id(each) for each in quant.own_parameters(self.encoder)}
+        groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                groups[id(parameter) in own].append(parameter)
+        optimizer = built(self.optimizer, [{"params": found} for found in groups.values() if found])
+        if groups[True] and self.ssql is not None:
+            optimizer.param_groups[-1]["lr"] *= self.ssql.own_lr
+            optimizer.param_groups[-1]["weight_decay"] = 0.0
         if isinstance(self.encoder, FSDPModule):
             check_knows_shards(optimizer)
         self.total_steps = total_steps(self.trainer)

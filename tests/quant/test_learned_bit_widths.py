@@ -99,3 +99,48 @@ def test_what_cannot_learn_is_refused():
         quant.learn_bit_widths(model, ["w4a8"])
     with pytest.raises(ValueError, match="not prepared"):
         quant.learn_bit_widths(nn.Sequential(nn.Linear(4, 8)), ["w4a8"])
+
+
+@pytest.mark.parametrize("granularity", ["per_channel", "per_group_32"])
+def test_offsets_begin_with_the_integers_that_were_chosen_on_data(granularity):
+    torch.manual_seed(0)
+    layers = {"0": "/per_channel", "2": f"/{granularity}"}
+    model = quant.prepare(
+        nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4)),
+        quant.Policy(activation_range="per_token", layers=layers),
+    )
+    inputs = torch.randn(256, 8)
+    list(quant.round_weights(model, "w2a8", [inputs]))
+    integers = {name: layer.weight_integers(quant.parse_bit_width("w2a8"))[0].clone() for name, layer in
+                quant.quant_layers(model).items()}  # fmt: skip
+    with quant.at(model, "w2a8"):
+        expected = model(inputs)
+    nearest = [layer.weight_integers(quant.parse_bit_width("w2a7"))[0] for layer in quant.quant_layers(model).values()]
+    assert any(not torch.equal(own, other) for own, other in zip(integers.values(), nearest, strict=True))
+    quant.learn_bit_widths(model, ["w2a8"], offsets=True)
+    with quant.at(model, "w2a8"):
+        assert torch.allclose(model(inputs), expected, atol=1e-5)
+    exact, start = model(inputs).detach(), model[2].weight.detach().clone()
+    own = quant.own_parameters(model)
+    assert {id(p) for p in own} == {id(p) for name, p in model.named_parameters() if "w2a8" in name}
+    optimizer = torch.optim.Adam(own, lr=3e-3)
+    losses = []
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 200)
+        with quant.at(model, "w2a8"):
+            loss = (model(inputs) - exact).square().mean() / exact.var()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert torch.equal(model[2].weight, start)
+    with quant.at(model, "w2a8"):
+        trained = model(inputs).detach()
+    quant.settle_bit_widths(model)
+    with quant.at(model, "w2a8"):
+        assert torch.allclose(model(inputs), trained, atol=1e-5)
+    assert any(
+        not torch.equal(layer.weight_integers(quant.parse_bit_width("w2a8"))[0], integers[name])
+        for name, layer in quant.quant_layers(model).items()
+    )

@@ -1,9 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import encoders
 import quant
 from encoders import SpeechTransformer, VisionEncoder
+from ssql.augment import Unchanged
 from ssql.methods import Distillation, SSQLOptions
 from ssql.methods.loss_units import LossUnits
 
@@ -186,3 +189,48 @@ def test_bit_widths_learn_scales_of_their_own_beside_one_weight(tmp_path):
 def test_options_of_named_bit_widths_are_checked(options, words):
     with pytest.raises(ValueError, match=words):
         SSQLOptions(**options)
+
+
+def test_a_margin_is_for_training_alone():
+    encoder = SpeechTransformer(width=16, depth=1, heads=2, positions=150, log_mel="whisper_filled")
+    method = build(encoder, margin=0.1)
+    clips = {"inputs": torch.randn(2, 8_000), "lengths": torch.tensor([8_000, 4_000])}
+    method.augmentation = Unchanged()
+    (log_mel, frames), target = method.random_views(clips), method.teacher.encoder.front_end
+    assert frames.tolist() == [60, 35]  # half a second, a quarter, and a tenth of silence after each
+    assert torch.equal(log_mel, target(clips["inputs"], clips["lengths"])[0])
+    assert torch.isfinite(method.training_step(clips, 0))
+    method.on_fit_end()
+    assert method.encoder.front_end(*clips.values())[1].tolist() == [300, 300]
+    assert "margin" not in method.encoder.arguments
+    with pytest.raises(ValueError, match="margin is for encoders that fill their clips, such as Whisper's, not vision"):
+        build(VisionEncoder("resnet10t", in_channels=1), margin=1.0)
+    with pytest.raises(ValueError, match="needs clips that are filled"):
+        build(margin=1.0)
+
+
+def test_a_quantized_encoder_keeps_its_policy_and_starts_from_its_integers(tmp_path):
+    torch.manual_seed(0)
+    encoder = SpeechTransformer(width=16, depth=1, heads=2)
+    clips = [(BATCH["inputs"], None)]
+    quant.quantize(encoder, clips, "w2a8", forward=lambda each: encoder(*each))
+    with quant.at(encoder, "w2a8"), torch.no_grad():
+        expected = encoder.eval()(*clips[0])[0]
+    encoders.save_encoder(encoder, tmp_path / "quantized")
+    options = SSQLOptions(bit_widths=["w2a8"], learn_scales=True, learn_offsets=True, own_lr=20)
+    method = build(encoders.init_from(str(tmp_path / "quantized"), quantized=True), ssql=options)
+    assert quant.policy_of(method.encoder).activation_range == "per_token"
+    assert not quant.is_prepared(method.teacher)
+    with quant.at(method.encoder, "w2a8"), torch.no_grad():
+        assert torch.allclose(method.encoder.eval()(*clips[0])[0], expected, atol=1e-5)
+    method._trainer = SimpleNamespace(max_steps=10, max_epochs=1, estimated_stepping_batches=10)
+    weights, own = method.configure_optimizers()["optimizer"].param_groups
+    assert own["initial_lr"] == pytest.approx(20 * weights["initial_lr"])
+    assert own["weight_decay"] == 0 < weights["weight_decay"]
+    with pytest.raises(ValueError, match="keeps its own policy"):
+        build(encoders.init_from(str(tmp_path / "quantized"), quantized=True), policy=quant.Policy())
+    encoders.save_encoder(SpeechTransformer(width=16, depth=1, heads=2), tmp_path / "float")
+    with pytest.raises(ValueError, match="has no bit-widths yet"):
+        encoders.init_from(str(tmp_path / "float"), quantized=True)
+    with pytest.raises(ValueError, match="learn_offsets true needs"):
+        SSQLOptions(bit_widths=["w2a8"], learn_offsets=True)
