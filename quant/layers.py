@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from quant.activation import Mode, QuantActivation
 from quant.bits import FLOAT_BITS, BitWidth
-from quant.grid.affine import SMALLEST_SCALE, dequantize, fake_quantize_tokens, integer_range, quantize
+from quant.grid.affine import SMALLEST_SCALE, dequantize, fake_quantize_tokens, quantize
+from quant.grid.learned_factor import fake_quantize_factored
 from quant.grid.lsq import fake_quantize_learned
 from quant.grid.weights import as_rows, best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
 from quant.policy import LayerRule
@@ -15,8 +16,9 @@ from quant.policy import LayerRule
 SMOOTHING = 0.6
 # Of the mean over channels: what is hardly used on these data is used on others. On Whisper base 0.01 costs 60 % more.
 LEAST_USE = 0.3
-# Of a step: how far from the middle of its cell a weight starts that was rounded elsewhere than to the nearest.
-INSIDE = 0.45
+# Of a step: how far from the middle of its cell a weight starts at most whose integer was chosen on data. The integers make
+# up for each other's errors: near an edge the first steps of a training would undo that.
+INSIDE = 0.25
 
 
 def _correction_name(run: BitWidth) -> str:
@@ -29,6 +31,10 @@ def _rounding_names(run: BitWidth) -> tuple[str, str]:
 
 def _scale_name(run: BitWidth) -> str:
     return f"weight_scale_{run}"
+
+
+def _factor_name(run: BitWidth) -> str:
+    return f"weight_scale_factor_{run}"
 
 
 def _offset_name(run: BitWidth) -> str:
@@ -45,8 +51,9 @@ class QuantLayer(QuantActivation):
         corrected: bit-widths that have a bias correction, a buffer of shape (out,) each: see `quant.correct_bias`.
         rounded: bit-widths whose integers were chosen on data, buffers of the weight's shape, int8, and of the scales,
             shape (out, groups): see `quant.round_weights`. The others round to the nearest.
-        learning: bit-widths that learn scales, shape (rows, 1, ...), a bias correction, shape (out,), and, where asked,
-            offsets before rounding, shape of the weight, of their own, Parameters: see `quant.learn_bit_widths`.
+        learning: bit-widths that learn factors of scales, shape (rows, 1, ...), a bias correction, shape (out,), and,
+            where asked, offsets before rounding, in steps of the scales, of the weight's shape; all of them Parameters
+            of their own: see `quant.learn_bit_widths`.
     """
 
     weight: Tensor
@@ -116,19 +123,21 @@ class QuantLayer(QuantActivation):
             if offsets and run in self.rounded:
                 integers, chosen = self.weight_integers(run)
                 scale = chosen.reshape(scale.shape) if len(rows) > 1 else chosen[:1].reshape(scale.shape)
-                offset = _offset_to(as_rows(integers, self.rule.granularity), rows, scale, bits)
+                offset = _offset_to(as_rows(integers, self.rule.granularity), rows, scale)
                 correction = self.correction(run) if run in self.corrected else correction
         self.drop_run(run)
         if bits != FLOAT_BITS:
-            self.register_parameter(_scale_name(run), nn.Parameter(scale.clone()))
+            # In units of the first scales: an optimizer such as Adam moves small numbers as far as large ones.
+            self.register_buffer(_scale_name(run), scale.clone())
+            self.register_parameter(_factor_name(run), nn.Parameter(torch.ones_like(scale)))
             if offsets:
-                self.register_parameter(_offset_name(run), nn.Parameter(offset.view_as(self.weight)))
+                self.register_parameter(_offset_name(run), nn.Parameter((offset / scale).view_as(self.weight)))
         self.register_parameter(_correction_name(run), nn.Parameter(correction.clone()))
         self.learning = tuple(dict.fromkeys([*self.learning, run]))
 
     def own_parameters(self) -> list[nn.Parameter]:
         """What the runs that learn have of their own."""
-        names = [name(run) for run in self.learning for name in (_scale_name, _offset_name, _correction_name)]
+        names = [name(run) for run in self.learning for name in (_factor_name, _offset_name, _correction_name)]
         found = [self._parameters.get(name) for name in names]
         return [parameter for parameter in found if parameter is not None]
 
@@ -137,7 +146,7 @@ class QuantLayer(QuantActivation):
         integers, scale = self.weight_integers(run)
         correction = self.correction(run).detach()
         self.learning = tuple(each for each in self.learning if each != run)
-        for name in (_scale_name(run), _offset_name(run), _correction_name(run)):
+        for name in (_factor_name(run), _offset_name(run), _correction_name(run)):
             self._parameters.pop(name, None)
         self.add_rounding(run, integers, scale)
         self.add_correction(run, correction)
@@ -202,9 +211,11 @@ class QuantLayer(QuantActivation):
             return integers, scale
         bits = self.bits_at(run).weight
         rows = self._rows(run).detach()
-        step = self._learned_step(run)
-        if step is not None:
-            scale = step.detach().clamp_min(SMALLEST_SCALE)
+        if run in self.learning:
+            first, factor = self.get_buffer(_scale_name(run)), self.get_parameter(_factor_name(run))
+            integers, scale = quantize(rows, first, 0, bits, signed=True), (first * factor).detach()
+        elif self.weight_step is not None:
+            scale = self.weight_step.detach().clamp_min(SMALLEST_SCALE)
             integers = quantize(rows, scale, 0, bits, signed=True)
         else:
             integers, scale = quantize_weight(rows, bits, self._clip_ratio(rows, bits))
@@ -238,21 +249,24 @@ class QuantLayer(QuantActivation):
         if run in self.rounded:
             return self._dequantized(run).to(self.weight.dtype)
         bits, rows = self.bits_at(run).weight, self._rows(run)
-        step = self._learned_step(run)
-        if step is not None:
-            quantized = fake_quantize_learned(rows, step, 0, bits, signed=True, count=rows[0].numel())
+        if run in self.learning:
+            first, factor = self.get_buffer(_scale_name(run)), self.get_parameter(_factor_name(run))
+            quantized = fake_quantize_factored(rows, first, factor, bits)
+        elif self.weight_step is not None:
+            count = rows[0].numel()
+            quantized = fake_quantize_learned(rows, self.weight_step, 0, bits, signed=True, count=count)
         else:
             quantized = fake_quantize_weight(rows, bits, self._clip_ratio(rows, bits))
         return quantized.view_as(self.weight)
 
     def _rows(self, run: BitWidth) -> Tensor:
         """What is put on the grid in a run of the model: a row for each scale."""
-        weight, offset = self.spread_weight(run), self._parameters.get(_offset_name(run))
-        return as_rows(weight if offset is None else weight + offset, self.rule.granularity)
-
-    def _learned_step(self, run: BitWidth) -> Tensor | None:
-        """Scales that are learned for a run of the model, or for the one bit-width of `quant.learn_steps`."""
-        return self.get_parameter(_scale_name(run)) if run in self.learning else self.weight_step
+        rows, offset = (
+            each if each is None else as_rows(each, self.rule.granularity)
+            for each in (self.spread_weight(run), self._parameters.get(_offset_name(run)))
+        )
+        assert rows is not None
+        return rows if offset is None else rows + offset * self.get_buffer(_scale_name(run))
 
     def _dequantized(self, run: BitWidth) -> Tensor:
         integers, scale = self.weight_integers(run)
@@ -336,12 +350,10 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
         return self._conv_forward(self.quantized_input(input), self.quantized_weight(), bias)
 
 
-def _offset_to(integers: Tensor, rows: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """The least that has to be added to rows so that they round to some integers, a little inside of their cells."""
+def _offset_to(integers: Tensor, rows: Tensor, scale: Tensor) -> Tensor:
+    """The least that has to be added to rows so that they round to some integers, well inside of their cells."""
     steps = rows / scale
-    nearest = steps.round().clamp(*integer_range(bits, signed=True))
-    inside = integers + (steps - integers).clamp(-INSIDE, INSIDE)
-    return torch.where(nearest == integers, 0, (inside - steps) * scale)
+    return (integers + (steps - integers).clamp(-INSIDE, INSIDE) - steps) * scale
 
 
 def _by_mean(values: Tensor) -> Tensor:

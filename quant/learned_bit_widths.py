@@ -10,7 +10,7 @@ from quant.prepare import modes_of, quant_activations, quant_layers
 
 
 def learn_bit_widths(model: nn.Module, bit_widths: Sequence[str | BitWidth], offsets: bool = False) -> None:
-    """Give every layer scales (LSQ) and a bias of its own for each bit-width, as Parameters, in place.
+    """Give every layer scales and a bias of its own for each bit-width, as Parameters, in place.
 
     The weights stay one copy for all: a bit-width adds a number for each output channel (or group) and one for each
     bias, less than a thousandth of the weights of a speech encoder. At other bit-widths the model runs as before. Call
@@ -19,7 +19,8 @@ def learn_bit_widths(model: nn.Module, bit_widths: Sequence[str | BitWidth], off
     Any-Precision networks (Yu et al., AAAI 2021) do so with batch normalizations.
 
     Args:
-        model: prepared. Scales start where the squared error of the weights is least, corrections at zero.
+        model: prepared. Scales start where the squared error of the weights is least, and are learned as
+            factors of that; corrections start at zero.
         bit_widths: `w8a8`, `w4a8`, ...
         offsets: each bit-width also learns what is added to each weight before it is rounded: integers of its own,
             beginning with those that `round_weights` chose, if it did. The weights in full precision can then stay
@@ -33,7 +34,7 @@ def learn_bit_widths(model: nn.Module, bit_widths: Sequence[str | BitWidth], off
         >>> model = quant.prepare(torch.nn.Linear(4, 2), quant.Policy(first_layer="w8a32"))
         >>> quant.learn_bit_widths(model, ["w4a8"])
         >>> sorted(name for name, _ in model.named_parameters())
-        ['bias', 'bias_correction_w4a8', 'weight', 'weight_scale_w4a8']
+        ['bias', 'bias_correction_w4a8', 'weight', 'weight_scale_factor_w4a8']
     """
     runs = [parse_bit_width(each) for each in bit_widths]
     if not runs:

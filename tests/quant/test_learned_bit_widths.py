@@ -36,7 +36,9 @@ def trained(model: nn.Sequential, steps: int = 120) -> tuple[dict[str, list[floa
 def test_each_bit_width_learns_its_own_scales_and_bias_beside_one_weight():
     model = learning()
     names = {name for name, _ in model.named_parameters()}
-    own = {f"{layer}.{kind}_{run}" for layer in "02" for kind in ("weight_scale", "bias_correction") for run in RUNS}
+    own = {
+        f"{layer}.{kind}_{run}" for layer in "02" for kind in ("weight_scale_factor", "bias_correction") for run in RUNS
+    }
     assert names == {"0.weight", "0.bias", "2.weight", "2.bias"} | own
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     losses, _ = trained(model)
@@ -49,7 +51,8 @@ def test_numbers_of_a_bit_width_are_those_of_its_scales_and_correction():
     model = learning(granularity="per_tensor")
     trained(model, 20)
     layer, inputs = model[2], torch.rand(5, 32)
-    scale = layer.weight_scale_w2a8.detach().numpy()
+    assert not torch.equal(layer.weight_scale_factor_w2a8, torch.ones_like(layer.weight_scale_w2a8))
+    scale = (layer.weight_scale_w2a8 * layer.weight_scale_factor_w2a8).detach().numpy()
     weight = np.clip(np.round(layer.weight.detach().numpy() / scale), -2, 1) * scale
     low, high = inputs.numpy().min(1, keepdims=True).clip(max=0), inputs.numpy().max(1, keepdims=True).clip(min=0)
     step = (high - low) / 255
@@ -123,10 +126,10 @@ def test_offsets_begin_with_the_integers_that_were_chosen_on_data(granularity):
     exact, start = model(inputs).detach(), model[2].weight.detach().clone()
     own = quant.own_parameters(model)
     assert {id(p) for p in own} == {id(p) for name, p in model.named_parameters() if "w2a8" in name}
-    optimizer = torch.optim.Adam(own, lr=3e-3)
+    optimizer = torch.optim.Adam(own, lr=1e-3)
     losses = []
     for step in range(200):
-        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 200)
+        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / 200)
         with quant.at(model, "w2a8"):
             loss = (model(inputs) - exact).square().mean() / exact.var()
         optimizer.zero_grad()
