@@ -5,20 +5,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quant.activation import Mode, QuantActivation
-from quant.bits import FLOAT_BITS, BitWidth
+from quant.bits import FLOAT_BITS, BitWidth, parse_bit_width
 from quant.grid.affine import SMALLEST_SCALE, dequantize, fake_quantize_tokens, quantize
-from quant.grid.learned_factor import fake_quantize_factored
 from quant.grid.lsq import fake_quantize_learned
 from quant.grid.weights import as_rows, best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
+from quant.learned_run import LearnedRun
 from quant.policy import LayerRule
 
 # Power of a channel's largest input; its largest weight has the rest. Best of 0.5, 0.6, 0.7 and 1 on Whisper base.
 SMOOTHING = 0.6
 # Of the mean over channels: what is hardly used on these data is used on others. On Whisper base 0.01 costs 60 % more.
 LEAST_USE = 0.3
-# Of a step: how far from the middle of its cell a weight starts at most whose integer was chosen on data. The integers make
-# up for each other's errors: near an edge the first steps of a training would undo that.
-INSIDE = 0.25
 
 
 def _correction_name(run: BitWidth) -> str:
@@ -26,19 +23,7 @@ def _correction_name(run: BitWidth) -> str:
 
 
 def _rounding_names(run: BitWidth) -> tuple[str, str]:
-    return f"weight_integers_{run}", _scale_name(run)
-
-
-def _scale_name(run: BitWidth) -> str:
-    return f"weight_scale_{run}"
-
-
-def _factor_name(run: BitWidth) -> str:
-    return f"weight_scale_factor_{run}"
-
-
-def _offset_name(run: BitWidth) -> str:
-    return f"weight_offset_{run}"
+    return f"weight_integers_{run}", f"weight_scale_{run}"
 
 
 class QuantLayer(QuantActivation):
@@ -51,16 +36,14 @@ class QuantLayer(QuantActivation):
         corrected: bit-widths that have a bias correction, a buffer of shape (out,) each: see `quant.correct_bias`.
         rounded: bit-widths whose integers were chosen on data, buffers of the weight's shape, int8, and of the scales,
             shape (out, groups): see `quant.round_weights`. The others round to the nearest.
-        learning: bit-widths that learn factors of scales, shape (rows, 1, ...), a bias correction, shape (out,), and,
-            where asked, offsets before rounding, in steps of the scales, of the weight's shape; all of them Parameters
-            of their own: see `quant.learn_bit_widths`.
+        learned: what bit-widths learn of their own, by their names: see `quant.learn_bit_widths`.
     """
 
     weight: Tensor
     weight_step: nn.Parameter | None
     corrected: tuple[BitWidth, ...] = ()
     rounded: tuple[BitWidth, ...] = ()
-    learning: tuple[BitWidth, ...] = ()
+    learned: nn.ModuleDict
 
     # Of the outputs.
     channels_axis = 1
@@ -69,13 +52,12 @@ class QuantLayer(QuantActivation):
         """Add rule, mode and range buffers to a layer whose class has just become a quantized one."""
         super().attach(rule, mode, device)
         self.register_parameter("weight_step", None)
+        self.learned = nn.ModuleDict()
 
     def detach(self) -> None:
         """Undo `attach`, `add_steps`, `add_correction`, `add_rounding` and `learn_run`."""
         self.drop_corrections()
-        for run in self.learning:
-            self.settle_run(run)
-            self.drop_run(run)
+        del self.learned
         super().detach()
 
     def add_steps(self, bits: BitWidth) -> None:
@@ -108,46 +90,33 @@ class QuantLayer(QuantActivation):
             self.register_buffer(name, values.to(self.weight.device).contiguous())
         self.rounded = tuple(dict.fromkeys([*self.rounded, run]))
 
+    @property
+    def learning(self) -> list[BitWidth]:
+        """The bit-widths that learn scales and a bias correction of their own."""
+        return [parse_bit_width(name) for name in self.learned]
+
     def learn_run(self, run: BitWidth, offsets: bool = False) -> None:
-        """Scales and a bias correction of its own for a run of the model, as Parameters; and offsets of the weight.
+        """Scales and a bias correction of its own for a run of the model, and offsets where asked: see `LearnedRun`.
 
-        Scales fit the weight, corrections and offsets are zero; with offsets they begin with the integers that were
-        chosen for the run, if some were.
+        They begin with the integers, scales and correction that were found on data, if some were; otherwise scales fit
+        the weight, and the correction is zero.
         """
-        bits = self.bits_at(run).weight
-        correction = torch.zeros(len(self.weight), device=self.weight.device)
+        bits, integers = self.bits_at(run).weight, None
+        rows = as_rows(self.spread_weight(run).detach(), self.rule.granularity)
+        scale = rows.new_ones([len(rows)] + [1] * (rows.dim() - 1))
         if bits != FLOAT_BITS:
-            rows = as_rows(self.spread_weight(run).detach(), self.rule.granularity)
             scale = weight_scale(rows, bits, best_clip_ratio(rows, bits))
-            offset = torch.zeros_like(rows)
-            if offsets and run in self.rounded:
-                integers, chosen = self.weight_integers(run)
-                scale = chosen.reshape(scale.shape) if len(rows) > 1 else chosen[:1].reshape(scale.shape)
-                offset = _offset_to(as_rows(integers, self.rule.granularity), rows, scale)
-                correction = self.correction(run) if run in self.corrected else correction
+        if run in self.rounded:
+            integers, chosen = self.weight_integers(run)
+            scale, integers = chosen.reshape(scale.shape), as_rows(integers, self.rule.granularity)
+        correction = self.correction(run) if run in self.corrected else rows.new_zeros(len(self.weight))
         self.drop_run(run)
-        if bits != FLOAT_BITS:
-            # In units of the first scales: an optimizer such as Adam moves small numbers as far as large ones.
-            self.register_buffer(_scale_name(run), scale.clone())
-            self.register_parameter(_factor_name(run), nn.Parameter(torch.ones_like(scale)))
-            if offsets:
-                self.register_parameter(_offset_name(run), nn.Parameter((offset / scale).view_as(self.weight)))
-        self.register_parameter(_correction_name(run), nn.Parameter(correction.clone()))
-        self.learning = tuple(dict.fromkeys([*self.learning, run]))
-
-    def own_parameters(self) -> list[nn.Parameter]:
-        """What the runs that learn have of their own."""
-        names = [name(run) for run in self.learning for name in (_factor_name, _offset_name, _correction_name)]
-        found = [self._parameters.get(name) for name in names]
-        return [parameter for parameter in found if parameter is not None]
+        self.learned[str(run)] = LearnedRun(rows, scale, correction, integers, offsets)
 
     def settle_run(self, run: BitWidth) -> None:
         """Turn what a run of the model has learned into its integers, scales and correction: buffers."""
-        integers, scale = self.weight_integers(run)
-        correction = self.correction(run).detach()
-        self.learning = tuple(each for each in self.learning if each != run)
-        for name in (_factor_name(run), _offset_name(run), _correction_name(run)):
-            self._parameters.pop(name, None)
+        (integers, scale), correction = self.weight_integers(run), self.correction(run).detach()
+        del self.learned[str(run)]
         self.add_rounding(run, integers, scale)
         self.add_correction(run, correction)
 
@@ -165,13 +134,13 @@ class QuantLayer(QuantActivation):
 
     def correction(self, run: BitWidth) -> Tensor:
         """What is taken off the bias in a run of the model, shape (out,)."""
-        found: Tensor = getattr(self, _correction_name(run))
-        return found
+        learned = self._learned(run)
+        return self.get_buffer(_correction_name(run)) if learned is None else learned.correction
 
     def bias_at(self, run: BitWidth) -> Tensor | None:
         """The bias in a run of the model, shape (out,), less its correction; None without both."""
         bias: Tensor | None = self._parameters["bias"]
-        if run not in (*self.corrected, *self.learning):
+        if run not in self.corrected and self._learned(run) is None:
             return bias
         correction = self.correction(run)
         return -correction if bias is None else bias - correction
@@ -209,11 +178,10 @@ class QuantLayer(QuantActivation):
         if run in self.rounded:
             integers, scale = map(self.get_buffer, _rounding_names(run))
             return integers, scale
-        bits = self.bits_at(run).weight
-        rows = self._rows(run).detach()
-        if run in self.learning:
-            first, factor = self.get_buffer(_scale_name(run)), self.get_parameter(_factor_name(run))
-            integers, scale = quantize(rows, first, 0, bits, signed=True), (first * factor).detach()
+        bits, learned = self.bits_at(run).weight, self._learned(run)
+        rows = as_rows(self.spread_weight(run).detach(), self.rule.granularity)
+        if learned is not None:
+            integers, scale = learned.quantized(rows, bits)
         elif self.weight_step is not None:
             scale = self.weight_step.detach().clamp_min(SMALLEST_SCALE)
             integers = quantize(rows, scale, 0, bits, signed=True)
@@ -248,10 +216,10 @@ class QuantLayer(QuantActivation):
     def _fake_quantized(self, run: BitWidth) -> Tensor:
         if run in self.rounded:
             return self._dequantized(run).to(self.weight.dtype)
-        bits, rows = self.bits_at(run).weight, self._rows(run)
-        if run in self.learning:
-            first, factor = self.get_buffer(_scale_name(run)), self.get_parameter(_factor_name(run))
-            quantized = fake_quantize_factored(rows, first, factor, bits)
+        bits, learned = self.bits_at(run).weight, self._learned(run)
+        rows = as_rows(self.spread_weight(run), self.rule.granularity)
+        if learned is not None:
+            quantized = learned.fake_quantized(rows, bits)
         elif self.weight_step is not None:
             count = rows[0].numel()
             quantized = fake_quantize_learned(rows, self.weight_step, 0, bits, signed=True, count=count)
@@ -259,14 +227,10 @@ class QuantLayer(QuantActivation):
             quantized = fake_quantize_weight(rows, bits, self._clip_ratio(rows, bits))
         return quantized.view_as(self.weight)
 
-    def _rows(self, run: BitWidth) -> Tensor:
-        """What is put on the grid in a run of the model: a row for each scale."""
-        rows, offset = (
-            each if each is None else as_rows(each, self.rule.granularity)
-            for each in (self.spread_weight(run), self._parameters.get(_offset_name(run)))
-        )
-        assert rows is not None
-        return rows if offset is None else rows + offset * self.get_buffer(_scale_name(run))
+    def _learned(self, run: BitWidth) -> LearnedRun | None:
+        """What a run of the model has learned so far."""
+        found: LearnedRun | None = self.learned._modules.get(str(run))  # type: ignore[assignment]
+        return found
 
     def _dequantized(self, run: BitWidth) -> Tensor:
         integers, scale = self.weight_integers(run)
@@ -348,12 +312,6 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
         """Shape (batch, in, height, width) to (batch, out, height', width')."""
         bias = self.bias_at(self.mode.run.bit_width)
         return self._conv_forward(self.quantized_input(input), self.quantized_weight(), bias)
-
-
-def _offset_to(integers: Tensor, rows: Tensor, scale: Tensor) -> Tensor:
-    """The least that has to be added to rows so that they round to some integers, well inside of their cells."""
-    steps = rows / scale
-    return (integers + (steps - integers).clamp(-INSIDE, INSIDE) - steps) * scale
 
 
 def _by_mean(values: Tensor) -> Tensor:

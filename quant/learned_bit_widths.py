@@ -19,12 +19,12 @@ def learn_bit_widths(model: nn.Module, bit_widths: Sequence[str | BitWidth], off
     Any-Precision networks (Yu et al., AAAI 2021) do so with batch normalizations.
 
     Args:
-        model: prepared. Scales start where the squared error of the weights is least, and are learned as
-            factors of that; corrections start at zero.
+        model: prepared. A bit-width whose integers `round_weights` chose begins with these, with their scales and
+            correction, and they stay; otherwise the weights are rounded to the nearest, scales start where that costs
+            the weights least, and corrections at zero.
         bit_widths: `w8a8`, `w4a8`, ...
-        offsets: each bit-width also learns what is added to each weight before it is rounded: integers of its own,
-            beginning with those that `round_weights` chose, if it did. The weights in full precision can then stay
-            what they were.
+        offsets: each bit-width also learns what is added to each weight before it is rounded: integers of its own.
+            The weights in full precision can then stay what they were.
 
     Raises:
         ValueError: no bit-width, full precision, a model that is not prepared, or with learned steps.
@@ -34,7 +34,7 @@ def learn_bit_widths(model: nn.Module, bit_widths: Sequence[str | BitWidth], off
         >>> model = quant.prepare(torch.nn.Linear(4, 2), quant.Policy(first_layer="w8a32"))
         >>> quant.learn_bit_widths(model, ["w4a8"])
         >>> sorted(name for name, _ in model.named_parameters())
-        ['bias', 'bias_correction_w4a8', 'weight', 'weight_scale_factor_w4a8']
+        ['bias', 'learned.w4a8.correction', 'learned.w4a8.factor', 'weight']
     """
     runs = [parse_bit_width(each) for each in bit_widths]
     if not runs:
@@ -66,7 +66,7 @@ def own_parameters(model: nn.Module) -> list[nn.Parameter]:
     Raises:
         ValueError: a model that is not prepared.
     """
-    return [each for layer in quant_layers(model).values() for each in layer.own_parameters()]
+    return [each for layer in quant_layers(model).values() for each in layer.learned.parameters()]
 
 
 def settle_bit_widths(model: nn.Module) -> list[BitWidth]:

@@ -51,14 +51,15 @@ def test_numbers_of_a_bit_width_are_those_of_its_scales_and_correction():
     model = learning(granularity="per_tensor")
     trained(model, 20)
     layer, inputs = model[2], torch.rand(5, 32)
-    assert not torch.equal(layer.weight_scale_factor_w2a8, torch.ones_like(layer.weight_scale_w2a8))
-    scale = (layer.weight_scale_w2a8 * layer.weight_scale_factor_w2a8).detach().numpy()
-    weight = np.clip(np.round(layer.weight.detach().numpy() / scale), -2, 1) * scale
+    learned = layer.learned["w2a8"]
+    assert not torch.equal(learned.factor, torch.ones_like(learned.factor))
+    first, factor = learned.scale.numpy(), learned.factor.detach().numpy()
+    weight = np.clip(np.round(layer.weight.detach().numpy() / first), -2, 1) * first * factor
     low, high = inputs.numpy().min(1, keepdims=True).clip(max=0), inputs.numpy().max(1, keepdims=True).clip(min=0)
     step = (high - low) / 255
     seen = (np.clip(np.round(inputs.numpy() / step) + np.round(-low / step), 0, 255) - np.round(-low / step)) * step
     expected = seen @ weight[0].reshape(layer.weight.shape).T if weight.ndim > 2 else seen @ weight.T
-    expected = expected + layer.bias.detach().numpy() - layer.bias_correction_w2a8.detach().numpy()
+    expected = expected + layer.bias.detach().numpy() - learned.correction.detach().numpy()
     with quant.at(model, "w2a8"):
         np.testing.assert_allclose(layer(inputs).detach().numpy(), expected, atol=1e-5)
 
