@@ -36,6 +36,7 @@ from quant import (
     corrected_bit_widths,
     integer_range,
     is_prepared,
+    learning_bit_widths,
     parse_bit_width,
     prepare,
     quant_layers,
@@ -62,7 +63,7 @@ def save_encoder(
 
     Raises:
         FileExistsError: the folder exists and overwrite is False, or it holds anything else.
-        ValueError: a weight is NaN or infinite, or the tokenizer is another encoder's.
+        ValueError: a weight is NaN or infinite, the tokenizer is another encoder's, or bit-widths are still learning.
         OSError: it cannot be written, the disk is full, or something else is writing it.
 
     Example:
@@ -77,6 +78,10 @@ def save_encoder(
     mode = next((module.mode for module in encoder.modules() if isinstance(module, QuantLayer)), None)
     if mode is not None:
         config["policy"] = mode.policy.to_dict()
+    if mode is not None and learning_bit_widths(encoder):
+        raise ValueError(
+            "bit-widths are still learning scales of their own: call quant.settle_bit_widths(encoder) first"
+        )
     if mode is not None and mode.learned is not None:
         config["learned_steps"] = str(mode.learned)
     if mode is not None and corrected_bit_widths(encoder):
@@ -187,16 +192,18 @@ def _bit_width(text: object, key: str) -> BitWidth:
     return parse_bit_width(text)
 
 
-def init_from(folder: str) -> Encoder:
+def init_from(folder: str, quantized: bool = False) -> Encoder:
     """The weights of an artifact as the start of a training run: float, trainable, without policy and ranges.
 
     In a recipe: `encoder: {class_path: encoders.init_from, init_args: {folder: runs/imported/encoder}}`.
 
     Args:
         folder: as in `load_encoder`.
+        quantized: keep what `ssql quantize` found, policy, ranges and integers, for bit-widths to start from.
 
     Raises:
         ArtifactError: as `load_encoder`.
+        ValueError: an encoder that is to be quantized, and is not.
 
     Example:
         >>> import encoders
@@ -206,6 +213,8 @@ def init_from(folder: str) -> Encoder:
         True
     """
     encoder = load_encoder(folder)
-    if is_prepared(encoder):
+    if quantized and not is_prepared(encoder):
+        raise ValueError(f"{folder} has no bit-widths yet: ssql quantize makes an encoder that has")
+    if is_prepared(encoder) and not quantized:
         unprepare(encoder)
     return encoder.train()

@@ -7,6 +7,7 @@ from quant.bits import FULL_PRECISION, BitWidth, parse_bit_width
 from quant.grid.affine import activation_qparams, dequantize, fake_quantize_activation, integer_range
 from quant.grid.weights import best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
 from quant.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
+from quant.learned_bit_widths import learn_bit_widths, learning_bit_widths, own_parameters, settle_bit_widths
 from quant.learned_steps import learn_steps, learned_bit_width
 from quant.policy import Policy
 from quant.prepare import (

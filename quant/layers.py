@@ -5,10 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quant.activation import Mode, QuantActivation
-from quant.bits import FLOAT_BITS, BitWidth
+from quant.bits import FLOAT_BITS, BitWidth, parse_bit_width
 from quant.grid.affine import SMALLEST_SCALE, dequantize, fake_quantize_tokens, quantize
 from quant.grid.lsq import fake_quantize_learned
 from quant.grid.weights import as_rows, best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
+from quant.learned_run import LearnedRun
 from quant.policy import LayerRule
 
 # Power of a channel's largest input; its largest weight has the rest. Best of 0.5, 0.6, 0.7 and 1 on Whisper base.
@@ -35,12 +36,14 @@ class QuantLayer(QuantActivation):
         corrected: bit-widths that have a bias correction, a buffer of shape (out,) each: see `quant.correct_bias`.
         rounded: bit-widths whose integers were chosen on data, buffers of the weight's shape, int8, and of the scales,
             shape (out, groups): see `quant.round_weights`. The others round to the nearest.
+        learned: what bit-widths learn of their own, by their names: see `quant.learn_bit_widths`.
     """
 
     weight: Tensor
     weight_step: nn.Parameter | None
     corrected: tuple[BitWidth, ...] = ()
     rounded: tuple[BitWidth, ...] = ()
+    learned: nn.ModuleDict
 
     # Of the outputs.
     channels_axis = 1
@@ -49,10 +52,12 @@ class QuantLayer(QuantActivation):
         """Add rule, mode and range buffers to a layer whose class has just become a quantized one."""
         super().attach(rule, mode, device)
         self.register_parameter("weight_step", None)
+        self.learned = nn.ModuleDict()
 
     def detach(self) -> None:
-        """Undo `attach`, `add_steps`, `add_correction` and `add_rounding`."""
+        """Undo `attach`, `add_steps`, `add_correction`, `add_rounding` and `learn_run`."""
         self.drop_corrections()
+        del self.learned
         super().detach()
 
     def add_steps(self, bits: BitWidth) -> None:
@@ -85,6 +90,36 @@ class QuantLayer(QuantActivation):
             self.register_buffer(name, values.to(self.weight.device).contiguous())
         self.rounded = tuple(dict.fromkeys([*self.rounded, run]))
 
+    @property
+    def learning(self) -> list[BitWidth]:
+        """The bit-widths that learn scales and a bias correction of their own."""
+        return [parse_bit_width(name) for name in self.learned]
+
+    def learn_run(self, run: BitWidth, offsets: bool = False) -> None:
+        """Scales and a bias correction of its own for a run of the model, and offsets where asked: see `LearnedRun`.
+
+        They begin with the integers, scales and correction that were found on data, if some were; otherwise scales fit
+        the weight, and the correction is zero.
+        """
+        bits, integers = self.bits_at(run).weight, None
+        rows = as_rows(self.spread_weight(run).detach(), self.rule.granularity)
+        scale = rows.new_ones([len(rows)] + [1] * (rows.dim() - 1))
+        if bits != FLOAT_BITS:
+            scale = weight_scale(rows, bits, best_clip_ratio(rows, bits))
+        if run in self.rounded:
+            integers, chosen = self.weight_integers(run)
+            scale, integers = chosen.reshape(scale.shape), as_rows(integers, self.rule.granularity)
+        correction = self.correction(run) if run in self.corrected else rows.new_zeros(len(self.weight))
+        self.drop_run(run)
+        self.learned[str(run)] = LearnedRun(rows, scale, correction, integers, offsets)
+
+    def settle_run(self, run: BitWidth) -> None:
+        """Turn what a run of the model has learned into its integers, scales and correction: buffers."""
+        (integers, scale), correction = self.weight_integers(run), self.correction(run).detach()
+        del self.learned[str(run)]
+        self.add_rounding(run, integers, scale)
+        self.add_correction(run, correction)
+
     def drop_corrections(self) -> None:
         """Forget the bias corrections and the chosen integers of all bit-widths."""
         for run in {*self.corrected, *self.rounded}:
@@ -99,12 +134,13 @@ class QuantLayer(QuantActivation):
 
     def correction(self, run: BitWidth) -> Tensor:
         """What is taken off the bias in a run of the model, shape (out,)."""
-        return self.get_buffer(_correction_name(run))
+        learned = self._learned(run)
+        return self.get_buffer(_correction_name(run)) if learned is None else learned.correction
 
     def bias_at(self, run: BitWidth) -> Tensor | None:
         """The bias in a run of the model, shape (out,), less its correction; None without both."""
         bias: Tensor | None = self._parameters["bias"]
-        if run not in self.corrected:
+        if run not in self.corrected and self._learned(run) is None:
             return bias
         correction = self.correction(run)
         return -correction if bias is None else bias - correction
@@ -142,9 +178,11 @@ class QuantLayer(QuantActivation):
         if run in self.rounded:
             integers, scale = map(self.get_buffer, _rounding_names(run))
             return integers, scale
-        bits = self.bits_at(run).weight
+        bits, learned = self.bits_at(run).weight, self._learned(run)
         rows = as_rows(self.spread_weight(run).detach(), self.rule.granularity)
-        if self.weight_step is not None:
+        if learned is not None:
+            integers, scale = learned.quantized(rows, bits)
+        elif self.weight_step is not None:
             scale = self.weight_step.detach().clamp_min(SMALLEST_SCALE)
             integers = quantize(rows, scale, 0, bits, signed=True)
         else:
@@ -178,14 +216,21 @@ class QuantLayer(QuantActivation):
     def _fake_quantized(self, run: BitWidth) -> Tensor:
         if run in self.rounded:
             return self._dequantized(run).to(self.weight.dtype)
-        bits = self.bits_at(run).weight
+        bits, learned = self.bits_at(run).weight, self._learned(run)
         rows = as_rows(self.spread_weight(run), self.rule.granularity)
-        if self.weight_step is not None:
+        if learned is not None:
+            quantized = learned.fake_quantized(rows, bits)
+        elif self.weight_step is not None:
             count = rows[0].numel()
             quantized = fake_quantize_learned(rows, self.weight_step, 0, bits, signed=True, count=count)
         else:
             quantized = fake_quantize_weight(rows, bits, self._clip_ratio(rows, bits))
         return quantized.view_as(self.weight)
+
+    def _learned(self, run: BitWidth) -> LearnedRun | None:
+        """What a run of the model has learned so far."""
+        found: LearnedRun | None = self.learned._modules.get(str(run))  # type: ignore[assignment]
+        return found
 
     def _dequantized(self, run: BitWidth) -> Tensor:
         integers, scale = self.weight_integers(run)

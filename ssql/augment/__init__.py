@@ -3,5 +3,6 @@
 from ssql.augment.base import Augmentation
 from ssql.augment.images import ImageAugmentation
 from ssql.augment.speech import SpeechAugmentation
+from ssql.augment.unchanged import Unchanged
 
-__all__ = ["Augmentation", "ImageAugmentation", "SpeechAugmentation"]
+__all__ = ["Augmentation", "ImageAugmentation", "SpeechAugmentation", "Unchanged"]

@@ -85,20 +85,27 @@ def pretrain(args: ArgsType = None) -> Path:
 
 
 def _finish(cli: PretrainCLI, encoder: Encoder) -> None:
-    """Find ranges and bias corrections, and save the encoder; without them where they fail."""
+    """Find ranges and bias corrections, and save the encoder; without them where they fail.
+
+    Bit-widths that learned biases of their own need no correction.
+    """
     batches, folder = cli.config.calibration_batches, cli.output / "encoder"
 
+    learned = quant.learning_bit_widths(encoder)
+
     def save() -> None:
+        quant.settle_bit_widths(encoder)
         if cli.trainer.is_global_zero:
             save_encoder(encoder, folder, overwrite=True)
 
     with kept_if_it_fails(folder, save):
         calibrate_on(encoder, cli.datamodule, batches, cli.config.calibration_observer)
     save()
+    to_correct = [each for each in cli.config.bias_correction if quant.parse_bit_width(each) not in learned]
     with kept_if_it_fails(folder, lambda: None):
-        for bit_width in cli.config.bias_correction:
+        for bit_width in to_correct:
             correct_bias_on(encoder, cli.datamodule, batches, bit_width)
-    if cli.config.bias_correction:
+    if to_correct:
         save()
     if cli.trainer.is_global_zero:
         log.info("encoder saved in %s", folder)

@@ -7,7 +7,9 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+import quant
 from encoders.base import Encoder
+from encoders.models.speech_transformer import SpeechTransformer
 from encoders.speech.frames import FrameEncoder, unpadded
 from ssql.augment import Augmentation
 from ssql.methods.method import Method, SSQLOptions, View
@@ -36,10 +38,13 @@ class Distillation(Method):
         teacher: the student's own weights at the start when None; one of other width is met through a linear layer
             that belongs to the training alone.
         optimizer: AdamW 1e-4.
+        margin: for encoders that fill their clips to 30 s: seconds of silence after each clip in training instead, for
+            both. Windows are shorter then, and steps cheaper; the encoder that is saved fills its clips as before.
         common: see `Method`.
 
     Raises:
-        ValueError: a teacher of other inputs or another frame rate, or a request for quantized targets.
+        ValueError: a teacher of other inputs or another frame rate, a request for quantized targets, or a margin for
+            an encoder that does not fill its clips.
     """
 
     def __init__(
@@ -49,16 +54,31 @@ class Distillation(Method):
         ssql: SSQLOptions | bool = True,
         teacher: Encoder | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-4, weight_decay=1e-2),
+        margin: float | None = None,
         **common: Any,
     ) -> None:
         if isinstance(ssql, SSQLOptions) and ssql.targets == "quantized":
             raise ValueError("distillation has a teacher in full precision: ssql.targets must be full_precision")
-        teacher = copy.deepcopy(encoder) if teacher is None else teacher
+        teacher = _full_precision(encoder) if teacher is None else teacher
         _check_teacher(encoder, teacher)
         super().__init__(encoder, augmentation, ssql, optimizer=optimizer, **common)
         self.teacher = FrozenEncoder(teacher)
+        self.margin_before = encoder.arguments.get("margin")
+        self.margin = margin
+        if margin is not None:
+            for each in (encoder, teacher):
+                if not isinstance(each, SpeechTransformer):
+                    raise ValueError(
+                        f"margin is for encoders that fill their clips, such as Whisper's, not {each.name}"
+                    )
+                each.fill(margin)
         same = encoder.feature_dim == teacher.feature_dim
         self.matcher = nn.Identity() if same else nn.Linear(encoder.feature_dim, teacher.feature_dim)
+
+    def on_fit_end(self) -> None:
+        """The encoder fills its clips as it did before."""
+        if isinstance(self.encoder, SpeechTransformer) and self.margin is not None:
+            self.encoder.fill(self.margin_before)
 
     def random_views(self, batch: dict[str, Any]) -> View:
         """One random view of a batch."""
@@ -109,6 +129,11 @@ def rows(encoder: Encoder, view: View) -> Tensor:
     if not isinstance(encoder, FrameEncoder):
         return encoder.embed(*view)
     return unpadded(*encoder(*view))
+
+
+def _full_precision(encoder: Encoder) -> Encoder:
+    twin = copy.deepcopy(encoder)
+    return quant.unprepare(twin) if quant.is_prepared(twin) else twin
 
 
 def _check_teacher(student: Encoder, teacher: Encoder) -> None:

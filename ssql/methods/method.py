@@ -21,9 +21,10 @@ from quant.checks import check_at_least
 from ssql.augment import Augmentation
 from ssql.methods.gathering import mean_over_ranks
 from ssql.methods.health import Health
+from ssql.methods.loss_units import LossUnits
 from ssql.methods.objectives import feature_std, relative_distance
 from ssql.training.batch_norm import check_synchronized, frozen_statistics, layer_sync
-from ssql.training.draw import draw_bit_width
+from ssql.training.draw import draw_among, draw_bit_width
 from ssql.training.gradients import differentiated_now
 from ssql.training.schedule import built, scheduled, total_steps
 from ssql.training.sharding import check_knows_shards, shard
@@ -38,8 +39,11 @@ class SSQLOptions:
     Args:
         weight_bits: smallest and largest weight bit-width drawn; published 2 to 8.
         activation_bits: smallest and largest activation bit-width drawn; published 4 to 8.
+        bit_widths: those that the encoder is to run at, such as [w8a8, w4a8, w2a8]; one of them is drawn, and
+            weight_bits and activation_bits are not looked at.
         draw: `separate` draws the bits of weights and of activations independently; `same` draws one number that both
-            take, held within activation_bits.
+            take, held within activation_bits; `sandwich` takes the coarsest of bit_widths and one of the others, so
+            that a step has a full-precision and two quantized passes.
         draw_every: a new draw each optimizer `step` (the batches accumulated for one share it), or each `epoch`.
         auxiliary_loss: train the full-precision branch by its own loss beside the quantized one; without it
             the full-precision branch only gives targets.
@@ -55,11 +59,19 @@ class SSQLOptions:
             features to the full-precision ones of the same view, in units of their variance over the batch. The
             published loss compares behind projector and predictor, whose batch norms absorb what a linear head on
             the features would notice.
+        learn_scales: each of bit_widths learns the scales of its weights and its biases beside the one copy of the
+            weights (`quant.learn_bit_widths`); the encoder that is saved has them.
+        learn_offsets: each of bit_widths also learns what is added to each weight before it is rounded; beginning, with
+            `encoders.init_from` and its `quantized`, with the integers of `ssql quantize`.
+        own_lr: learning rate of scales, biases and offsets of bit-widths, in units of the weights'.
+        loss_units: `as_is`, or `running_mean`: the loss of full precision and of each of bit_widths is divided by its
+            own running mean, so that those of few bits do not drown the others.
     """
 
     weight_bits: Sequence[int] = (2, 8)
     activation_bits: Sequence[int] = (4, 8)
-    draw: Literal["separate", "same"] = "separate"
+    bit_widths: Sequence[str] | None = None
+    draw: Literal["separate", "same", "sandwich"] = "separate"
     draw_every: Literal["step", "epoch"] = "step"
     auxiliary_loss: bool = True
     targets: Literal["full_precision", "quantized"] = "full_precision"
@@ -67,17 +79,39 @@ class SSQLOptions:
     sequential: bool = True
     observer: Literal["min_max", "moving_average", "mse"] = "min_max"
     consistency: float = 0.0
+    learn_scales: bool = False
+    learn_offsets: bool = False
+    own_lr: float = 1.0
+    loss_units: Literal["as_is", "running_mean"] = "as_is"
 
     def __post_init__(self) -> None:
+        if self.bit_widths is not None:
+            for bit_width in self.bit_widths:
+                quant.check_correctable(bit_width)
+            if not self.bit_widths:
+                raise ValueError("bit_widths must name one bit-width or more, such as [w8a8, w4a8]")
+        named = {"draw sandwich": self.draw == "sandwich", "learn_scales true": self.learn_scales,
+                 "loss_units running_mean": self.loss_units == "running_mean"}  # fmt: skip
+        for option in [option for option, asked in named.items() if asked and self.bit_widths is None]:
+            raise ValueError(f"{option} needs ssql.bit_widths, such as [w8a8, w4a8, w2a8]")
         for name in ("weight_bits", "activation_bits"):
             bounds = list(getattr(self, name))
             if len(bounds) != 2 or not 2 <= bounds[0] <= bounds[1] <= 8:
                 raise ValueError(f"{name} must be two numbers from 2 to 8, smallest first; got {bounds}")
-        check_at_least(0, consistency=self.consistency)
+        if self.learn_offsets and not self.learn_scales:
+            raise ValueError("learn_offsets true needs ssql.learn_scales true: offsets are of bit-widths that learn")
+        check_at_least(0, consistency=self.consistency, own_lr=self.own_lr)
+        if self.targets == "quantized" and (self.draw == "sandwich" or self.loss_units == "running_mean"):
+            raise ValueError("targets quantized goes with one quantized pass, and losses as they are")
         if self.targets == "quantized" and not self.auxiliary_loss:
             raise ValueError(
                 "targets quantized needs auxiliary_loss true: without it no branch would be left to predict them"
             )
+
+    @property
+    def runs(self) -> list[quant.BitWidth]:
+        """The bit-widths that were named."""
+        return [quant.parse_bit_width(each) for each in self.bit_widths or ()]
 
 
 class Projected(NamedTuple):
@@ -124,9 +158,16 @@ class Method(lightning.LightningModule):
         if type(self).loss is Method.loss:
             raise TypeError(f"{type(self).__name__} is only what others are made from: name one of them")
         check_at_least(0, warmup_steps=warmup_steps)
-        self.encoder = quant.prepare(encoder, policy)
+        if quant.is_prepared(encoder) and policy is not None:
+            raise ValueError("an encoder that is quantized already keeps its own policy: leave policy out")
+        self.encoder = encoder if quant.is_prepared(encoder) else quant.prepare(encoder, policy)
         self.augmentation = augmentation
         self.ssql = SSQLOptions() if ssql is True else ssql or None
+        runs = [] if self.ssql is None else self.ssql.runs
+        by_mean = self.ssql is not None and self.ssql.loss_units == "running_mean"
+        self.loss_units = LossUnits([str(run) for run in (quant.FULL_PRECISION, *runs)] if by_mean else [])
+        if self.ssql is not None and self.ssql.learn_scales:
+            quant.learn_bit_widths(self.encoder, runs, self.ssql.learn_offsets)
         self.seed, self.together = seed, views == "together"
         self.optimizer, self.warmup_steps = optimizer, warmup_steps
         self.total_steps = 1
@@ -192,43 +233,61 @@ class Method(lightning.LightningModule):
         return loss, _detached(targets), self._logs(branch, loss)
 
     def _ssql_step(self, views: Any, ssql: SSQLOptions) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
-        bit_width = self._bit_width(ssql)
+        bit_widths = self._bit_widths(ssql)
         reversed_targets = ssql.targets == "quantized"
-        observation = quant.observe(self, ssql.observer, bit_width)
+        differentiate = ssql.sequential and not reversed_targets
+        observation = quant.observe(self, ssql.observer, bit_widths[0] if len(bit_widths) == 1 else None)
         with observation, nullcontext() if ssql.auxiliary_loss else torch.no_grad():
             branch = self.branch(views)
             targets = self.targets(views, branch)
             full_loss = self.loss(branch, targets)
         logs = self._logs(branch, full_loss)
         features = self.features(branch).detach()
-        if ssql.auxiliary_loss and ssql.sequential and not reversed_targets:
-            full_loss = differentiated_now(full_loss, self.parameters())
+        full_term = self.loss_units("fp", full_loss)
+        if ssql.auxiliary_loss and differentiate:
+            full_term = differentiated_now(full_term, self.parameters())
             del branch
         targets = _detached(targets)
 
         clean = ssql.batch_norm_statistics == "full_precision"
-        with quant.at(self, bit_width, reuse_weights=True), frozen_statistics(self, clean):
-            quantized = self.branch(views)
-            if reversed_targets:
-                targets = self.targets(views, quantized)
-            quantized_loss = self.loss(quantized, targets)
+        passes = len(bit_widths) + ssql.auxiliary_loss
+        losses, gaps, terms = [], [], []
+        for bit_width in bit_widths:
+            with quant.at(self, bit_width, reuse_weights=True), frozen_statistics(self, clean):
+                quantized = self.branch(views)
+                if reversed_targets:
+                    targets = self.targets(views, quantized)
+                quantized_loss = self.loss(quantized, targets)
+            gap = relative_distance(self.features(quantized), features)
+            term = self.loss_units(str(bit_width), quantized_loss) / passes
+            if ssql.consistency:
+                term = term + ssql.consistency * gap / len(bit_widths)
+            if differentiate and len(bit_widths) > 1:
+                term = differentiated_now(term, self.parameters())
+            losses.append(quantized_loss.detach())
+            gaps.append(gap.detach())
+            terms.append(term)
         if reversed_targets:
             targets = _detached(targets)
-            full_loss = self.loss(branch, targets)
+            full_loss = full_term = self.loss(branch, targets)
             logs["loss_fp"] = full_loss.detach()
-        loss = (full_loss + quantized_loss) / 2 if ssql.auxiliary_loss else quantized_loss
-        gap = relative_distance(self.features(quantized), features)
-        if ssql.consistency:
-            loss = loss + ssql.consistency * gap
-        logs["loss_quantized"] = quantized_loss.detach()
-        logs["feature_gap"] = gap.detach()
-        logs["weight_bits"] = torch.tensor(bit_width.weight)
-        logs["activation_bits"] = torch.tensor(bit_width.activation)
+        if ssql.auxiliary_loss:
+            terms.append(full_term / passes)
+        loss = torch.stack(terms).sum()
+        logs["loss_quantized"] = torch.stack(losses).mean()
+        logs["feature_gap"] = torch.stack(gaps).mean()
+        if ssql.runs:
+            logs |= {f"loss_{bit_width}": each for bit_width, each in zip(bit_widths, losses, strict=True)}
+        logs["weight_bits"] = torch.tensor(bit_widths[0].weight)
+        logs["activation_bits"] = torch.tensor(bit_widths[0].activation)
         return loss, targets, logs
 
-    def _bit_width(self, ssql: SSQLOptions) -> quant.BitWidth:
+    def _bit_widths(self, ssql: SSQLOptions) -> list[quant.BitWidth]:
+        """Of the step's quantized passes."""
         moment = self.global_step if ssql.draw_every == "step" else self.current_epoch
-        return draw_bit_width(self.seed, moment, ssql.weight_bits, ssql.activation_bits, ssql.draw == "same")
+        if ssql.runs:
+            return draw_among(self.seed, moment, ssql.runs, ssql.draw == "sandwich")
+        return [draw_bit_width(self.seed, moment, ssql.weight_bits, ssql.activation_bits, ssql.draw == "same")]
 
     def _logs(self, branch: Any, loss: Tensor) -> dict[str, Tensor]:
         return {"loss_fp": loss.detach(), "feature_std": feature_std(self.embeddings(branch))}
@@ -286,7 +345,15 @@ class Method(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with a linear warm-up and a cosine to zero over the whole run."""
-        optimizer = built(self.optimizer, (parameter for parameter in self.parameters() if parameter.requires_grad))
+        own = {id(each) for each in quant.own_parameters(self.encoder)}
+        groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                groups[id(parameter) in own].append(parameter)
+        optimizer = built(self.optimizer, [{"params": found} for found in groups.values() if found])
+        if groups[True] and self.ssql is not None:
+            optimizer.param_groups[-1]["lr"] *= self.ssql.own_lr
+            optimizer.param_groups[-1]["weight_decay"] = 0.0
         if isinstance(self.encoder, FSDPModule):
             check_knows_shards(optimizer)
         self.total_steps = total_steps(self.trainer)

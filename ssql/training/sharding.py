@@ -104,7 +104,11 @@ def gathered_encoder(encoder: Encoder) -> Encoder:
         return encoder
     whole = ENCODERS[encoder.name](**encoder.arguments)
     state = get_model_state_dict(encoder, options=StateDictOptions(full_state_dict=True))
-    quant.prepare(whole, quant.policy_of(encoder)).load_state_dict(state)
+    quant.prepare(whole, quant.policy_of(encoder))
+    learning = quant.learning_bit_widths(encoder)
+    if learning:
+        quant.learn_bit_widths(whole, learning)
+    whole.load_state_dict(state)
     return whole
 
 

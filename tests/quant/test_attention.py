@@ -130,3 +130,23 @@ def test_the_default_policy_leaves_state_and_features_of_a_speech_encoder_alone(
 def test_a_model_without_such_products_is_an_error():
     with pytest.raises(ValueError, match="Sequential has no attention whose products can be quantized"):
         quant.prepare(nn.Sequential(nn.Linear(2, 2)), quant.Policy(attention=True))
+
+
+@pytest.mark.parametrize("mask", [None, "bool", "float"])
+def test_in_bfloat16_with_gradients_it_is_the_same_product(mask):
+    torch.manual_seed(0)
+    products = quant.AttentionProducts(32)
+    query, key, value = (torch.randn(2, 4, 9, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    allowed = torch.rand(2, 1, 9, 9) < 0.7
+    allowed[..., 0] = True
+    bias = torch.where(allowed, 0.0, -1e4)
+    given = {None: None, "bool": allowed, "float": bias}[mask]
+    found = products(query, key, value, given)
+    exact = [each.detach().float().requires_grad_() for each in (query, key, value)]
+    expected = nn.functional.scaled_dot_product_attention(*exact, attn_mask=None if given is None else bias)
+    assert torch.allclose(found.float(), expected, atol=0.02)
+    weights = torch.randn_like(expected)
+    (found.float() * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for mine, theirs in zip((query, key, value), exact, strict=True):
+        assert (mine.grad.float() - theirs.grad).norm() < 0.02 * theirs.grad.norm()

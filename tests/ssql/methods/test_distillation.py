@@ -1,9 +1,14 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+import encoders
 import quant
 from encoders import SpeechTransformer, VisionEncoder
+from ssql.augment import Unchanged
 from ssql.methods import Distillation, SSQLOptions
+from ssql.methods.loss_units import LossUnits
 
 
 class Same(torch.nn.Module):
@@ -94,3 +99,138 @@ def test_what_does_not_fit_is_refused():
         build(teacher=VisionEncoder("resnet10t"))
     with pytest.raises(ValueError, match="teacher in full precision"):
         build(ssql=SSQLOptions(targets="quantized"))
+
+
+SANDWICH = {"bit_widths": ["w8a8", "w4a8", "w2a8"], "draw": "sandwich"}
+
+
+def test_a_sandwich_passes_full_precision_the_coarsest_and_one_other(assert_same_gradients):
+    method = build(ssql=SSQLOptions(**SANDWICH), policy=quant.Policy(activation_range="per_token"))
+    with torch.no_grad():
+        for parameter in method.encoder.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    logged: dict[str, torch.Tensor] = {}
+    method.log_dict = lambda values, **_: logged.update(values)
+    loss = method.training_step(BATCH, 0)
+    loss.backward()
+    gradients = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
+    runs = [name.removeprefix("loss_") for name in logged if name.startswith("loss_w")]
+    assert runs[0] == "w2a8" and runs[1] in ("w4a8", "w8a8") and len(runs) == 2
+    twin = build(ssql=SSQLOptions(**SANDWICH), policy=quant.Policy(activation_range="per_token"))
+    twin.load_state_dict(method.state_dict())
+    views = twin.random_views(BATCH)
+    with quant.observe(twin.encoder):
+        branch = twin.branch(views)
+        targets = twin.targets(views, branch)
+        expected = twin.loss(branch, targets)
+    for run in runs:
+        with quant.at(twin.encoder, run):
+            expected = expected + twin.loss(twin.branch(views), targets)
+    (expected / 3).backward()
+    assert torch.allclose(loss, expected / 3, rtol=1e-5)
+    assert_same_gradients(gradients, twin)
+
+
+def test_losses_in_units_of_their_means_weigh_alike_and_are_part_of_a_checkpoint():
+    options = SSQLOptions(**SANDWICH, loss_units="running_mean")
+    method = build(ssql=options, policy=quant.Policy(activation_range="per_token"))
+    with torch.no_grad():
+        for parameter in method.encoder.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    first = method.training_step(BATCH, 0)
+    assert torch.allclose(first, torch.ones(()))  # each loss is its own mean
+    twin = build(ssql=options, policy=quant.Policy(activation_range="per_token"))
+    twin.load_state_dict(method.state_dict())
+    assert torch.equal(twin.training_step(BATCH, 0), method.training_step(BATCH, 0))
+    alike = LossUnits(["fp", "w2a8"])
+    assert alike("fp", torch.zeros(())) == 0
+    assert alike("w2a8", torch.tensor(2.0)) == 1
+    assert torch.allclose(alike("fp", torch.tensor(1e-4)), torch.tensor(1e-4 / 2e-3))  # no less than a thousandth
+    assert torch.allclose(alike("w2a8", torch.tensor(1.0)), torch.tensor(1 / 1.95))
+
+
+def test_bit_widths_learn_scales_of_their_own_beside_one_weight(tmp_path):
+    method = build(
+        ssql=SSQLOptions(**SANDWICH, learn_scales=True, loss_units="running_mean"),
+        policy=quant.Policy(activation_range="per_token"),
+    )
+    optimizer = torch.optim.Adam(method.parameters(), lr=1e-3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        method.training_step(BATCH, 0).backward()
+        optimizer.step()
+    encoder = method.encoder.eval()
+    with pytest.raises(ValueError, match="settle_bit_widths"):
+        encoders.save_encoder(encoder, tmp_path / "encoder")
+    found = {}
+    for run in ("fp", "w8a8", "w2a8"):
+        with quant.at(encoder, run), torch.no_grad():
+            found[run] = encoder(BATCH["inputs"], None)[0]
+    quant.settle_bit_widths(encoder)
+    encoders.save_encoder(encoder, tmp_path / "encoder")
+    loaded = encoders.load_encoder(tmp_path / "encoder")
+    for run, features in found.items():
+        with quant.at(loaded, run), torch.no_grad():
+            assert torch.allclose(loaded(BATCH["inputs"], None)[0], features, atol=1e-5), run
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"draw": "sandwich"}, "draw sandwich needs ssql.bit_widths"),
+        ({"learn_scales": True}, "learn_scales true needs ssql.bit_widths"),
+        ({"loss_units": "running_mean"}, "loss_units running_mean needs ssql.bit_widths"),
+        ({"bit_widths": []}, "bit_widths must name one"),
+        ({"bit_widths": ["w9a8"]}, "2 to 8"),
+        ({"bit_widths": ["fp"]}, "full precision"),
+        (SANDWICH | {"targets": "quantized"}, "one quantized pass"),
+    ],
+)
+def test_options_of_named_bit_widths_are_checked(options, words):
+    with pytest.raises(ValueError, match=words):
+        SSQLOptions(**options)
+
+
+def test_a_margin_is_for_training_alone():
+    encoder = SpeechTransformer(width=16, depth=1, heads=2, positions=150, log_mel="whisper_filled")
+    method = build(encoder, margin=0.1)
+    clips = {"inputs": torch.randn(2, 8_000), "lengths": torch.tensor([8_000, 4_000])}
+    method.augmentation = Unchanged()
+    (log_mel, frames), target = method.random_views(clips), method.teacher.encoder.front_end
+    assert frames.tolist() == [60, 35]  # half a second, a quarter, and a tenth of silence after each
+    assert torch.equal(log_mel, target(clips["inputs"], clips["lengths"])[0])
+    assert torch.isfinite(method.training_step(clips, 0))
+    method.on_fit_end()
+    assert method.encoder.front_end(*clips.values())[1].tolist() == [300, 300]
+    assert "margin" not in method.encoder.arguments
+    with pytest.raises(ValueError, match="margin is for encoders that fill their clips, such as Whisper's, not vision"):
+        build(VisionEncoder("resnet10t", in_channels=1), margin=1.0)
+    with pytest.raises(ValueError, match="needs clips that are filled"):
+        build(margin=1.0)
+
+
+def test_a_quantized_encoder_keeps_its_policy_and_starts_from_its_integers(tmp_path):
+    torch.manual_seed(0)
+    encoder = SpeechTransformer(width=16, depth=1, heads=2)
+    clips = [(BATCH["inputs"], None)]
+    quant.quantize(encoder, clips, "w2a8", forward=lambda each: encoder(*each))
+    with quant.at(encoder, "w2a8"), torch.no_grad():
+        expected = encoder.eval()(*clips[0])[0]
+    encoders.save_encoder(encoder, tmp_path / "quantized")
+    options = SSQLOptions(bit_widths=["w2a8"], learn_scales=True, learn_offsets=True, own_lr=20)
+    method = build(encoders.init_from(str(tmp_path / "quantized"), quantized=True), ssql=options)
+    assert quant.policy_of(method.encoder).activation_range == "per_token"
+    assert not quant.is_prepared(method.teacher)
+    with quant.at(method.encoder, "w2a8"), torch.no_grad():
+        assert torch.allclose(method.encoder.eval()(*clips[0])[0], expected, atol=1e-5)
+    method._trainer = SimpleNamespace(max_steps=10, max_epochs=1, estimated_stepping_batches=10)
+    weights, own = method.configure_optimizers()["optimizer"].param_groups
+    assert own["initial_lr"] == pytest.approx(20 * weights["initial_lr"])
+    assert own["weight_decay"] == 0 < weights["weight_decay"]
+    with pytest.raises(ValueError, match="keeps its own policy"):
+        build(encoders.init_from(str(tmp_path / "quantized"), quantized=True), policy=quant.Policy())
+    encoders.save_encoder(SpeechTransformer(width=16, depth=1, heads=2), tmp_path / "float")
+    with pytest.raises(ValueError, match="has no bit-widths yet"):
+        encoders.init_from(str(tmp_path / "float"), quantized=True)
+    with pytest.raises(ValueError, match="learn_offsets true needs"):
+        SSQLOptions(bit_widths=["w2a8"], learn_offsets=True)

@@ -18,7 +18,7 @@ def drawn(model, steps=40):
     for step in range(steps):
         moment = {"global_step": step, "current_epoch": step // 10}
         fake = type("At", (), moment | {"seed": model.seed})()
-        widths.append(type(model)._bit_width(fake, model.ssql))
+        widths += type(model)._bit_widths(fake, model.ssql)
     return widths
 
 

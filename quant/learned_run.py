@@ -1,0 +1,57 @@
+"""What one layer learns for one bit-width beside the weight that all bit-widths share."""
+
+import torch
+from torch import Tensor, nn
+
+from quant.grid.affine import quantize
+from quant.grid.learned_factor import fake_quantize_factored
+
+# Of a step: how far from the middle of its cell a weight starts at most whose integer was chosen on data. The integers
+# make up for each other's errors: near an edge the first steps of a training would undo that.
+INSIDE = 0.25
+
+
+class LearnedRun(nn.Module):
+    """Scales, a bias correction and, where asked, offsets before rounding.
+
+    Attributes:
+        scale: buffer, shape (rows, 1, ...), those that the integers come from.
+        factor: Parameter of the same shape, ones at first: scales are learned in units of the first ones, because an
+            optimizer such as Adam moves small numbers as far as large ones.
+        correction: Parameter, shape (out,): what is taken off the bias.
+        integers: buffer, int8, shape (rows, ...), that were chosen on data and stay; None where the weight is rounded.
+        offset: Parameter, shape (rows, ...), in steps: what is added to the weight before it is rounded; None without.
+    """
+
+    scale: Tensor
+    integers: Tensor | None
+
+    def __init__(self, rows: Tensor, scale: Tensor, correction: Tensor, integers: Tensor | None, offsets: bool) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.clone())
+        self.factor = nn.Parameter(torch.ones_like(scale))
+        self.correction = nn.Parameter(correction.clone())
+        self.register_buffer("integers", None if offsets else integers)
+        self.offset = nn.Parameter(_first_offset(rows, scale, integers)) if offsets else None
+
+    def fake_quantized(self, rows: Tensor, bits: int) -> Tensor:
+        """Rows of a weight, shape (rows, ...), on the grid."""
+        if self.integers is not None:
+            return self.integers * (self.scale * self.factor)
+        return fake_quantize_factored(self._moved(rows), self.scale, self.factor, bits)
+
+    def quantized(self, rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        """Integers, int8, of the rows' shape, and scales, shape (rows, 1, ...)."""
+        integers = self.integers
+        if integers is None:
+            integers = quantize(self._moved(rows).detach(), self.scale, 0, bits, signed=True)
+        return integers, (self.scale * self.factor).detach()
+
+    def _moved(self, rows: Tensor) -> Tensor:
+        return rows if self.offset is None else rows + self.offset * self.scale
+
+
+def _first_offset(rows: Tensor, scale: Tensor, integers: Tensor | None) -> Tensor:
+    """The least with which rows come well inside the cells of integers, in steps; zeros without."""
+    steps = rows / scale
+    return torch.zeros_like(rows) if integers is None else integers - steps + (steps - integers).clamp(-INSIDE, INSIDE)
