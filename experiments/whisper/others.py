@@ -41,8 +41,13 @@ def main(source: Path, calibration: Path, folder: Path) -> None:
         onnx.save(nncf.quantize(model, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=count), path)
 
     def nncf_int4(path: Path) -> None:
+        # Convolutions stay in float: NNCF gives their scales a shape that neither runtime takes.
+        convolutions = nncf.IgnoredScope(types=["Conv"])
         mode = nncf.CompressWeightsMode.INT4_SYM
-        onnx.save(nncf.compress_weights(onnx.load(source), mode=mode, group_size=64, all_layers=True), path)
+        compressed = nncf.compress_weights(
+            onnx.load(source), mode=mode, group_size=64, all_layers=True, ignored_scope=convolutions
+        )
+        onnx.save(compressed, path)
 
     # As ONNX Runtime's documentation has it; a static file that is made without does not start in version 1.32.
     prepared = folder / "prepared.onnx"
