@@ -313,6 +313,8 @@ class Method(lightning.LightningModule):
                 f"{self.encoder.modality}: choose another encoder or other data"
             )
         check_synchronized(trainer, self)
+        if self.ssql is not None and self.ssql.learn_scales:
+            _check_finds_unused(trainer)
         if isinstance(trainer.strategy, FSDPStrategy):
             raise ValueError("strategy fsdp, torch's first FSDP, is not supported: use strategy fsdp2")
         if self.ssql is None or not self.ssql.sequential:
@@ -414,6 +416,15 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+def _check_finds_unused(trainer: Trainer) -> None:
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+        raise ValueError(
+            "ssql.learn_scales leaves bit-widths that a step does not draw without gradients, for which strategy ddp "
+            "would wait: use strategy ddp_find_unused_parameters_true"
+        )
 
 
 def _detached(targets: list[Tensor]) -> list[Tensor]:

@@ -21,8 +21,12 @@ def differentiated_now(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tens
     """
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     with torch.autocast(loss.device.type, enabled=False):
-        gradients = _gradients(loss, wanted)
-    result: Tensor = _Precomputed.apply(loss.detach(), gradients, *wanted)
+        found = zip(wanted, _gradients(loss, wanted), strict=True)
+    # Those that the loss does not depend on stay out of the graph: distributed averaging looks for them there.
+    reached = [(parameter, gradient) for parameter, gradient in found if gradient is not None]
+    result: Tensor = _Precomputed.apply(
+        loss.detach(), [gradient for _, gradient in reached], *(parameter for parameter, _ in reached)
+    )
     return result
 
 
@@ -42,15 +46,14 @@ def _gradients(loss: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor | N
 
 class _Precomputed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, gradients: tuple[Tensor | None, ...], *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
         ctx.gradients = gradients
         return loss.clone()
 
     @staticmethod
     def backward(ctx: Any, *factors: Tensor) -> Any:
-        gradients = list(ctx.gradients)
-        ctx.gradients = None
+        gradients, ctx.gradients = ctx.gradients, None
         # Two parameters may share one gradient, or it may be an expanded view: multiplying in place would be wrong.
         for index, gradient in enumerate(gradients):
-            gradients[index] = None if gradient is None else gradient * factors[0]
+            gradients[index] = gradient * factors[0]
         return None, None, *gradients

@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import lightning
 import pytest
 import torch
 
@@ -234,3 +235,12 @@ def test_a_quantized_encoder_keeps_its_policy_and_starts_from_its_integers(tmp_p
         encoders.init_from(str(tmp_path / "float"), quantized=True)
     with pytest.raises(ValueError, match="learn_offsets true needs"):
         SSQLOptions(bit_widths=["w2a8"], learn_offsets=True)
+
+
+def test_learned_scales_need_a_strategy_that_finds_what_is_unused():
+    method = build(ssql=SSQLOptions(**SANDWICH, learn_scales=True))
+    trainer = lightning.Trainer(strategy="ddp", accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(ValueError, match="use strategy ddp_find_unused_parameters_true"):
+        method.check_run(trainer, None)
+    other = {"strategy": "ddp_find_unused_parameters_true", "accelerator": "cpu", "logger": False}
+    method.check_run(lightning.Trainer(**other, enable_checkpointing=False), None)

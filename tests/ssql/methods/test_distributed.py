@@ -63,7 +63,7 @@ def test_ranks_draw_the_same_bits_and_keep_the_same_weights(ranks, name):
 
 
 # Not with batch norm, whose statistics are each process's.
-SAME = ["simclr", "simclr_plain", "moco", "masked", "accumulated"]
+SAME = ["simclr", "simclr_plain", "moco", "masked", "accumulated", "learned"]
 SAME += [name for name in two_processes.SHARDED if name != "sharded_bf16"]
 
 

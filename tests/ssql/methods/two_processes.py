@@ -25,6 +25,7 @@ from ssql.training.sharding import FSDP2, gathered_encoder
 
 SEQUENTIAL, WHOLE = SSQLOptions(), SSQLOptions(sequential=False)
 REVERSED = SSQLOptions(targets="quantized")
+LEARNED = SSQLOptions(bit_widths=["w8a8", "w4a4", "w2a8"], learn_scales=True, loss_units="running_mean")
 RUNS = {
     "simclr": (SimCLR, {"dim": 16, "ssql": SEQUENTIAL}, {}),
     "simclr_whole": (SimCLR, {"dim": 16, "ssql": WHOLE}, {}),
@@ -32,6 +33,7 @@ RUNS = {
     "moco": (MoCo, {"dim": 16, "queue_size": 24, "momentum": 0.9}, {}),
     "masked": (MaskedPrediction, {"momentum": 0.9}, {}),
     "accumulated": (SimCLR, {"dim": 16}, {"accumulate_grad_batches": 2, "gradient_clip_val": 0.1}),
+    "learned": (SimCLR, {"dim": 16, "ssql": LEARNED}, {"strategy": "ddp_find_unused_parameters_true"}),
     "batch_norm_bf16": (BYOL, {"dim": 16}, {"precision": "bf16-mixed"}),
 }
 # With each process keeping half of every weight.
@@ -99,6 +101,8 @@ class SignalToOne(Callback):
 def train(name: str, world: int, save=None, resume=None, strategy=None, more=()) -> dict:
     sharded = name in SHARDED
     method, arguments, trainer_arguments = (RUNS | SHARDED)[name]
+    trainer_arguments = dict(trainer_arguments)
+    distributed = trainer_arguments.pop("strategy", "fsdp2" if sharded else "ddp")
     torch.manual_seed(0)
     encoder = SpeechTransformer(width=16, depth=2, heads=2)
     # Lightning cannot restore an optimizer without any state under this strategy.
@@ -113,7 +117,7 @@ def train(name: str, world: int, save=None, resume=None, strategy=None, more=())
             max_steps=3,
             accelerator="cpu",
             devices=world,
-            strategy=strategy or ("auto" if world == 1 else "fsdp2" if sharded else "ddp"),
+            strategy=strategy or ("auto" if world == 1 else distributed),
             use_distributed_sampler=False,
             logger=False,
             enable_checkpointing=bool(more),
