@@ -12,15 +12,6 @@ class Unchanged(Augmentation):
     """Clips or images as the data module gives them: for a distillation whose student meets what will be met."""
 
     def forward(self, inputs: Tensor, lengths: Any, encoder: Encoder) -> tuple[Tensor, Tensor | None]:
-        """One view of a batch: through the front end alone.
-
-        Args:
-            inputs: waveforms, shape (batch, samples), or images, shape (batch, channels, height, width).
-            lengths: samples of each clip, shape (batch,); None for images.
-            encoder: gives the front end.
-
-        Returns:
-            what the encoder takes; frames of each clip, shape (batch,), None for images.
-        """
+        """One view of a batch, through the front end alone; shapes are those of `Augmentation`."""
         view: tuple[Tensor, Tensor | None] = encoder.front_end(inputs, lengths)
         return view
