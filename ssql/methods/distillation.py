@@ -38,8 +38,9 @@ class Distillation(Method):
         teacher: the student's own weights at the start when None; one of other width is met through a linear layer
             that belongs to the training alone.
         optimizer: AdamW 1e-4.
-        margin: for encoders that fill their clips to 30 s: seconds of silence after each clip in training instead, for
-            both. Windows are shorter then, and steps cheaper; the encoder that is saved fills its clips as before.
+        margin: for encoders that fill their clips to 30 s: seconds of silence after each clip in training instead, 0.02
+            or more, for both. Windows are shorter then, and steps cheaper; the encoder that is saved fills its clips as
+            before.
         common: see `Method`.
 
     Raises:

@@ -42,8 +42,8 @@ class SSQLOptions:
         bit_widths: those that the encoder is to run at, such as [w8a8, w4a8, w2a8]; one of them is drawn, and
             weight_bits and activation_bits are not looked at.
         draw: `separate` draws the bits of weights and of activations independently; `same` draws one number that both
-            take, held within activation_bits; `sandwich` takes the coarsest of bit_widths and one of the others, so
-            that a step has a full-precision and two quantized passes.
+            take, held within activation_bits; `sandwich` takes the coarsest of bit_widths and, if there are more, one
+            of the others, so that a step has a full-precision and two quantized passes.
         draw_every: a new draw each optimizer `step` (the batches accumulated for one share it), or each `epoch`.
         auxiliary_loss: train the full-precision branch by its own loss beside the quantized one; without it
             the full-precision branch only gives targets.
@@ -86,10 +86,7 @@ class SSQLOptions:
 
     def __post_init__(self) -> None:
         if self.bit_widths is not None:
-            for bit_width in self.bit_widths:
-                quant.check_correctable(bit_width)
-            if not self.bit_widths:
-                raise ValueError("bit_widths must name one bit-width or more, such as [w8a8, w4a8]")
+            _check_bit_widths(self.runs)
         named = {"draw sandwich": self.draw == "sandwich", "learn_scales true": self.learn_scales,
                  "loss_units running_mean": self.loss_units == "running_mean"}  # fmt: skip
         for option in [option for option, asked in named.items() if asked and self.bit_widths is None]:
@@ -112,6 +109,16 @@ class SSQLOptions:
     def runs(self) -> list[quant.BitWidth]:
         """The bit-widths that were named."""
         return [quant.parse_bit_width(each) for each in self.bit_widths or ()]
+
+
+def _check_bit_widths(runs: Sequence[quant.BitWidth]) -> None:
+    if not runs:
+        raise ValueError("bit_widths must name one bit-width or more, such as [w8a8, w4a8]")
+    if quant.FULL_PRECISION in runs:
+        raise ValueError("bit_widths are those of the quantized passes: leave fp out, every step has a pass of it")
+    twice = [str(run) for run in runs if runs.count(run) > 1]
+    if twice:
+        raise ValueError(f"bit_widths names {twice[0]} twice")
 
 
 class Projected(NamedTuple):

@@ -183,7 +183,8 @@ def test_bit_widths_learn_scales_of_their_own_beside_one_weight(tmp_path):
         ({"loss_units": "running_mean"}, "loss_units running_mean needs ssql.bit_widths"),
         ({"bit_widths": []}, "bit_widths must name one"),
         ({"bit_widths": ["w9a8"]}, "2 to 8"),
-        ({"bit_widths": ["fp"]}, "full precision"),
+        ({"bit_widths": ["fp", "w4a8"]}, "leave fp out"),
+        ({"bit_widths": ["w4a8", "w4a8"]}, "names w4a8 twice"),
         (SANDWICH | {"targets": "quantized"}, "one quantized pass"),
     ],
 )

@@ -102,7 +102,7 @@ def test_accumulated_steps_share_a_draw_and_add_up_to_the_mean_of_their_gradient
             with seeded(hash((2, 2 * step + half, 0)) % 2**63, twin.device):
                 views = twin.random_views(batch)
             bits = record.bits[2 * step]
-            twin._bit_width = lambda ssql, step=step: type(model)._bit_width(
+            twin._bit_widths = lambda ssql, step=step: type(model)._bit_widths(
                 type("At", (), {"global_step": step, "current_epoch": 0, "seed": 2})(), ssql
             )
             loss, _, logs = twin._ssql_step(views, twin.ssql)
