@@ -103,12 +103,15 @@ class QuantLayer(QuantActivation):
         """
         bits, integers = self.bits_at(run).weight, None
         rows = as_rows(self.spread_weight(run).detach(), self.rule.granularity)
-        scale = rows.new_ones([len(rows)] + [1] * (rows.dim() - 1))
-        if bits != FLOAT_BITS:
-            scale = weight_scale(rows, bits, best_clip_ratio(rows, bits))
         if run in self.rounded:
             integers, chosen = self.weight_integers(run)
-            scale, integers = chosen.reshape(scale.shape), as_rows(integers, self.rule.granularity)
+            # One scale for all outputs is stored once for each.
+            scale = chosen.flatten()[: len(rows)].view([-1] + [1] * (rows.dim() - 1))
+            integers = as_rows(integers, self.rule.granularity)
+        elif bits != FLOAT_BITS:
+            scale = weight_scale(rows, bits, best_clip_ratio(rows, bits))
+        else:
+            scale = rows.new_ones([len(rows)] + [1] * (rows.dim() - 1))
         correction = self.correction(run) if run in self.corrected else rows.new_zeros(len(self.weight))
         self.drop_run(run)
         self.learned[str(run)] = LearnedRun(rows, scale, correction, integers, offsets)

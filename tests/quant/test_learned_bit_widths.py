@@ -133,6 +133,19 @@ def test_a_bit_width_begins_with_what_was_chosen_on_data(granularity, offsets):
 
 
 @pytest.mark.parametrize("offsets", [False, True])
+def test_one_scale_for_a_whole_weight_begins_with_what_was_found(offsets):
+    model, inputs = rounded_on_data("per_tensor")
+    with quant.at(model, "w2a8"):
+        expected = model(inputs)
+    quant.learn_bit_widths(model, ["w2a8"], offsets)
+    assert model[2].learned["w2a8"].factor.shape == (1, 1, 1)
+    for _ in range(2):
+        with quant.at(model, "w2a8"):
+            assert torch.allclose(model(inputs), expected, atol=1e-5)
+        quant.settle_bit_widths(model)
+
+
+@pytest.mark.parametrize("offsets", [False, True])
 def test_scales_and_biases_learn_beside_integers_that_stay_or_move(offsets):
     model, inputs = rounded_on_data()
     chosen, weight = integers_of(model), model[2].weight.detach().clone()
