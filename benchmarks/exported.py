@@ -160,13 +160,14 @@ def size_of(path: Path) -> int:
 
 
 def race(
-    paths: list[Path], seconds: float, threads: int, turns: list[int], held_out: list[Batch],
+    arguments: argparse.Namespace, paths: list[Path], seconds: float, threads: int, held_out: list[Batch],
     feeds: Callable[[Any], Batch],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """A row for each file in each runtime; a speed-up for each repeat of so many turns, and their median."""
+    """A row for each file in each runtime; a speed-up for each repeat of some turns, and their median."""
     entries = sessions(paths, threads)
     inputs = [feeds(entries[0])] * len(entries)
-    repeats, errors = [take_turns(entries, inputs, count) for count in turns], distances(entries, held_out)
+    repeats = [take_turns(entries, inputs, arguments.turns) for _ in range(arguments.repeats)]
+    errors = distances(entries, held_out)
     rows = []
     for index, (session, error) in enumerate(zip(entries, errors, strict=True)):
         times = [each for timings in repeats for each in timings[index]]
@@ -201,11 +202,6 @@ def _with_range(values: Sequence[float]) -> str:
     return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def turns(arguments: argparse.Namespace) -> list[int]:
-    """Timed runs of each file in each repeat."""
-    return [arguments.turns] * arguments.repeats
-
-
 def whisper_rows(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """All lengths and numbers of threads."""
     full, quantized = whisper(arguments)
@@ -220,7 +216,7 @@ def whisper_rows(arguments: argparse.Namespace, folder: Path) -> list[dict[str, 
         held_out = log_mels(floats, others)
         for seconds in lengths:
             for threads in arguments.threads:
-                rows += race(paths, seconds, threads, turns(arguments), held_out, lambda it, s=seconds: feed(it, s))
+                rows += race(arguments, paths, seconds, threads, held_out, lambda it, s=seconds: feed(it, s))
                 log.warning("measured %g s on %d threads", seconds, threads)
     return rows
 
@@ -230,7 +226,7 @@ def resnet_rows(arguments: argparse.Namespace, folder: Path) -> list[dict[str, A
     full, quantized = resnet18_mel()
     images = mel_images()
     paths = all_files(full, quantized, images, folder / "resnet")
-    found = [race(paths, 0.0, threads, turns(arguments), images, lambda _: images[0]) for threads in arguments.threads]
+    found = [race(arguments, paths, 0.0, threads, images, lambda _: images[0]) for threads in arguments.threads]
     return [row for rows in found for row in rows]
 
 

@@ -69,8 +69,7 @@ class AttentionProducts(nn.Module):
             attend = _product_by_product if _is_slow_to_differentiate(query) else F.scaled_dot_product_attention
             return attend(query, key, value, attn_mask=mask)
         scores = self.query(query) @ self.key(key).transpose(-2, -1) / math.sqrt(query.shape[-1])
-        if mask is not None:
-            scores = scores.masked_fill(~mask, MASKED) if mask.dtype == torch.bool else scores + mask
+        scores = _masked(scores, mask)
         exponentials = (scores - scores.amax(dim=-1, keepdim=True).detach()).exp()
         # The sum of what was not rounded: dividing by that of the rounded ones would give the peaks the tail's share.
         total = exponentials.sum(dim=-1, keepdim=True)
@@ -87,10 +86,14 @@ def _is_slow_to_differentiate(query: Tensor) -> bool:
 
 def _product_by_product(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None) -> Tensor:
     scores = query / math.sqrt(query.shape[-1]) @ key.transpose(-2, -1)
-    if attn_mask is not None:
-        masked = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, MASKED) if masked else scores + attn_mask.to(scores.dtype)
-    return scores.softmax(dim=-1) @ value
+    # A float mask makes the scores float32.
+    return _masked(scores, attn_mask).to(value.dtype).softmax(dim=-1) @ value
+
+
+def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask, MASKED) if mask.dtype == torch.bool else scores + mask
 
 
 class QuantHeadChannels(QuantIdentity):

@@ -6,7 +6,8 @@ from torch import nn
 
 from quant.bias_correction import check_correctable, drop_corrections
 from quant.bits import BitWidth, parse_bit_width
-from quant.prepare import modes_of, quant_activations, quant_layers
+from quant.learned_steps import learned_bit_width
+from quant.prepare import quant_layers
 
 
 def learn_bit_widths(model: nn.Module, bit_widths: Sequence[str | BitWidth], offsets: bool = False) -> None:
@@ -42,7 +43,7 @@ def learn_bit_widths(model: nn.Module, bit_widths: Sequence[str | BitWidth], off
     layers = quant_layers(model)
     for run in runs:
         check_correctable(run)
-    learned = next((mode.learned for mode in modes_of(quant_activations(model)) if mode.learned is not None), None)
+    learned = learned_bit_width(model)
     if learned is not None:
         raise ValueError(f"the model has learned steps for {learned} already")
     for layer in layers.values():

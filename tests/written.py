@@ -1,4 +1,4 @@
-"""Files of encoders, for tests that go on with their paths."""
+"""Files of encoders, for tests that go on with their paths, and what several tests write in a configuration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,16 @@ from typing import Any
 
 import export
 from encoders import Encoder, StreamingTransformer
+
+# Of a pretraining's configuration: the smallest that trains.
+SIMSIAM = """
+model:
+  class_path: SimSiam
+  init_args:
+    encoder: {class_path: encoders.SpeechTransformer, init_args: {width: 16, depth: 1, heads: 2}}
+    augmentation: {class_path: ssql.augment.SpeechAugmentation}
+    dim: 16
+"""
 
 
 def to_file(encoder: Encoder, path: str | Path, bit_width: str = "fp", **options: Any) -> Path:

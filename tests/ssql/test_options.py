@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from written import SIMSIAM
 
 import quant
 from encoders import SpeechTransformer, Tokenizer, load_encoder, save_encoder
@@ -28,15 +29,7 @@ data:
   init_args: {languages: [en-us], train_size: 40, test_size: 20, batch_size: 16}
 """
 CONFIGS = {
-    "pretrain": TRAINER
-    + """
-model:
-  class_path: SimSiam
-  init_args:
-    encoder: {class_path: encoders.SpeechTransformer, init_args: {width: 16, depth: 1, heads: 2}}
-    augmentation: {class_path: ssql.augment.SpeechAugmentation}
-    dim: 16
-""",
+    "pretrain": TRAINER + SIMSIAM,
     "finetune": TRAINER + "task: word\nvalidation: 0.2\ncalibration_batches: 2\n",
     "tokenizer": TRAINER + "linguistic_codes: 8\nsemantic_codes: 8\nvalidation: 0.2\nstart_batches: 2\n",
 }

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from written import SIMSIAM
 
 from ssql import cli
 
@@ -175,16 +176,13 @@ def test_rows_of_another_toolkit_are_not_numbers(tmp_path, said):
     assert "rows.json is not JSON: NaN is no number of JSON" in said(*words)
 
 
-PRETRAINING = """
+PRETRAINING = (
+    SIMSIAM
+    + """
 trainer: {max_steps: 1, accelerator: cpu, enable_progress_bar: false, logger: false, enable_model_summary: false}
-model:
-  class_path: SimSiam
-  init_args:
-    encoder: {class_path: encoders.SpeechTransformer, init_args: {width: 16, depth: 1, heads: 2}}
-    augmentation: {class_path: ssql.augment.SpeechAugmentation}
-    dim: 16
 calibration_batches: 1
 """
+)
 
 
 @pytest.mark.filterwarnings("ignore:.*(num_workers|GPU|treespec|LeafSpec|logging interval|eval mode|lr_scheduler).*")

@@ -10,15 +10,12 @@ import pytest
 import safetensors.torch
 import soundfile
 import torch
+from written import SIMSIAM
 
-CONFIG = """
+CONFIG = (
+    SIMSIAM
+    + """
 trainer: {max_steps: 30, enable_progress_bar: false, enable_model_summary: false, logger: false, accelerator: cpu}
-model:
-  class_path: SimSiam
-  init_args:
-    encoder: {class_path: encoders.SpeechTransformer, init_args: {width: 16, depth: 1, heads: 2}}
-    augmentation: {class_path: ssql.augment.SpeechAugmentation}
-    dim: 32
 data:
   class_path: AudioShards
   init_args: {root: shards, batch_seconds: 8, num_workers: 0}
@@ -26,6 +23,7 @@ checkpoint_steps: 2
 calibration_batches: 1
 bias_correction: []
 """
+)
 
 
 @pytest.fixture
