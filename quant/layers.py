@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quant.activation import Mode, QuantActivation
-from quant.bits import FLOAT_BITS, BitWidth, parse_bit_width
+from quant.bits import FLOAT_BITS, INTEGER_BITS, BitWidth, parse_bit_width
 from quant.grid.affine import SMALLEST_SCALE, dequantize, fake_quantize_tokens, quantize
 from quant.grid.lsq import fake_quantize_learned
 from quant.grid.weights import as_rows, best_clip_ratio, fake_quantize_weight, quantize_weight, weight_scale
@@ -111,7 +111,7 @@ class QuantLayer(QuantActivation):
         elif bits != FLOAT_BITS:
             scale = weight_scale(rows, bits, best_clip_ratio(rows, bits))
         else:
-            scale = rows.new_ones([len(rows)] + [1] * (rows.dim() - 1))
+            scale = weight_scale(rows, max(INTEGER_BITS))  # for the noise that its bias learns in units of
         correction = self.correction(run) if run in self.corrected else rows.new_zeros(len(self.weight))
         self.drop_run(run)
         self.learned[str(run)] = LearnedRun(rows, scale, correction, integers, offsets)

@@ -10,7 +10,9 @@ from quant.learned_steps import learned_bit_width
 from quant.prepare import quant_layers
 
 
-def learn_bit_widths(model: nn.Module, bit_widths: Sequence[str | BitWidth], offsets: bool = False) -> None:
+def learn_bit_widths(
+    model: nn.Module, bit_widths: Sequence[str | BitWidth], offsets: bool = False, freeze: bool = False
+) -> None:
     """Give every layer scales and a bias of its own for each bit-width, as Parameters, in place.
 
     The weights stay one copy for all: a bit-width adds a number for each output channel (or group) and one for each
@@ -26,6 +28,8 @@ def learn_bit_widths(model: nn.Module, bit_widths: Sequence[str | BitWidth], off
         bit_widths: `w8a8`, `w4a8`, ...
         offsets: each bit-width also learns what is added to each weight before it is rounded: integers of its own.
             The weights in full precision can then stay what they were.
+        freeze: they do: the model's other Parameters need no gradients from now on, and bit-widths that do not learn
+            keep the integers and corrections that were found on data.
 
     Raises:
         ValueError: no bit-width, full precision, a model that is not prepared, or with learned steps.
@@ -49,7 +53,12 @@ def learn_bit_widths(model: nn.Module, bit_widths: Sequence[str | BitWidth], off
     for layer in layers.values():
         for run in runs:
             layer.learn_run(run, offsets)
-    drop_corrections(model)
+    if not freeze:
+        drop_corrections(model)
+        return
+    own = {id(each) for each in own_parameters(model)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in own)
 
 
 def learning_bit_widths(model: nn.Module) -> list[BitWidth]:

@@ -18,21 +18,32 @@ class LearnedRun(nn.Module):
         scale: buffer, shape (rows, 1, ...), those that the integers come from.
         factor: Parameter of the same shape, ones at first: scales are learned in units of the first ones, because an
             optimizer such as Adam moves small numbers as far as large ones.
-        correction: Parameter, shape (out,): what is taken off the bias.
+        first_correction: buffer, shape (out,): what is taken off the bias at first.
+        noise: buffer, shape (out,): size of an output's error if rounding errors of one step met inputs of one.
+        change: Parameter, shape (out,), zeros at first: what more is taken off, in units of `noise`.
         integers: buffer, int8, shape (rows, ...), that were chosen on data and stay; None where the weight is rounded.
         offset: Parameter, shape (rows, ...), in steps: what is added to the weight before it is rounded; None without.
     """
 
     scale: Tensor
+    first_correction: Tensor
+    noise: Tensor
     integers: Tensor | None
 
     def __init__(self, rows: Tensor, scale: Tensor, correction: Tensor, integers: Tensor | None, offsets: bool) -> None:
         super().__init__()
         self.register_buffer("scale", scale.clone())
         self.factor = nn.Parameter(torch.ones_like(scale))
-        self.correction = nn.Parameter(correction.clone())
+        self.register_buffer("first_correction", correction.clone())
+        self.register_buffer("noise", _norms(scale.expand_as(rows), len(correction)))
+        self.change = nn.Parameter(torch.zeros_like(correction))
         self.register_buffer("integers", None if offsets else integers)
         self.offset = nn.Parameter(_first_offset(rows, scale, integers)) if offsets else None
+
+    @property
+    def correction(self) -> Tensor:
+        """What is taken off the bias, shape (out,)."""
+        return self.first_correction + self.noise * self.change
 
     def fake_quantized(self, rows: Tensor, bits: int) -> Tensor:
         """Rows of a weight, shape (rows, ...), on the grid."""
@@ -55,3 +66,8 @@ def _first_offset(rows: Tensor, scale: Tensor, integers: Tensor | None) -> Tenso
     """The least with which rows come well inside the cells of integers, in steps; zeros without."""
     steps = rows / scale
     return torch.zeros_like(rows) if integers is None else integers - steps + (steps - integers).clamp(-INSIDE, INSIDE)
+
+
+def _norms(steps: Tensor, out: int) -> Tensor:
+    """Of the steps of each output's weights, shape (out,)."""
+    return steps.reshape(out, -1).norm(dim=1)

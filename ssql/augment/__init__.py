@@ -2,7 +2,8 @@
 
 from ssql.augment.base import Augmentation
 from ssql.augment.images import ImageAugmentation
+from ssql.augment.joined import Joined
 from ssql.augment.speech import SpeechAugmentation
 from ssql.augment.unchanged import Unchanged
 
-__all__ = ["Augmentation", "ImageAugmentation", "SpeechAugmentation", "Unchanged"]
+__all__ = ["Augmentation", "ImageAugmentation", "Joined", "SpeechAugmentation", "Unchanged"]

@@ -87,21 +87,21 @@ def pretrain(args: ArgsType = None) -> Path:
 def _finish(cli: PretrainCLI, encoder: Encoder) -> None:
     """Find ranges and bias corrections, and save the encoder; without them where they fail.
 
-    Bit-widths that learned biases of their own need no correction.
+    Ranges may stay what the encoder came with. Bit-widths that learned biases, or came with them, need no correction.
     """
     batches, folder = cli.config.calibration_batches, cli.output / "encoder"
-
-    learned = quant.learning_bit_widths(encoder)
 
     def save() -> None:
         quant.settle_bit_widths(encoder)
         if cli.trainer.is_global_zero:
             save_encoder(encoder, folder, overwrite=True)
 
-    with kept_if_it_fails(folder, save):
-        calibrate_on(encoder, cli.datamodule, batches, cli.config.calibration_observer)
+    if not cli.model.keeps_ranges:
+        with kept_if_it_fails(folder, save):
+            calibrate_on(encoder, cli.datamodule, batches, cli.config.calibration_observer)
     save()
-    to_correct = [each for each in cli.config.bias_correction if quant.parse_bit_width(each) not in learned]
+    known = quant.corrected_bit_widths(encoder)
+    to_correct = [each for each in cli.config.bias_correction if quant.parse_bit_width(each) not in known]
     with kept_if_it_fails(folder, lambda: None):
         for bit_width in to_correct:
             correct_bias_on(encoder, cli.datamodule, batches, bit_width)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 import quant
 from encoders.base import Encoder
-from encoders.models.speech_transformer import SpeechTransformer
 from encoders.speech.frames import FrameEncoder, unpadded
 from ssql.augment import Augmentation
 from ssql.methods.method import Method, SSQLOptions, View
@@ -38,14 +37,11 @@ class Distillation(Method):
         teacher: the student's own weights at the start when None; one of other width is met through a linear layer
             that belongs to the training alone.
         optimizer: AdamW 1e-4.
-        margin: for encoders that fill their clips to 30 s: seconds of silence after each clip in training instead, 0.02
-            or more, for both. Windows are shorter then, and steps cheaper; the encoder that is saved fills its clips as
-            before.
         common: see `Method`.
 
     Raises:
-        ValueError: a teacher of other inputs or another frame rate, a request for quantized targets, or a margin for
-            an encoder that does not fill its clips.
+        ValueError: a teacher of other inputs or another frame rate, a request for quantized targets, or a teacher of
+            another width for weights that are frozen.
     """
 
     def __init__(
@@ -55,31 +51,20 @@ class Distillation(Method):
         ssql: SSQLOptions | bool = True,
         teacher: Encoder | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-4, weight_decay=1e-2),
-        margin: float | None = None,
         **common: Any,
     ) -> None:
         if isinstance(ssql, SSQLOptions) and ssql.targets == "quantized":
             raise ValueError("distillation has a teacher in full precision: ssql.targets must be full_precision")
-        teacher = _full_precision(encoder) if teacher is None else teacher
-        _check_teacher(encoder, teacher)
         super().__init__(encoder, augmentation, ssql, optimizer=optimizer, **common)
-        self.teacher = FrozenEncoder(teacher)
-        self.margin_before = encoder.arguments.get("margin")
-        self.margin = margin
-        if margin is not None:
-            for each in (encoder, teacher):
-                if not isinstance(each, SpeechTransformer):
-                    raise ValueError(
-                        f"margin is for encoders that fill their clips, such as Whisper's, not {each.name}"
-                    )
-                each.fill(margin)
-        same = encoder.feature_dim == teacher.feature_dim
-        self.matcher = nn.Identity() if same else nn.Linear(encoder.feature_dim, teacher.feature_dim)
-
-    def on_fit_end(self) -> None:
-        """The encoder fills its clips as it did before."""
-        if isinstance(self.encoder, SpeechTransformer) and self.margin is not None:
-            self.encoder.fill(self.margin_before)
+        # With frozen weights the student's own full-precision pass is that of its teacher.
+        frozen = self.ssql is not None and self.ssql.freeze_weights
+        self.teacher = None
+        if teacher is not None or not frozen:
+            teacher = _full_precision(encoder) if teacher is None else teacher
+            _check_teacher(encoder, teacher)
+            self.teacher = FrozenEncoder(teacher)
+        dims = encoder.feature_dim, encoder.feature_dim if teacher is None else teacher.feature_dim
+        self.matcher = nn.Identity() if dims[0] == dims[1] else nn.Linear(*dims)
 
     def random_views(self, batch: dict[str, Any]) -> View:
         """One random view of a batch."""
@@ -94,6 +79,8 @@ class Distillation(Method):
     @torch.no_grad()
     def targets(self, views: View, branch: Rows) -> list[Tensor]:
         """The teacher's features of the view."""
+        if self.teacher is None:
+            return [branch.features]
         return [rows(self.teacher.encoder, views)]
 
     def loss(self, branch: Rows, targets: list[Tensor]) -> Tensor:

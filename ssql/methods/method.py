@@ -63,7 +63,10 @@ class SSQLOptions:
             weights (`quant.learn_bit_widths`); the encoder that is saved has them.
         learn_offsets: each of bit_widths also learns what is added to each weight before it is rounded; beginning, with
             `encoders.init_from` and its `quantized`, with the integers of `ssql quantize`.
-        own_lr: learning rate of scales, biases and offsets of bit-widths, in units of the weights'.
+        freeze_weights: only what bit-widths have of their own is learned. The encoder in full precision stays what it
+            was, and its pass only gives targets; bit-widths that are not named keep the integers of `ssql quantize`.
+        own_lr: learning rate of what bit-widths have of their own, instead of the optimizer's: offsets are in steps,
+            scales in units of the first ones, biases in units of the noise of rounding.
         loss_units: `as_is`, or `running_mean`: the loss of full precision and of each of bit_widths is divided by its
             own running mean, so that those of few bits do not drown the others.
     """
@@ -81,7 +84,8 @@ class SSQLOptions:
     consistency: float = 0.0
     learn_scales: bool = False
     learn_offsets: bool = False
-    own_lr: float = 1.0
+    freeze_weights: bool = False
+    own_lr: float = 0.01
     loss_units: Literal["as_is", "running_mean"] = "as_is"
 
     def __post_init__(self) -> None:
@@ -97,6 +101,8 @@ class SSQLOptions:
                 raise ValueError(f"{name} must be two numbers from 2 to 8, smallest first; got {bounds}")
         if self.learn_offsets and not self.learn_scales:
             raise ValueError("learn_offsets true needs ssql.learn_scales true: offsets are of bit-widths that learn")
+        if self.freeze_weights and not self.learn_scales:
+            raise ValueError("freeze_weights true needs ssql.learn_scales true: nothing else would learn")
         check_at_least(0, consistency=self.consistency, own_lr=self.own_lr)
         if self.targets == "quantized" and (self.draw == "sandwich" or self.loss_units == "running_mean"):
             raise ValueError("targets quantized goes with one quantized pass, and losses as they are")
@@ -174,11 +180,18 @@ class Method(lightning.LightningModule):
         by_mean = self.ssql is not None and self.ssql.loss_units == "running_mean"
         self.loss_units = LossUnits([str(run) for run in (quant.FULL_PRECISION, *runs)] if by_mean else [])
         if self.ssql is not None and self.ssql.learn_scales:
-            quant.learn_bit_widths(self.encoder, runs, self.ssql.learn_offsets)
+            if self.keeps_ranges:
+                _check_quantized(self.encoder, runs)
+            quant.learn_bit_widths(self.encoder, runs, self.ssql.learn_offsets, self.keeps_ranges)
         self.seed, self.together = seed, views == "together"
         self.optimizer, self.warmup_steps = optimizer, warmup_steps
         self.total_steps = 1
         self.health = Health()
+
+    @property
+    def keeps_ranges(self) -> bool:
+        """Whether activation ranges stay what the encoder came with, because its weights do."""
+        return self.ssql is not None and self.ssql.freeze_weights
 
     def branch(self, views: Any) -> Any:
         """One pass of the student over the views; what `targets` and `loss` need of it.
@@ -243,21 +256,23 @@ class Method(lightning.LightningModule):
         bit_widths = self._bit_widths(ssql)
         reversed_targets = ssql.targets == "quantized"
         differentiate = ssql.sequential and not reversed_targets
-        observation = quant.observe(self, ssql.observer, bit_widths[0] if len(bit_widths) == 1 else None)
-        with observation, nullcontext() if ssql.auxiliary_loss else torch.no_grad():
+        known = bit_widths[0] if len(bit_widths) == 1 else None
+        observation = nullcontext() if self.keeps_ranges else quant.observe(self, ssql.observer, known)
+        auxiliary = ssql.auxiliary_loss and not ssql.freeze_weights
+        with observation, nullcontext() if auxiliary else torch.no_grad():
             branch = self.branch(views)
             targets = self.targets(views, branch)
             full_loss = self.loss(branch, targets)
         logs = self._logs(branch, full_loss)
         features = self.features(branch).detach()
         full_term = self.loss_units("fp", full_loss)
-        if ssql.auxiliary_loss and differentiate:
+        if auxiliary and differentiate:
             full_term = differentiated_now(full_term, self.parameters())
             del branch
         targets = _detached(targets)
 
         clean = ssql.batch_norm_statistics == "full_precision"
-        passes = len(bit_widths) + ssql.auxiliary_loss
+        passes = len(bit_widths) + auxiliary
         losses, gaps, terms = [], [], []
         for bit_width in bit_widths:
             with quant.at(self, bit_width, reuse_weights=True), frozen_statistics(self, clean):
@@ -278,7 +293,7 @@ class Method(lightning.LightningModule):
             targets = _detached(targets)
             full_loss = full_term = self.loss(branch, targets)
             logs["loss_fp"] = full_loss.detach()
-        if ssql.auxiliary_loss:
+        if auxiliary:
             terms.append(full_term / passes)
         loss = torch.stack(terms).sum()
         logs["loss_quantized"] = torch.stack(losses).mean()
@@ -361,7 +376,7 @@ class Method(lightning.LightningModule):
                 groups[id(parameter) in own].append(parameter)
         optimizer = built(self.optimizer, [{"params": found} for found in groups.values() if found])
         if groups[True] and self.ssql is not None:
-            optimizer.param_groups[-1]["lr"] *= self.ssql.own_lr
+            optimizer.param_groups[-1]["lr"] = self.ssql.own_lr
             optimizer.param_groups[-1]["weight_decay"] = 0.0
         if isinstance(self.encoder, FSDPModule):
             check_knows_shards(optimizer)
@@ -423,6 +438,19 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+def _check_quantized(encoder: Encoder, runs: Sequence[quant.BitWidth]) -> None:
+    """Raise ValueError where frozen weights have no ranges yet."""
+    try:
+        for run in runs:
+            with quant.at(encoder, run):
+                pass
+    except quant.NotCalibratedError as problem:
+        raise ValueError(
+            "ssql.freeze_weights true keeps the ranges that the encoder comes with, and it has none: take a folder of "
+            "ssql quantize, with encoders.init_from and quantized true"
+        ) from problem
 
 
 def _check_finds_unused(trainer: Trainer) -> None:

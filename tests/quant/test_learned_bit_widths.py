@@ -36,7 +36,7 @@ def trained(model: nn.Sequential, steps: int = 120) -> tuple[dict[str, list[floa
 def test_each_bit_width_learns_its_own_scales_and_bias_beside_one_weight():
     model = learning()
     names = {name for name, _ in model.named_parameters()}
-    own = {f"{layer}.learned.{run}.{kind}" for layer in "02" for kind in ("factor", "correction") for run in RUNS}
+    own = {f"{layer}.learned.{run}.{kind}" for layer in "02" for kind in ("factor", "change") for run in RUNS}
     assert names == {"0.weight", "0.bias", "2.weight", "2.bias"} | own
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     losses, _ = trained(model)

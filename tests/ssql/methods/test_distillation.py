@@ -7,7 +7,6 @@ import torch
 import encoders
 import quant
 from encoders import SpeechTransformer, VisionEncoder
-from ssql.augment import Unchanged
 from ssql.methods import Distillation, SSQLOptions
 from ssql.methods.loss_units import LossUnits
 
@@ -193,24 +192,6 @@ def test_options_of_named_bit_widths_are_checked(options, words):
         SSQLOptions(**options)
 
 
-def test_a_margin_is_for_training_alone():
-    encoder = SpeechTransformer(width=16, depth=1, heads=2, positions=150, log_mel="whisper_filled")
-    method = build(encoder, margin=0.1)
-    clips = {"inputs": torch.randn(2, 8_000), "lengths": torch.tensor([8_000, 4_000])}
-    method.augmentation = Unchanged()
-    (log_mel, frames), target = method.random_views(clips), method.teacher.encoder.front_end
-    assert frames.tolist() == [60, 35]  # half a second, a quarter, and a tenth of silence after each
-    assert torch.equal(log_mel, target(clips["inputs"], clips["lengths"])[0])
-    assert torch.isfinite(method.training_step(clips, 0))
-    method.on_fit_end()
-    assert method.encoder.front_end(*clips.values())[1].tolist() == [300, 300]
-    assert "margin" not in method.encoder.arguments
-    with pytest.raises(ValueError, match="margin is for encoders that fill their clips, such as Whisper's, not vision"):
-        build(VisionEncoder("resnet10t", in_channels=1), margin=1.0)
-    with pytest.raises(ValueError, match="needs clips that are filled"):
-        build(margin=1.0)
-
-
 def test_a_quantized_encoder_keeps_its_policy_and_starts_from_its_integers(tmp_path):
     torch.manual_seed(0)
     encoder = SpeechTransformer(width=16, depth=1, heads=2)
@@ -219,7 +200,7 @@ def test_a_quantized_encoder_keeps_its_policy_and_starts_from_its_integers(tmp_p
     with quant.at(encoder, "w2a8"), torch.no_grad():
         expected = encoder.eval()(*clips[0])[0]
     encoders.save_encoder(encoder, tmp_path / "quantized")
-    options = SSQLOptions(bit_widths=["w2a8"], learn_scales=True, learn_offsets=True, own_lr=20)
+    options = SSQLOptions(bit_widths=["w2a8"], learn_scales=True, learn_offsets=True, own_lr=0.5)
     method = build(encoders.init_from(str(tmp_path / "quantized"), quantized=True), ssql=options)
     assert quant.policy_of(method.encoder).activation_range == "per_token"
     assert not quant.is_prepared(method.teacher)
@@ -227,7 +208,7 @@ def test_a_quantized_encoder_keeps_its_policy_and_starts_from_its_integers(tmp_p
         assert torch.allclose(method.encoder.eval()(*clips[0])[0], expected, atol=1e-5)
     method._trainer = SimpleNamespace(max_steps=10, max_epochs=1, estimated_stepping_batches=10)
     weights, own = method.configure_optimizers()["optimizer"].param_groups
-    assert own["initial_lr"] == pytest.approx(20 * weights["initial_lr"])
+    assert own["initial_lr"] == 0.5 > weights["initial_lr"]
     assert own["weight_decay"] == 0 < weights["weight_decay"]
     with pytest.raises(ValueError, match="keeps its own policy"):
         build(encoders.init_from(str(tmp_path / "quantized"), quantized=True), policy=quant.Policy())
@@ -236,6 +217,42 @@ def test_a_quantized_encoder_keeps_its_policy_and_starts_from_its_integers(tmp_p
         encoders.init_from(str(tmp_path / "float"), quantized=True)
     with pytest.raises(ValueError, match="learn_offsets true needs"):
         SSQLOptions(bit_widths=["w2a8"], learn_offsets=True)
+    with pytest.raises(ValueError, match="freeze_weights true needs"):
+        SSQLOptions(bit_widths=["w2a8"], freeze_weights=True)
+
+
+def test_frozen_weights_are_their_own_teacher(tmp_path):
+    torch.manual_seed(0)
+    encoder = SpeechTransformer(width=16, depth=1, heads=2)
+    quant.quantize(encoder, [(BATCH["inputs"], None)], "w8a8", "w2a8", forward=lambda each: encoder(*each))
+    encoders.save_encoder(encoder, tmp_path / "quantized")
+    options = SSQLOptions(bit_widths=["w2a8"], learn_scales=True, learn_offsets=True, freeze_weights=True)
+    method = build(encoders.init_from(str(tmp_path / "quantized"), quantized=True), ssql=options)
+    assert method.teacher is None
+    before = features_at(method.encoder, "fp", "w8a8", "w2a8")
+    optimizer = torch.optim.Adam([each for each in method.parameters() if each.requires_grad], lr=0.05)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        method.training_step(BATCH, 0).backward()
+        optimizer.step()
+        losses.append(float(method.training_step(BATCH, 0).detach()))
+    assert losses[-1] < losses[0] / 2
+    after = features_at(method.encoder, "fp", "w8a8", "w2a8")
+    assert torch.equal(after["fp"], before["fp"])
+    assert torch.equal(after["w8a8"], before["w8a8"])  # it does not learn, and keeps what was found
+    assert not torch.allclose(after["w2a8"], before["w2a8"], atol=1e-3)
+    quant.settle_bit_widths(method.encoder)
+    settled = features_at(method.encoder, "w2a8")["w2a8"]
+    assert torch.allclose(settled, after["w2a8"], atol=1e-5)
+
+
+def features_at(encoder, *bit_widths):
+    found = {}
+    for run in bit_widths:
+        with quant.at(encoder, run), torch.no_grad():
+            found[run] = encoder.eval()(BATCH["inputs"], None)[0]
+    return found
 
 
 def test_learned_scales_need_a_strategy_that_finds_what_is_unused():
