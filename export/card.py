@@ -170,10 +170,9 @@ def _entry(path: Path) -> dict[str, Any]:
     report = path.with_suffix(".verification.json")
     checked = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
     accuracy = checked.get("accuracy")
-    data = data_file(path)
-    weights = (
-        {"data_file": data.path.name, SHA256: found.get(SHA256) or file_sha256(data.path)} if data is not None else {}
-    )
+    data, weights = data_file(path), {}
+    if data is not None:
+        weights = {"data_file": data.path.name, SHA256: found.get(SHA256) or file_sha256(data.path)}
     return {
         "file": path.name,
         "bit_width": found["bit_width"],

@@ -32,7 +32,7 @@ FILES = [CONFIG, WEIGHTS, HEAD_CONFIG, HEAD_WEIGHTS, TOKENIZER_CONFIG, TOKENIZER
 CHECKSUM = "weights_file_sha256"
 # The same of the encoder's weights, in the JSON file of what was trained on its features.
 OF_ENCODER = "encoder_file_sha256"
-PORTION = 2**28  # bytes of a file of weights that are read at a time
+PORTION = 2**26  # bytes of a file of weights that are read at a time
 
 Part = TypeVar("Part", bound=nn.Module)
 

@@ -48,10 +48,11 @@ def measure_files(
 
     Returns:
         a row for each number of threads, clip length, runtime and file: file, runtime, precision (of what is not on
-        integers, as the runtime computes it: `f32`, `bf16`, `f16`), size_bytes (with the file of weights), size_ratio, cold_start_ms (session
-        creation in a process of its own, median), peak_memory_bytes (that process's), threads, seconds, latency_ms
-        (median), spread_ms (10th to 90th percentile), fastest_ms, speedup (against the first file in the first
-        runtime, of the fastest runs: other processes only ever add time), real_time_factor.
+        integers, as the runtime computes it: `f32`, `bf16`, `f16`), size_bytes (with its weights where they are in a
+        second file), size_ratio, cold_start_ms (session creation in a process of its own, median), peak_memory_bytes
+        (that process's), threads, seconds, latency_ms (median), spread_ms (10th to 90th percentile), fastest_ms,
+        speedup (against the first file in the first runtime, of the fastest runs: other processes only ever add time),
+        real_time_factor.
 
     Raises:
         FileNotFoundError: no such file.
