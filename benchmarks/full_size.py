@@ -185,7 +185,7 @@ def tables(results: dict[str, dict[str, Any]]) -> str:
         lines.append(f"| {name} | {written['gb']:.3f} | {verified} | {' | '.join(parts)} | {written['s']:.0f} |")
     lines += [
         "",
-        "| file | runtime | precision | start, s | start and a clip, GB | a clip, s | cosine to torch at its bits | to fp |",
+        "| file | runtime | precision | start, s | start and a clip, GB | a clip, s | cosine to torch | to fp |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for runtime in RUNTIMES:

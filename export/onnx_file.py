@@ -41,7 +41,7 @@ def set_apart(graph: ir.Graph, weights: Weights) -> None:
         tensor = value.const_value
         if tensor is not None and _is_large(name, tensor.nbytes):
             weights[name] = tensor.numpy()
-            shape = ir.Shape(list(tensor.shape))
+            shape = ir.Shape(tensor.shape.numpy())
             value.const_value = ir.ExternalTensor("", None, None, tensor.dtype, shape=shape, name=name)
 
 
@@ -239,4 +239,4 @@ def _bytes(values: np.ndarray) -> bytes | memoryview:
     """The numbers as ONNX has them: row by row, two of 4 bits to a byte."""
     if values.dtype == INT4:
         return bytes(numpy_helper.from_array(values).raw_data)
-    return memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
