@@ -205,7 +205,7 @@ def main() -> None:
     """All steps, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=32, help="fewer for a look")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each file and number of threads")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each file in each runtime")
     parser.add_argument("--output", type=Path, default=Path("runs/full-size"))
     parser.add_argument("--keep", action="store_true", help="keep the folder")
     parser.add_argument("--stage", help="one step only, in this process")
