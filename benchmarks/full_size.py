@@ -1,11 +1,12 @@
-"""The Step-Audio 2 encoder in its released size, really built: artifact, calibration, int8 and int4 files, a clip each.
+"""The Step-Audio 2 encoder in its released size, really built: artifact, calibration, four files, two runtimes.
 
-Run: .venv/bin/python benchmarks/full_size.py        (half an hour on a calm machine; --blocks 2 for a look)
+Run: .venv/bin/python benchmarks/full_size.py        (an hour on a calm machine; --blocks 2 for a look)
 652 million random weights (32 blocks, 1280 wide, the adaptor with its 15 million among them), attention quantized too,
-one 25 s clip of synthetic speech, batch 1. Every step is a process of its own, so that its peak memory is its own. The
-fp32 file is a yardstick for ONNX Runtime: its weights are in a file beside it, because no ONNX file holds over 2 GB.
+one 25 s clip of synthetic speech, batch 1. Every step is a process of its own, so that its peak memory is its own; of
+an export the memory of loading, writing and verifying is told apart. Besides the largest resident set, which counts
+pages of files that the system may take back, the memory is given that nobody can take back (`RssAnon`).
 Prints Markdown tables; the last line is `full_int8_speedup=<x> full_int4_speedup=<x> full_int8_gb=<x>
-full_int4_gb=<x>`, speed at one thread against fp32. Takes 6 GB of disk in --output while it runs.
+full_int4_gb=<x>`, speed in ONNX Runtime at one thread against fp32. Takes 8 GB of disk in --output while it runs.
 """
 
 import argparse
@@ -14,31 +15,58 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from stream import minute_of_audio
 
 import quant
 from encoders import SpeechTransformer, load_encoder, save_encoder, step_audio_2
-from export import to_onnx
+from export import to_onnx, verify
 from export.check.inputs import speech_cuts
-from export.graph.pipeline import Pipeline
-from export.graph.signature import example_inputs, signature
-from export.graph.trace import trace
+from export.external_data import size_of
 from export.runtime import fresh_process
-from export.runtime.ort_session import session_options
-from export.runtime.session import open_session
-from export.write import export_form
-from quant import FULL_PRECISION
+from export.runtime.runtimes import Runtime
+from export.runtime.start import start
 
 SECONDS = 25
-FILES = {"fp32": "fp", "int8": "w8a8", "int4": "w4a8"}
+# Bit-width of each file, and whether its floats are stored in 16 bits.
+FILES = {"fp32": ("fp", False), "fp16": ("fp", True), "int8": ("w8a8", False), "int4": ("w4a8", False)}
+RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
+STATUS = Path("/proc/self/status")
+CLIPS = [(3.3, 1.0), (8.0, 2.5)]  # of the shipped recording, to verify with
+
+
+@contextmanager
+def memory(result: dict[str, Any], name: str) -> Iterator[None]:
+    """Peak memory inside, in GB, into a result: `<name>_gb` resident, `<name>_own_gb` without pages of files."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the largest resident set begins anew
+    own, done = [0.0], threading.Event()
+
+    def sample() -> None:
+        while not done.wait(0.02):
+            own[0] = max(own[0], _status("RssAnon"))
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        result |= {f"{name}_gb": _status("VmHWM"), f"{name}_own_gb": own[0]}
+
+
+def _status(key: str) -> float:
+    found = re.search(rf"{key}:\s+(\d+) kB", STATUS.read_text(encoding="utf-8"))
+    assert found is not None
+    return int(found[1]) * 1024 / 1e9
 
 
 def inputs(encoder: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,24 +90,18 @@ def build(folder: Path, blocks: int) -> dict[str, Any]:
 
 
 def write(folder: Path, name: str) -> dict[str, Any]:
-    """One file; all but the fp32 yardstick are verified against torch, integer by integer, and on two clips."""
-    encoder = load_encoder(folder / "encoder")
+    """One file as `ssql export` makes it: loaded, written, and verified on two clips."""
+    bit_width, float16 = FILES[name]
+    result: dict[str, Any] = {}
     path = folder / name / "encoder.onnx"
-    started = time.perf_counter()
-    report = {"passed": None}
-    if FILES[name] == "fp":
-        path.parent.mkdir(exist_ok=True)
-        form = "log_mel"
-        model, _ = export_form(encoder, FULL_PRECISION)
-        proto = trace(Pipeline(model), signature(form), example_inputs(model, form))
-        onnx.save(proto, path, save_as_external_data=True, location="encoder.onnx.data")
-    else:
-        to_onnx(
-            encoder, path, bit_width=FILES[name], overwrite=True, clips=list(speech_cuts([(3.3, 1), (8, 2.5)]).values())
-        )
-        report = json.loads(path.with_suffix(".verification.json").read_text())
-    seconds = time.perf_counter() - started
-    return {"gb": sum(part.stat().st_size for part in path.parent.glob("*.onnx*")) / 1e9, "write_s": seconds} | report
+    with memory(result, "load"):
+        encoder = load_encoder(folder / "encoder")
+    with memory(result, "write"):
+        to_onnx(encoder, path, bit_width=bit_width, float16=float16, overwrite=True, check=False)
+    with memory(result, "verify"):
+        found = verify(path, encoder, bit_width, list(speech_cuts(CLIPS).values()))
+    files = sorted(part.name for part in path.parent.iterdir())
+    return result | {"gb": size_of(path) / 1e9, "files": files} | found.to_dict()
 
 
 def run_torch(folder: Path) -> dict[str, Any]:
@@ -87,31 +109,29 @@ def run_torch(folder: Path) -> dict[str, Any]:
     encoder, seconds = load_encoder(folder / "encoder"), {}
     taken = inputs(encoder)
     np.savez(folder / "inputs.npz", log_mel=taken[0].numpy(), lengths=taken[1].numpy())
-    for name, bit_width in FILES.items():
+    for bit_width in dict.fromkeys(bit_width for bit_width, _ in FILES.values()):
         with torch.no_grad(), quant.at(encoder, bit_width):
             started = time.perf_counter()
-            np.save(folder / f"{name}.npy", encoder(*taken)[0].numpy())
-            seconds[name] = time.perf_counter() - started
+            np.save(folder / f"{bit_width}.npy", encoder(*taken)[0].numpy())
+            seconds[bit_width] = time.perf_counter() - started
     return {"torch_s": seconds}
 
 
-def run(folder: Path, name: str, repeats: int) -> dict[str, Any]:
-    """The clip in ONNX Runtime: start, memory, seconds at 1 and 2 threads, cosine to torch at its bits and to fp32."""
+def run(folder: Path, name: str, runtime: Runtime, repeats: int) -> dict[str, Any]:
+    """The clip in a runtime: start and memory in a process of its own, seconds at one thread, cosine to torch."""
     path, feeds = folder / name / "encoder.onnx", dict(np.load(folder / "inputs.npz"))
-    command = [sys.executable, "-P", fresh_process.__file__, str(path), str(SECONDS), "1"]
+    command = [sys.executable, "-P", fresh_process.__file__, str(path), str(SECONDS), "1", runtime]
     result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    features = np.zeros(0)
-    for threads in (1, 2):
-        # Of one thread the processor's seconds, which a busy machine does not add to; of two, those of the clock.
-        clock = time.process_time if threads == 1 else time.perf_counter
-        session, times = open_session(path, session_options(threads)), []
-        for _ in range(repeats + 1):
-            started = clock()
-            features = session.run(["features"], feeds)[0]
-            times.append(clock() - started)
-        result[f"clip_s_{threads}"] = min(times[1:])
-    cosines = {f"cosine_to_{other}": cosine(features, np.load(folder / f"{other}.npy")) for other in ("fp32", name)}
-    return result | cosines | {"tokens": features.shape[1]}
+    session, features, times = start(path, runtime, 1, batch=1), np.zeros(0), []
+    for _ in range(repeats + 1):
+        started = time.process_time()  # the processor's seconds: other processes on the machine add none
+        features = session.run(["features"], feeds)[0]
+        times.append(time.process_time() - started)
+    own, full = (np.load(folder / f"{bits}.npy") for bits in (FILES[name][0], "fp"))
+    return result | {
+        "precision": session.precision, "clip_s": min(times[1:]), "tokens": features.shape[1],
+        "cosine_to_own": cosine(features, own), "cosine_to_full": cosine(features, full),
+    }  # fmt: skip
 
 
 def cosine(features: np.ndarray, others: np.ndarray) -> float:
@@ -126,7 +146,11 @@ def stages(arguments: argparse.Namespace) -> dict[str, Callable[[], dict[str, An
     steps: dict[str, Callable[[], dict[str, Any]]] = {"build": lambda: build(folder, arguments.blocks)}
     steps |= {f"write {name}": lambda name=name: write(folder, name) for name in FILES}  # type: ignore[misc]
     steps["torch"] = lambda: run_torch(folder)
-    steps |= {f"run {name}": lambda name=name: run(folder, name, arguments.repeats) for name in FILES}  # type: ignore[misc]
+    for runtime in RUNTIMES:
+        steps |= {
+            f"run {name} {runtime}": lambda name=name, runtime=runtime: run(folder, name, runtime, arguments.repeats)  # type: ignore[misc]
+            for name in FILES
+        }
     return steps
 
 
@@ -142,25 +166,38 @@ def alone(stage: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def tables(results: dict[str, dict[str, Any]]) -> str:
     """What was measured, as Markdown."""
     lines = ["| step | seconds | peak memory, GB |", "| --- | --- | --- |"]
-    lines += [f"| {name} | {result['s']:.0f} | {result['peak_gb']:.1f} |" for name, result in results.items()]
+    lines += [
+        f"| {name} | {result['s']:.0f} | {result['peak_gb']:.1f} |"
+        for name, result in results.items()
+        if name in ("build", "torch")
+    ]
     lines += [
         "",
-        "| file | GB | verified | start, s | memory, GB | a clip, s, 1 thread | speed-up | 2 threads | speed-up | "
-        "cosine to torch at its bits | to fp32 |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| file | GB | verified | load | write | verify | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    full = results["run fp32"]
     for name in FILES:
-        written, ran = results[f"write {name}"], results[f"run {name}"]
-        verified = {None: "–", True: "yes", False: "no"}[written["passed"]]
-        faster = [full[f"clip_s_{threads}"] / ran[f"clip_s_{threads}"] for threads in (1, 2)]
-        lines.append(
-            f"| {name} | {written['gb']:.3f} | {verified} | {ran['cold_start_ms'] / 1000:.1f} | "
-            f"{ran['peak_memory_bytes'] / 1e9:.2f} | {ran['clip_s_1']:.2f} | {faster[0]:.2f} | "
-            f"{ran['clip_s_2']:.2f} | {faster[1]:.2f} | {ran[f'cosine_to_{name}']:.6f} | "
-            f"{ran['cosine_to_fp32']:.5f} |"
-        )
-    lines += ["", f"{results['build']['parameters']:,} parameters; {full['tokens']} tokens of the {SECONDS} s clip"]
+        written = results[f"write {name}"]
+        parts = [
+            f"{written[f'{part}_gb']:.2f} ({written[f'{part}_own_gb']:.2f})" for part in ("load", "write", "verify")
+        ]
+        verified = "yes" if written["passed"] else "no"
+        lines.append(f"| {name} | {written['gb']:.3f} | {verified} | {' | '.join(parts)} | {written['s']:.0f} |")
+    lines += [
+        "",
+        "| file | runtime | precision | start, s | start and a clip, GB | a clip, s | cosine to torch | to fp |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for runtime in RUNTIMES:
+        for name in FILES:
+            ran = results[f"run {name} {runtime}"]
+            lines.append(
+                f"| {name} | {runtime} | {ran['precision']} | {ran['cold_start_ms'] / 1000:.1f} | "
+                f"{ran['peak_memory_bytes'] / 1e9:.2f} | {ran['clip_s']:.2f} | "
+                f"{ran['cosine_to_own']:.6f} | {ran['cosine_to_full']:.5f} |"
+            )
+    tokens = results["run fp32 onnxruntime"]["tokens"]
+    lines += ["", f"{results['build']['parameters']:,} parameters; {tokens} tokens of the {SECONDS} s clip"]
     return "\n".join(lines)
 
 
@@ -168,7 +205,7 @@ def main() -> None:
     """All steps, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=32, help="fewer for a look")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each file and number of threads")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each file in each runtime")
     parser.add_argument("--output", type=Path, default=Path("runs/full-size"))
     parser.add_argument("--keep", action="store_true", help="keep the folder")
     parser.add_argument("--stage", help="one step only, in this process")
@@ -176,16 +213,14 @@ def main() -> None:
     if arguments.stage:
         started = time.perf_counter()
         result = stages(arguments)[arguments.stage]()
-        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-        assert peak is not None
-        print(json.dumps(result | {"s": time.perf_counter() - started, "peak_gb": int(peak[1]) * 1024 / 1e9}))
+        print(json.dumps(result | {"s": time.perf_counter() - started, "peak_gb": _status("VmHWM")}))
         return
     if not arguments.keep and arguments.output.exists() and any(arguments.output.iterdir()):
         parser.error(f"{arguments.output} is not empty, and would be deleted at the end: choose another --output")
     arguments.output.mkdir(parents=True, exist_ok=True)
     results = {stage: alone(stage, arguments) for stage in stages(arguments)}
     print(tables(results))
-    full, int8, int4 = (results[f"run {name}"]["clip_s_1"] for name in FILES)
+    full, int8, int4 = (results[f"run {name} onnxruntime"]["clip_s"] for name in ("fp32", "int8", "int4"))
     print(
         f"\nfull_int8_speedup={full / int8:.2f} full_int4_speedup={full / int4:.2f} "
         f"full_int8_gb={results['write int8']['gb']:.3f} full_int4_gb={results['write int4']['gb']:.3f}"

@@ -13,6 +13,7 @@ from encoders.speech.log_mel import HOP, SAMPLE_RATE
 from encoders.storage.files import json_bytes, utf8, write_together
 from encoders.storage.folder import file_sha256
 from encoders.storage.ownership import CARD, mark, refuse_foreign
+from export.external_data import SHA256, data_file, size_of
 from export.graph.head import stored_head
 from export.graph.signature import SpeechInput, input_form
 from export.graph.tokenizer import stored_tokenizer
@@ -41,9 +42,10 @@ def describe(
     Returns:
         sample_rate_hz, input (waveform, log_mel, images), inputs and outputs (name to shape, dtype, unit), limits (of
         `export.runtime.limits`), frame_rate_hz, feature_dim, head (null, or task, classes, units, label), tokenizer
-        (null, or its sizes), files (file, bit_width, size_bytes, sha256, oldest_onnxruntime, error_over_variance and
-        accuracy: of the file itself, by its verification; `measured` of the file itself, by `add_results`,
-        `accuracy_in_torch` and `latency_ms` may be added), licence, trained_on, encoder, format_version.
+        (null, or its sizes), files (file, bit_width, size_bytes, sha256, where a second file has its weights data_file
+        and data_sha256, oldest_onnxruntime, error_over_variance and accuracy: of the file itself, by its verification;
+        `measured` of the file itself, by `add_results`, `accuracy_in_torch` and `latency_ms` may be added), licence,
+        trained_on, encoder, format_version.
     """
     proto, found = load_file(paths[0])
     head, tokenizer = stored_head(proto), stored_tokenizer(proto)
@@ -168,11 +170,15 @@ def _entry(path: Path) -> dict[str, Any]:
     report = path.with_suffix(".verification.json")
     checked = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
     accuracy = checked.get("accuracy")
+    data, weights = data_file(path), {}
+    if data is not None:
+        weights = {"data_file": data.path.name, SHA256: found.get(SHA256) or file_sha256(data.path)}
     return {
         "file": path.name,
         "bit_width": found["bit_width"],
-        "size_bytes": path.stat().st_size,
+        "size_bytes": size_of(path),
         "sha256": file_sha256(path),
+        **weights,
         "oldest_onnxruntime": oldest_runtime(proto),
         "error_over_variance": checked.get("error_over_variance"),
         "accuracy": {accuracy["label"]: accuracy["onnx"]} if accuracy else {},

@@ -11,7 +11,10 @@ import onnx
 from encoders import Encoder, FilledLogMel, Head, LogMel, Tokenizer, WhisperLogMel, weights_sha256
 from encoders.speech.log_mel import HOP, SAMPLE_RATE, WINDOW
 from encoders.speech.windows import limits
+from encoders.storage.folder import file_sha256
 from export.errors import VerificationError
+from export.external_data import SHA256, data_file, missing_data
+from export.onnx_file import load
 from quant import BitWidth, QuantLayer
 
 FORMAT_VERSION = "1"
@@ -72,17 +75,17 @@ def _log_mel(encoder: Encoder) -> str:
 
 
 def load_file(path: Path) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """A file written by `to_onnx`, and what it says about itself.
+    """A file written by `to_onnx`, its large weights left where they are, and what it says about itself.
 
     Raises:
         FileNotFoundError: no such file.
-        VerificationError: not an ONNX file, not written by `to_onnx`, of another format version, or of an opset that is
-            too old.
+        VerificationError: not an ONNX file, not written by `to_onnx`, of another format version, of an opset that is
+            too old, or without the file of its weights.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        proto = onnx.load(str(path))
+        proto = load(path)
     except Exception as error:
         raise VerificationError(f"{path} is not an ONNX file: {error}") from error
     found = {prop.key: prop.value for prop in proto.metadata_props}
@@ -95,7 +98,24 @@ def load_file(path: Path) -> tuple[onnx.ModelProto, dict[str, str]]:
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < OPSET:
         raise VerificationError(f"{path} has opset {opset}, too old: quantized graphs need {OPSET} or newer")
+    wrong = missing_data(path)
+    if wrong is not None:
+        raise VerificationError(wrong)
     return proto, found
+
+
+def check_data_file(path: Path, found: dict[str, str]) -> None:
+    """Check that the file of weights beside a file, if it has one, is the very one that was written with it.
+
+    Raises:
+        VerificationError: it is another, or damaged.
+    """
+    data = data_file(path)
+    if data is not None and found.get(SHA256) != file_sha256(data.path):
+        raise VerificationError(
+            f"{data.path} is not the file of weights that was written with {path.name}, or it is damaged: copy both "
+            "again from where they were exported"
+        )
 
 
 def check_metadata(found: dict[str, str], path: Path, encoder: Encoder, run: BitWidth) -> None:

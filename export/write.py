@@ -1,7 +1,6 @@
 """Write an encoder at a bit-width as an ONNX file: whole and verified, or not at all."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -11,9 +10,10 @@ from onnx import helper
 from torch import Tensor
 
 from encoders import Encoder, Head, Tokenizer
-from encoders.storage.files import staged_file, write_json
+from encoders.storage.files import move_pair, staged_pair, write_json
 from encoders.storage.folder import check_finite_weights
-from encoders.storage.ownership import ONNX, REPORT, refuse_foreign
+from encoders.storage.ownership import ONNX, ONNX_DATA, REPORT, refuse_foreign
+from export import external_data
 from export.check.accuracy import Labelled
 from export.check.verdict import Verification
 from export.check.verify import verify
@@ -29,6 +29,8 @@ from export.graph.tokenizer import ExportedTokenizer
 from export.graph.trace import trace
 from export.graph.unused import drop_unused
 from export.metadata import OPSET, VerificationError, metadata
+from export.onnx_file import Weights, rename, save
+from export.onnx_file import check as check_graph
 from export.runtime.runtimes import DEFAULT, Runtime
 from quant import FULL_PRECISION, BitWidth, at, parse_bit_width
 from quant.activation import RANGE_BUFFERS
@@ -37,8 +39,6 @@ from quant.bits import FLOAT_BITS
 log = logging.getLogger(__name__)
 
 EncoderType = TypeVar("EncoderType", bound=Encoder)
-
-LARGEST_FILE = 2**31 - 2**20  # bytes; protobuf's limit, less room for the graph
 
 
 def to_onnx(
@@ -69,6 +69,7 @@ def to_onnx(
     `semantic_lengths` (batch,). Batch and time are dynamic.
     Weights take as many bits of the file as they have, learned positions 12 where weights are quantized. ONNX Runtime
     unpacks them when a session starts, weights to int8, and multiplies at the speed of int8.
+    A file that would be over protobuf's 2 GB has its weights in a second one beside it, `<name>.onnx.data`.
 
     Args:
         encoder: prepared and calibrated unless bit_width is `fp`; left untouched.
@@ -93,10 +94,10 @@ def to_onnx(
         what the verification found; None where there was none.
 
     Raises:
-        FileExistsError: the file exists and overwrite is False, or it or its report is not one of ours.
+        FileExistsError: the file exists and overwrite is False, or it, its weights or its report are not ours.
         ValueError: unknown bit-width or input, an encoder that is not prepared, a weight that is NaN or infinite, a
-            layer or operation without an ONNX form, an opset that is too old, a file over protobuf's 2 GB, or a
-            tokenizer of another encoder.
+            layer or operation without an ONNX form, an opset that is too old, or a tokenizer of another
+            encoder.
         quant.NotCalibratedError: a layer whose activation range was never observed.
         VerificationError: the file departs from torch.
 
@@ -112,11 +113,16 @@ def to_onnx(
     refuse_foreign(path, ONNX, overwrite)
     for other, kind in ((report, REPORT), (failed, ONNX), (failed_report, REPORT)):
         refuse_foreign(other, kind)
-    proto = _build(encoder, run, input_form(encoder, input), head, image_size, opset, tokenizer, runtime)
+    for data in (external_data.beside(path), external_data.beside(failed)):
+        refuse_foreign(data, ONNX_DATA)
+    weights: Weights = {}
+    form = input_form(encoder, input)
+    proto = _build(encoder, run, form, head, image_size, opset, tokenizer, runtime, weights)
     if float16:
-        halve_floats(proto)
-    with staged_file(path) as staging:
-        onnx.save(proto, staging)
+        halve_floats(proto, weights)
+    with staged_pair(path, external_data.beside(path)) as staging:
+        save(proto, staging, weights)
+        del proto
         if not check:
             report.unlink(missing_ok=True)  # of an earlier file
             return None
@@ -125,7 +131,8 @@ def to_onnx(
         log.info("%s: %s", path, result)
         if not result.passed:
             result.file = str(failed)
-            os.replace(staging, failed)
+            rename(staging, external_data.beside(failed).name)
+            move_pair(staging, failed, external_data.beside(staging), external_data.beside(failed))
             write_json(result.to_dict(), failed_report)
             raise VerificationError(
                 f"{path} was not written, {failed.name} departs from torch: {result.reasons}; "
@@ -137,7 +144,7 @@ def to_onnx(
 
 def _build(
     encoder: Encoder, run: BitWidth, form: str, head: Head | None, image_size: int | tuple[int, int] | None, opset: int,
-    tokenizer: Tokenizer | None, runtime: Runtime,
+    tokenizer: Tokenizer | None, runtime: Runtime, weights: Weights,
 ) -> onnx.ModelProto:  # fmt: skip
     if opset < OPSET:
         raise ValueError(f"opset {opset} is too old: quantized graphs need {OPSET} or newer (INT4 weights)")
@@ -147,27 +154,28 @@ def _build(
     if tokenizer is not None:
         tokenizer.check_encoder(encoder)
         check_finite_weights(tokenizer, prefix="tokenizer.")
-    _check_size(model, run)
     front_end = ExportedFrontEnd(model.front_end) if form == "waveform" else None
     exported_head = None if head is None else ExportedHead(frozen_copy(head))
     exported_tokenizer = None if tokenizer is None else ExportedTokenizer(frozen_copy(tokenizer))
     pipeline = Pipeline(model, front_end, exported_head, exported_tokenizer)
     names = signature(form, head, tokenizer, filled_frames(encoder))
-    proto = trace(pipeline, names, example_inputs(model, form, image_size), opset, runtime == "onnxruntime")
+    proto = trace(pipeline, names, example_inputs(model, form, image_size), opset, runtime == "onnxruntime", weights)
     shrink_tables(proto)
     if run.weight != FLOAT_BITS:
-        shrink_positions(proto)
-    return finished(proto, layers, metadata(encoder, run, form, head, tokenizer))
+        shrink_positions(proto, weights)
+    return finished(proto, layers, metadata(encoder, run, form, head, tokenizer), weights)
 
 
-def finished(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer], about: dict[str, str]) -> onnx.ModelProto:
+def finished(
+    proto: onnx.ModelProto, layers: Mapping[str, QdqLayer], about: dict[str, str], weights: Weights
+) -> onnx.ModelProto:
     """A traced graph, in place, with packed weights, without what nothing uses, with what it says about itself."""
-    pack_weights(proto, layers)
+    pack_weights(proto, layers, weights)
     widen_groups(proto)
     give_zero_points(proto)
     drop_unused(proto)
     helper.set_model_props(proto, about)
-    onnx.checker.check_model(proto)
+    check_graph(proto, weights)
     return proto
 
 
@@ -185,11 +193,3 @@ def export_form(encoder: EncoderType, run: BitWidth) -> tuple[EncoderType, dict[
         with at(model, run):  # checks that the model is prepared and calibrated
             pass
     return model, to_qdq(model, run)
-
-
-def _check_size(model: Encoder, run: BitWidth) -> None:
-    size = sum(value.nbytes for value in model.state_dict().values())
-    if size > LARGEST_FILE:
-        raise ValueError(
-            f"{model.name} at {run} takes {size / 1e9:.2f} GB, over the 2 GB of one ONNX file; fewer weight bits fit"
-        )

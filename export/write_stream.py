@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from encoders import StreamingTransformer
-from encoders.storage.files import staged_file
-from encoders.storage.ownership import ONNX, refuse_foreign
+from encoders.storage.files import staged_pair
+from encoders.storage.ownership import ONNX, ONNX_DATA, refuse_foreign
+from export import external_data
 from export.check.stream import verify_stream
 from export.check.verdict import Verification
 from export.graph.signature import Signature
 from export.graph.step import STATE, Step
 from export.graph.trace import trace
 from export.metadata import OPSET, VerificationError, metadata
+from export.onnx_file import Weights, save
 from export.write import export_form, finished
 from quant import BitWidth, parse_bit_width
 
@@ -66,9 +68,11 @@ def stream_to_onnx(
     """
     path, run = Path(path), parse_bit_width(bit_width)
     refuse_foreign(path, ONNX, overwrite)
-    proto = _build(encoder, run)
-    with staged_file(path) as staging:
-        onnx.save(proto, staging)
+    refuse_foreign(external_data.beside(path), ONNX_DATA)
+    weights: Weights = {}
+    proto = _build(encoder, run, weights)
+    with staged_pair(path, external_data.beside(path)) as staging:
+        save(proto, staging, weights)
         if not check:
             return None
         result = verify_stream(staging, encoder, run, clips)
@@ -79,7 +83,7 @@ def stream_to_onnx(
         return result
 
 
-def _build(encoder: StreamingTransformer, run: BitWidth) -> onnx.ModelProto:
+def _build(encoder: StreamingTransformer, run: BitWidth, weights: Weights) -> onnx.ModelProto:
     model, layers = export_form(encoder, run)
     state = {name: axes for name, axes in STATE.items() if name != "adaptor" or model.adaptor is not None}
     names = Signature(
@@ -90,6 +94,6 @@ def _build(encoder: StreamingTransformer, run: BitWidth) -> onnx.ModelProto:
     log_mel = torch.randn(2, model.arguments["n_mels"], model.chunk_mels)
     lengths = torch.tensor([model.chunk_mels, model.chunk_mels - 1])
     examples = (log_mel, lengths, *model.start(2)[: len(state)])
-    proto = trace(Step(model), names, examples, OPSET)
+    proto = trace(Step(model), names, examples, OPSET, weights=weights)
     about = metadata(encoder, run, FORM) | {"chunk_mels": str(model.chunk_mels), "state": json.dumps(list(state))}
-    return finished(proto, layers, about)
+    return finished(proto, layers, about, weights)

@@ -57,6 +57,51 @@ def staged_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
+def staged_pair(path: str | Path, second: str | Path) -> Iterator[Path]:
+    """A place in a hidden folder to write a file that may need a second one, both under the names they will have.
+
+    When the block ends well, both are renamed to where they belong, or the one there is, and an old second file goes;
+    otherwise they are deleted. An old file never stands beside a new second one: one that did would be gone before.
+
+    Args:
+        path: the final name of the file; `staging / its name` is to be written.
+        second: the final name, in the same folder, of the second one: `staging / its name` may be written.
+
+    Raises:
+        FileExistsError: one of them is a folder or a symbolic link.
+        BlockingIOError: something else is writing the file.
+        OSError: it cannot be written, or the disk is full.
+    """
+    path, second = plain(path), plain(second)
+    staging = beside(path, STAGING)
+    with sole_writer(path), _full_disk_named(path):
+        refuse_other_than_file(path)
+        refuse_other_than_file(second)
+        remove(staging)
+        try:
+            staging.mkdir()
+            yield staging / path.name
+            for file in staging.iterdir():
+                to_disk(file)
+            move_pair(staging / path.name, path, staging / second.name, second)
+        finally:
+            remove(staging)
+
+
+def move_pair(source: Path, target: str | Path, second_source: Path, second_target: str | Path) -> None:
+    """Rename a file, and a second one if there is one, over those that stand there: see `staged_pair`."""
+    target, second_target = map(os.path.abspath, (target, second_target))
+    if second_source.exists():
+        if os.path.exists(second_target):
+            remove(Path(target))
+        os.replace(second_source, second_target)
+        os.replace(source, target)
+    else:
+        os.replace(source, target)
+        remove(Path(second_target))
+
+
+@contextmanager
 def staged_folder(folder: str | Path, check: Callable[[Path], None]) -> Iterator[Path]:
     """A hidden folder beside `folder` to write into; takes its place when the block ends well, is deleted otherwise.
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from encoders.storage.arguments import check_arguments
@@ -31,6 +32,7 @@ FILES = [CONFIG, WEIGHTS, HEAD_CONFIG, HEAD_WEIGHTS, TOKENIZER_CONFIG, TOKENIZER
 CHECKSUM = "weights_file_sha256"
 # The same of the encoder's weights, in the JSON file of what was trained on its features.
 OF_ENCODER = "encoder_file_sha256"
+PORTION = 2**26  # bytes of a file of weights that are read at a time
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -144,17 +146,43 @@ def load_weights(module: nn.Module, path: Path, sha256: str) -> None:
         ArtifactError: missing or damaged file, or weights of another architecture.
     """
     try:
+        file_number = path.stat().st_ino
         if file_sha256(path) != sha256:
             raise ArtifactError(f"{path} is damaged: its content is not that of which its JSON file has the checksum")
-        state: dict[str, Tensor] = safetensors.torch.load_file(path)
+        shapes = _shapes(path)
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing: its JSON file is there, its weights are not") from None
     except (safetensors.SafetensorError, OSError) as error:
         raise ArtifactError(f"{path} is damaged: {error}") from error
-    problems = misfits(module, {key: tuple(value.shape) for key, value in state.items()})
-    problems += [f"unexpected {key}" for key in state.keys() - module.state_dict().keys()]
+    problems = misfits(module, shapes)
+    state = module.state_dict()
+    problems += [f"unexpected {key}" for key in shapes.keys() - state.keys()]
     check_same_architecture(problems, path)
-    module.load_state_dict(state)
+    for keys in _portions(state):
+        # What was read of an open file counts as memory until it is closed.
+        with safetensors.safe_open(path, framework="pt") as tensors, torch.no_grad():
+            for key in keys:
+                state[key].copy_(tensors.get_tensor(key))
+    if path.stat().st_ino != file_number:
+        raise ArtifactError(f"{path} was replaced while it was read: load it again")
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    with safetensors.safe_open(path, framework="pt") as tensors:
+        return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
+
+
+def _portions(state: Mapping[str, Tensor]) -> list[list[str]]:
+    """Keys of tensors that have up to `PORTION` bytes together, or of one that has more."""
+    portions: list[list[str]] = [[]]
+    size = 0
+    for key, value in state.items():
+        size += value.nbytes
+        if size > PORTION:
+            portions.append([])
+            size = value.nbytes
+        portions[-1].append(key)
+    return portions
 
 
 def check_finite_weights(module: nn.Module, may_be_infinite: tuple[str, ...] = (), prefix: str = "") -> None:

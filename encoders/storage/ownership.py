@@ -12,6 +12,7 @@ RESULTS, LATENCIES, REPORT, CARD, ENCODER = (
     "results of an evaluation", "latencies", "a verification report", "a model card", "the description of an encoder",
 )  # fmt: skip
 TABLE, PLOT, PAGE, FEATURES, ONNX = "a table", "a plot", "a report's page", "features", "an ONNX file"
+ONNX_DATA = "the weights of an ONNX file"
 ROW_KEYS = {"method", "task", "bit_width", "metric", "value"}
 # What a JSON file holds by its keys: those of the first row of a list, or of an object.
 ROWS = {RESULTS: ROW_KEYS, LATENCIES: {"file", "size_bytes", "threads", "seconds", "latency_ms"}}
@@ -33,6 +34,8 @@ BY_ENDING = {
 HEAD = 4096  # bytes in which a picture or page says who wrote it
 # How it says so.
 MARKS = {PLOT: f"tEXtSoftware\0{SOFTWARE}", PAGE: f'<meta name="generator" content="{SOFTWARE}">'}
+# The first bytes of a file of weights beside an ONNX file.
+ONNX_DATA_MARK = f"weights of an ONNX file, written by {SOFTWARE}\n".encode()
 # A key of ONNX's metadata as protobuf writes it: field 1 of an entry, of 20 bytes; then comes field 2, its value.
 ONNX_MARK = b"\x0a\x14ssql_toolkit_version\x12"
 
@@ -116,6 +119,11 @@ def _onnx(path: Path) -> str | None:
         return ONNX if content.rfind(ONNX_MARK) >= 0 else None  # metadata stands behind the graph and its weights
 
 
+def _onnx_data(path: Path) -> str | None:
+    with path.open("rb") as file:
+        return ONNX_DATA if file.read(len(ONNX_DATA_MARK)) == ONNX_DATA_MARK else None
+
+
 # All others are JSON.
 READERS = {
     ".csv": _csv,
@@ -124,4 +132,5 @@ READERS = {
     ".html": _marked,
     ".safetensors": _safetensors,
     ".onnx": _onnx,
+    ".data": _onnx_data,
 }

@@ -6,7 +6,6 @@ values at an edge. The integers are read from the file as it runs: the runtime's
 """
 
 import math
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 
 from export.check.agreement import frame_errors
 from export.graph.pipeline import Runs, run_in_torch
-from export.runtime.ort_session import Session
-from export.runtime.session import open_session, run_session
+from export.runtime.ort_session import Session, session_options
+from export.runtime.session import run_session
 from quant import BitWidth, QuantActivation
 from quant.bits import FLOAT_BITS
 
@@ -92,13 +91,16 @@ class Followed:
         return f"features depart {' and '.join(places) or 'in a graph whose layers have no names'}"
 
 
-def probe(proto: onnx.ModelProto, encoder: nn.Module, run: BitWidth, floats: bool = False) -> Probe:
+def probe(
+    proto: onnx.ModelProto, encoder: nn.Module, run: BitWidth, folder: str | Path = "", floats: bool = False
+) -> Probe:
     """A session of a file with what its layers get among the outputs.
 
     Args:
         proto: a file written by `to_onnx` or `stream_to_onnx`.
         encoder: what it holds, in torch.
         run: its bit-width.
+        folder: of the file, for weights that are not in the message: see `export.onnx_file.load`.
         floats: also what layers without quantized inputs get; the runtime's float fusions change around them.
     """
     probed = onnx.ModelProto()
@@ -106,15 +108,13 @@ def probe(proto: onnx.ModelProto, encoder: nn.Module, run: BitWidth, floats: boo
     probed.opset_import.extend(proto.opset_import)
     probed.functions.extend(proto.functions)
     probed.ir_version = proto.ir_version
-    places, outputs = _places(probed.graph, encoder, run, floats), len(probed.graph.output)
+    places, outputs = _places(probed.graph, encoder, run, floats, str(folder)), len(probed.graph.output)
     known = {value.name for value in [*probed.graph.output, *probed.graph.input]}
     wanted = [part for place in places.values() for part in place if isinstance(part, str) and part not in known]
     for name in dict.fromkeys(wanted):
         probed.graph.output.append(helper.make_empty_tensor_value_info(name))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probed.onnx"
-        onnx.save(probed, path)
-        return Probe(open_session(path), outputs, places)
+    path = Path(folder) / "probed.onnx"  # only its folder is looked at
+    return Probe(Session(path, session_options(0, exact=True), probed.SerializeToString()), outputs, places)
 
 
 def follow(
@@ -216,7 +216,7 @@ def _compare(
     return bool(at_edge.all())
 
 
-def _places(graph: onnx.GraphProto, encoder: nn.Module, run: BitWidth, floats: bool) -> dict[str, Place]:
+def _places(graph: onnx.GraphProto, encoder: nn.Module, run: BitWidth, floats: bool, folder: str) -> dict[str, Place]:
     """By name, in the order of the encoder's modules."""
     makers = {output: node for node in graph.node for output in node.output}
     stored = {tensor.name: tensor for tensor in graph.initializer}
@@ -250,7 +250,7 @@ def _places(graph: onnx.GraphProto, encoder: nn.Module, run: BitWidth, floats: b
             quantize = makers.get(quantize.input[0])
         found = None if quantize is None else _quantized(quantize, stored, makers)
         if quantize is not None and found is not None and isinstance(found.scale, float):
-            bias = _moved_by_bias(quantize, stored, makers) / found.scale
+            bias = _moved_by_bias(quantize, stored, makers, folder) / found.scale
             places[name] = found._replace(bias=bias, channels_last=last)
             taken.add(found.tensor)
     # Tensors of attention products have no weight to find them by: their numbers and their order tell.
@@ -326,12 +326,14 @@ def _quantized(node: onnx.NodeProto, stored: dict[str, Any], makers: dict[str, o
     return None if first is None or second is None else Place(str(node.output[0]), float(first), int(second))
 
 
-def _moved_by_bias(quantize: onnx.NodeProto, stored: dict[str, Any], makers: dict[str, onnx.NodeProto]) -> float:
+def _moved_by_bias(
+    quantize: onnx.NodeProto, stored: dict[str, Any], makers: dict[str, onnx.NodeProto], folder: str
+) -> float:
     """By how much the rounded bias moves what a QuantizeLinear takes, where the runtime makes QLinearConv of both."""
 
     def numbers(name: str) -> np.ndarray:
         if name in stored:
-            return np.asarray(numpy_helper.to_array(stored[name]), np.float64)
+            return np.asarray(numpy_helper.to_array(stored[name], folder), np.float64)
         maker = makers[name]  # a scale with the factor of a batch normalization, or in another shape
         return numbers(maker.input[0]) * numbers(maker.input[1]) if maker.op_type == "Mul" else numbers(maker.input[0])
 

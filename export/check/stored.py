@@ -1,6 +1,7 @@
 """The numbers a file stores for each quantized layer, against those of `quant`, bit for bit."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,7 +15,9 @@ from quant import BitWidth, QuantActivation, QuantLayer
 from quant.bits import FLOAT_BITS
 
 
-def first_difference(proto: onnx.ModelProto, layers: Mapping[str, QuantActivation], run: BitWidth) -> str | None:
+def first_difference(
+    proto: onnx.ModelProto, layers: Mapping[str, QuantActivation], run: BitWidth, folder: str | Path = ""
+) -> str | None:
     """First layer, or tensor of an attention, whose numbers are not those of `quant`; None if all are.
 
     Compared are integers, scales, zero points, clipping ranges, and what each channel is shifted and multiplied by.
@@ -23,8 +26,9 @@ def first_difference(proto: onnx.ModelProto, layers: Mapping[str, QuantActivatio
         proto: a file written by `to_onnx`.
         layers: calibrated layers and tensors by name.
         run: bit-width of the file.
+        folder: of the file, for weights that are not in the message: see `export.onnx_file.load`.
     """
-    graph = _Graph(proto)
+    graph = _Graph(proto, str(folder))
     return next((name for name, layer in layers.items() if not _equal(graph, name, layer, run)), None)
 
 
@@ -85,13 +89,14 @@ def _array(values: torch.Tensor) -> np.ndarray:
 class _Graph:
     """A file's graph by name: which values it stores, which node makes or takes a tensor."""
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
+    def __init__(self, proto: onnx.ModelProto, folder: str) -> None:
+        self.folder = folder
         self.stored = {tensor.name: tensor for tensor in proto.graph.initializer}
         self.makers = {output: node for node in proto.graph.node for output in node.output}
         self.takers = {(name, place): node for node in proto.graph.node for place, name in enumerate(node.input)}
 
     def value(self, name: str) -> np.ndarray:
-        return numpy_helper.to_array(self.stored[name]).astype(np.float64)
+        return numpy_helper.to_array(self.stored[name], self.folder).astype(np.float64)
 
     def quantizes(self, scale: np.ndarray, zero_point: np.ndarray) -> bool:
         """Whether any tensor is quantized with these numbers: the exporter gives tensors no name to find them by."""
@@ -119,7 +124,7 @@ class _Graph:
             scale = self.takers[self.takers[product.output[0], 0].output[0], 0].input[1]
         while scale not in self.stored:  # gets a shape, or the factor of a batch normalization
             scale = self.makers[scale].input[0]
-        return product, stored_weight(self.stored, layer, bits), self.value(scale)
+        return product, stored_weight(self.stored, layer, bits, self.folder), self.value(scale)
 
     def top_of_tokens(self, product: onnx.NodeProto) -> np.ndarray:
         """Largest integer of a product's input, whose tokens each have a range."""

@@ -49,7 +49,7 @@ def verify_stream(
     encoder = frozen_copy(encoder)
     layers = {} if run == FULL_PRECISION else quant_activations(encoder)
     rounds = any(layer.bits_at(run).activation != FLOAT_BITS for layer in layers.values())
-    session, probed = open_session(path), probe(proto, encoder, run) if rounds else None
+    session, probed = open_session(path), probe(proto, encoder, run, path.parent) if rounds else None
     named = {f"given clip {place}": clip for place, clip in enumerate(clips or ())} or shipped_clips(encoder)
     left_alone, given_roundings, departure, values, at_edge = [], [], None, 0, 0
     for name, clip in named.items():
@@ -70,7 +70,7 @@ def verify_stream(
         own = torch.cat([step.expected[0][0, : int(step.expected[1])] for step in followed])
         given_roundings.append(Features(name, streamed, own))
     result = Verification(
-        str(path), str(run), len(layers), first_difference(proto, layers, run),
+        str(path), str(run), len(layers), first_difference(proto, layers, run, path.parent),
         lengths_equal=len(left_alone) == len(named), padding_zero=True, features=None, limit=LIMIT,
         inputs=GIVEN if clips else SHIPPED, clips=len(named),
     )  # fmt: skip

@@ -24,7 +24,7 @@ from export.graph.pipeline import Pipeline, run_in_torch
 from export.graph.signature import frozen_copy
 from export.graph.stored_floats import round_as_stored
 from export.graph.tokenizer import are_nearest, equal_tokens, stored_tokenizer, tokenizer_difference
-from export.metadata import VerificationError, check_metadata, fill_as, load_file
+from export.metadata import VerificationError, check_data_file, check_metadata, fill_as, load_file
 from export.runtime.ort_session import session_options
 from export.runtime.runtimes import DEFAULT, Runtime
 from export.runtime.session import open_session, run_session
@@ -91,11 +91,12 @@ def verify(
     run, form = parse_bit_width(found["bit_width"] if bit_width is None else bit_width), found.get("input", "log_mel")
     if "state" in found:
         raise VerificationError(f"{path} is one step of a stream: ssql stream has verified it when it wrote it")
+    check_data_file(path, found)
     encoder = frozen_copy(encoder)
     fill_as(found, encoder)
     check_metadata(found, path, encoder, run)
     layers = {} if run == FULL_PRECISION else quant_activations(encoder)
-    difference = first_difference(proto, layers, run)
+    difference = first_difference(proto, layers, run, path.parent)
     own_head, own_tokenizer = stored_head(proto, path), stored_tokenizer(proto, path)
     notes: list[str] = []
     difference = (
@@ -103,15 +104,17 @@ def verify(
         or _difference_beside("head", own_head, head, head_difference, notes)
         or _difference_beside("tokenizer", own_tokenizer, tokenizer, tokenizer_difference, notes)
     )
-    limit = HALF_LIMIT if round_as_stored(proto, encoder, run) else LIMIT
-    reference = Pipeline(encoder, encoder.front_end if form == "waveform" else None, own_head, own_tokenizer)
 
     session = open_session(path)
     inputs = verification_inputs(encoder, form, clips, session.get_inputs()[0].shape[1:])
     log.info("comparing with torch at %s on %d clips of %s", run, inputs.clips, inputs.source)
+    outputs = [run_session(session, batch.inputs) for batch in inputs.batches]
+    del session  # before torch has more than the encoder's own weights: large ones are in memory twice as it is
+    limit = HALF_LIMIT if round_as_stored(proto, encoder, run) else LIMIT
+    reference = Pipeline(encoder, encoder.front_end if form == "waveform" else None, own_head, own_tokenizer)
     comparisons = [
-        _compare(batch, run_session(session, batch.inputs), run_in_torch(reference, run, batch.inputs), reference)
-        for batch in inputs.batches
+        _compare(batch, found, run_in_torch(reference, run, batch.inputs), reference)
+        for batch, found in zip(inputs.batches, outputs, strict=True)
     ]
     result = Verification(
         str(path), str(run), len(layers), difference,
@@ -128,19 +131,18 @@ def verify(
         head = own_head or head
         if head is None:
             raise ValueError(f"{path} has no head: labelled data needs one to compare accuracies")
-        result.accuracy = compare_accuracy(session, reference, head, run, form, labelled)
-    del session  # large files are in memory twice otherwise
+        result.accuracy = compare_accuracy(open_session(path), reference, head, run, form, labelled)
     if all(comparison.features is not None for comparison in comparisons):
         rate = getattr(encoder, "frame_rate", None)
         result.features = agreement([clip for each in comparisons for clip in each.features or ()], limit, rate)
         if runtime != DEFAULT:
             result.in_runtime = _in_runtime(path, result, runtime, inputs.batches, comparisons, rate)
         if any(layer.bits_at(run).activation != FLOAT_BITS for layer in layers.values()):
-            _follow(result, proto, reference, run, inputs.batches, comparisons, rate)
+            _follow(result, proto, path.parent, reference, run, inputs.batches, comparisons, rate)
         if run != FULL_PRECISION:
             result.by_default = _by_default(path, result, inputs.batches, comparisons, rate)
         if not result.features_agree and result.departure is None:
-            probed = probe(proto, encoder, run, floats=True)
+            probed = probe(proto, encoder, run, path.parent, floats=True)
             followed = (follow(probed, reference, run, batch.inputs, limit) for batch in inputs.batches)
             departures = (each.departure(form == "waveform", limit) for each in followed)
             result.departure = next(filter(None, departures), None)
@@ -218,11 +220,11 @@ def clip_features(clips: Sequence[str], found: Tensor, expected: list[Tensor]) -
 
 
 def _follow(
-    result: Verification, proto: onnx.ModelProto, reference: Pipeline, run: BitWidth, batches: Sequence[Batch],
-    comparisons: Sequence[_Comparison], frame_rate: float | None,
+    result: Verification, proto: onnx.ModelProto, folder: Path, reference: Pipeline, run: BitWidth,
+    batches: Sequence[Batch], comparisons: Sequence[_Comparison], frame_rate: float | None,
 ) -> None:  # fmt: skip
     """Fill in `roundings` and `departure`: torch, given the file's roundings, against the file as it runs."""
-    probed = probe(proto, reference.encoder, run)
+    probed = probe(proto, reference.encoder, run, folder)
     features: list[Features] = []
     values = at_edge = 0
     for place, (batch, comparison) in enumerate(zip(batches, comparisons, strict=True), start=1):

@@ -17,22 +17,24 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from export.graph.qdq import WEIGHT, QdqLayer
+from export.onnx_file import INT4, Weights, add, array_of, store
 
 # Widths of the fields that make up an integer, its lowest bits first.
 FIELDS = {2: (2,), 3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
-INT4 = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
 
 
-def pack_weights(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer]) -> None:
+def pack_weights(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer], weights: Weights | None = None) -> None:
     """Store the integers of these layers in as many bits as they have, in place.
 
     Args:
         proto: the graph; weights are int8 initializers `encoder.<name>.weight_integers`.
         layers: export forms by name.
+        weights: those that are not in the graph; they are packed as well.
 
     Raises:
         RuntimeError: a weight that the graph does not have.
     """
+    weights = {} if weights is None else weights
     stored = {tensor.name: tensor for tensor in proto.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for layer, form in layers.items():
@@ -41,18 +43,18 @@ def pack_weights(proto: onnx.ModelProto, layers: Mapping[str, QdqLayer]) -> None
             continue
         if name not in stored:
             raise RuntimeError(f"the exporter lost the integers of {name}")
-        integers = numpy_helper.to_array(stored[name])
+        integers, apart = array_of(stored[name], weights), name in weights
         if bits == 4 or (bits < 4 and integers.size % 8):
             typed = name if not form.in_integers else f"{name}.int4"
-            stored[name].CopyFrom(numpy_helper.from_array(integers.astype(INT4), typed))
+            store(stored[name], integers.astype(INT4), typed, weights)
             if typed != name:
                 nodes.append(helper.make_node("Cast", [typed], [name], f"{name}.cast", to=TensorProto.INT8))
         elif integers.size % 8 == 0:
             fields = pack_fields(integers, bits)
-            tensors = [numpy_helper.from_array(field, f"{name}.field_{place}") for place, field in enumerate(fields)]
-            stored[name].CopyFrom(tensors[0])
-            shape = numpy_helper.from_array(np.array(integers.shape), f"{name}.shape")
-            proto.graph.initializer.extend([*tensors[1:], shape])
+            store(stored[name], fields[0], f"{name}.field_0", weights)
+            for place, field in enumerate(fields[1:], start=1):
+                add(proto, field, f"{name}.field_{place}", weights, apart)
+            proto.graph.initializer.append(numpy_helper.from_array(np.array(integers.shape), f"{name}.shape"))
             nodes += _unpacked(proto, name, bits)
     for node in reversed(nodes):
         proto.graph.node.insert(0, node)
@@ -89,23 +91,24 @@ def weight_name(layer: str) -> str:
     return f"encoder.{layer}.{WEIGHT}"
 
 
-def stored_weight(stored: Mapping[str, TensorProto], layer: str, bits: int) -> np.ndarray:
+def stored_weight(stored: Mapping[str, TensorProto], layer: str, bits: int, folder: str = "") -> np.ndarray:
     """A layer's integers, int8, as `pack_weights` left them.
 
     Args:
         stored: initializers by name.
         layer: its name in the encoder.
         bits: of the integers.
+        folder: of the file, where its large weights are not in its message.
 
     Raises:
         KeyError: the graph does not have them.
     """
     name = weight_name(layer)
     if f"{name}.shape" in stored:
-        fields = [numpy_helper.to_array(stored[f"{name}.field_{place}"]) for place in range(len(FIELDS[bits]))]
+        fields = [numpy_helper.to_array(stored[f"{name}.field_{place}"], folder) for place in range(len(FIELDS[bits]))]
         return unpack_fields(fields, bits).reshape(numpy_helper.to_array(stored[f"{name}.shape"]))
     tensor = stored[f"{name}.int4" if f"{name}.int4" in stored else name]
-    return numpy_helper.to_array(tensor).astype(np.int8)
+    return numpy_helper.to_array(tensor, folder).astype(np.int8)
 
 
 def pack_fields(integers: np.ndarray, bits: int) -> list[np.ndarray]:

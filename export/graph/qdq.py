@@ -137,7 +137,8 @@ class QdqLayer(QdqActivation):
         self.axis: dict[str, Any] = {}
         if self.bits.weight == FLOAT_BITS:
             weight = layer.spread_weight(run).detach()
-            self.register_buffer("weight", weight.T.contiguous() if self.is_linear else weight)
+            # A view: large models would be in memory twice.
+            self.register_buffer("weight", weight.T if self.is_linear else weight)
             on_grid = weight
         else:
             integers, scale = layer.weight_integers(run)

@@ -6,6 +6,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from export.onnx_file import Weights, array_of, store
 from quant.bits import BitWidth
 from quant.grid.affine import SMALLEST_SCALE
 from quant.layers import QuantLayer
@@ -16,33 +17,43 @@ POSITIONS = "encoder.positional_embedding.weight"
 HIGH = f"{POSITIONS}.high"
 
 
-def halve_floats(proto: onnx.ModelProto) -> None:
+def halve_floats(proto: onnx.ModelProto, weights: Weights | None = None) -> None:
     """Store the encoder's float weights as float16, in place; ONNX Runtime widens them when a session starts.
 
     Vectors (biases, normalizations), front end, head and tokenizer stay as they are. Values beyond float16's range are
     clipped.
+
+    Args:
+        proto: the graph.
+        weights: those that are not in it; they are halved as well.
     """
+    weights = {} if weights is None else weights
     for tensor in proto.graph.initializer:
         name = tensor.name
         if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2 or name.startswith(FULL_FLOATS):
             continue
-        tensor.CopyFrom(numpy_helper.from_array(_halves(numpy_helper.to_array(tensor)), f"{name}{HALF}"))
+        store(tensor, _halves(array_of(tensor, weights)), f"{name}{HALF}", weights)
         cast = helper.make_node("Cast", [f"{name}{HALF}"], [name], f"{name}.cast", to=TensorProto.FLOAT)
         proto.graph.node.insert(0, cast)
 
 
-def shrink_positions(proto: onnx.ModelProto) -> None:
+def shrink_positions(proto: onnx.ModelProto, weights: Weights | None = None) -> None:
     """Store learned positions in 12 bits with a scale for each channel, in place: 8 high bits, and 4 low ones.
 
     In float they are an eighth of Whisper base's int8 file. In 8 bits they would change its features by 0.0002 of their
     variance; in 12 they change them by less than 0.000001.
+
+    Args:
+        proto: the graph.
+        weights: those that are not in it.
     """
+    weights = {} if weights is None else weights
     tensor = next((tensor for tensor in proto.graph.initializer if tensor.name == POSITIONS), None)
     if tensor is None or tensor.data_type != TensorProto.FLOAT:
         return
-    integers, scale = _in_12_bits(numpy_helper.to_array(tensor))
+    integers, scale = _in_12_bits(array_of(tensor, weights))
     high = (integers + 8) >> 4
-    tensor.CopyFrom(numpy_helper.from_array(high.astype(np.int8), HIGH))
+    store(tensor, high.astype(np.int8), HIGH, weights)
     low = (integers - (high << 4)).astype(helper.tensor_dtype_to_np_dtype(TensorProto.INT4))
     sixteen = numpy_helper.from_array(np.array(16, np.float32), f"{POSITIONS}.sixteen")
     more = (low, f"{POSITIONS}.low"), (scale, f"{POSITIONS}.scale")

@@ -17,11 +17,13 @@ from export.graph.signature import Signature
 from export.graph.transposes import join_transposes
 from export.graph.unsupported import unsupported
 from export.metadata import OPSET
+from export.onnx_file import Weights, set_apart
 
 
 def trace(
-    model: nn.Module, names: Signature, examples: tuple[Tensor, ...], opset: int = OPSET, image_windows: bool = True
-) -> onnx.ModelProto:
+    model: nn.Module, names: Signature, examples: tuple[Tensor, ...], opset: int = OPSET, image_windows: bool = True,
+    weights: Weights | None = None,
+) -> onnx.ModelProto:  # fmt: skip
     """The model's graph, with dynamic batch (and time) axes, without doc strings and traces.
 
     Args:
@@ -30,6 +32,7 @@ def trace(
         examples: inputs to trace with.
         opset: of the file.
         image_windows: see `lower_convolutions`.
+        weights: gets the large ones, of which the graph then has a name and a shape only; it keeps all when None.
 
     Raises:
         ValueError: a layer or operation that ONNX or the exporter does not know.
@@ -49,6 +52,8 @@ def trace(
     fold_batch_norms(program.model.graph)
     lower_convolutions(program.model.graph, image_windows)
     join_transposes(program.model.graph)
+    if weights is not None:
+        set_apart(program.model.graph, weights)
     proto: onnx.ModelProto = program.model_proto
     _name_axes(proto, names)
     _strip(proto)

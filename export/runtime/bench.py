@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from export.errors import VerificationError
+from export.external_data import size_of
 from export.runtime import fresh_process
 from export.runtime.fresh_process import feed
 from export.runtime.runtimes import DEFAULT, Runtime
@@ -47,10 +48,11 @@ def measure_files(
 
     Returns:
         a row for each number of threads, clip length, runtime and file: file, runtime, precision (of what is not on
-        integers, as the runtime computes it: `f32`, `bf16`, `f16`), size_bytes, size_ratio, cold_start_ms (session
-        creation in a process of its own, median), peak_memory_bytes (that process's), threads, seconds, latency_ms
-        (median), spread_ms (10th to 90th percentile), fastest_ms, speedup (against the first file in the first
-        runtime, of the fastest runs: other processes only ever add time), real_time_factor.
+        integers, as the runtime computes it: `f32`, `bf16`, `f16`), size_bytes (with its weights where they are in a
+        second file), size_ratio, cold_start_ms (session creation in a process of its own, median), peak_memory_bytes
+        (that process's), threads, seconds, latency_ms (median), spread_ms (10th to 90th percentile), fastest_ms,
+        speedup (against the first file in the first runtime, of the fastest runs: other processes only ever add time),
+        real_time_factor.
 
     Raises:
         FileNotFoundError: no such file.
@@ -75,7 +77,7 @@ def measure_files(
     started, done = time.monotonic(), 0  # of every file's start and latency in every situation
     for count in threads:
         sessions = [start(path, runtime, count, batch=1) for runtime in runtimes for path in paths]
-        sizes = [Path(session.path).stat().st_size for session in sessions]
+        sizes = [size_of(session.path) for session in sessions]
         first_inputs = {session.get_inputs()[0].name for session in sessions}
         for path, session in zip(paths, sessions, strict=False):
             if "state" in session.get_modelmeta().custom_metadata_map:

@@ -14,6 +14,7 @@ from encoders.speech.log_mel import SAMPLE_RATE
 from encoders.speech.windows import limits
 from encoders.storage.folder import file_sha256
 from export.errors import VerificationError
+from export.external_data import size_of
 from export.metadata import log_mel_of, longest_input
 from export.runtime.runtimes import DEFAULT, Runtime
 from export.runtime.start import start
@@ -36,8 +37,8 @@ class FileEncoder:
         bit_width: that it was exported at.
         feature_dim: width of the features.
         weights_sha256: of the encoder that it was exported from: `encoders.weights_sha256`.
-        size_bytes: of the file.
-        file_sha256: hash of the file.
+        size_bytes: of the file, with that of its weights where it has one.
+        file_sha256: hash of the file; among what it says about itself is that of a file of weights.
         longest: samples that it takes at most; None for any number, and for images.
 
     Raises:
@@ -50,7 +51,7 @@ class FileEncoder:
         self.path, self.runtime = Path(path), runtime
         self.session = start(path, runtime, threads, exact=True)
         self.precision = self.session.precision
-        self.size_bytes, self.file_sha256 = self.path.stat().st_size, file_sha256(self.path)
+        self.size_bytes, self.file_sha256 = size_of(self.path), file_sha256(self.path)
         self.about: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         self.form = self.about.get("input")
         if self.form not in ("waveform", "log_mel", "images"):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from export.errors import VerificationError
+from export.external_data import missing_data
 from export.group import named_group
 from export.runtime.runtimes import Runtime
 from export.runtime.unfit import too_long, unfit
@@ -80,7 +81,8 @@ class OpenVinoSession:
             )
         except Exception as error:
             raise VerificationError(
-                f"{path} does not start in OpenVINO {openvino.__version__.split('-')[0]}, which takes an .onnx file "
+                missing_data(path)
+                or f"{path} does not start in OpenVINO {openvino.__version__.split('-')[0]}, which takes an .onnx file "
                 f"that ssql export wrote: {_reason_of(error)}"
             ) from error
         self.precision: str = self.compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()

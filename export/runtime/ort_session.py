@@ -9,12 +9,15 @@ import numpy as np
 import onnxruntime
 
 from export.errors import VerificationError
+from export.external_data import missing_data
 from export.runtime.runtimes import Runtime
 from export.runtime.unfit import too_long, unfit
 
 # What ONNX Runtime computes less exactly unless it is told otherwise, each faster so. Without VNNI it adds pairs of
 # uint8 times int8 in 16 bits, and the sums of 8-bit weights saturate. Float inputs of MatMulNBits it rounds to 8 bits.
 EXACT = {"session.x64quantprecision": "1", "session.qdq_matmulnbits_accuracy_level": "1"}
+
+FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class Session(onnxruntime.InferenceSession):
@@ -23,6 +26,7 @@ class Session(onnxruntime.InferenceSession):
     Args:
         path: of the file.
         options: of the session.
+        content: of a file that is only in memory; weights that it has in another file are in the folder of `path`.
 
     Attributes:
         precision: of what is not on integers: `f32`.
@@ -34,13 +38,16 @@ class Session(onnxruntime.InferenceSession):
     runtime: Runtime = "onnxruntime"
     precision = "f32"
 
-    def __init__(self, path: str | Path, options: onnxruntime.SessionOptions) -> None:
+    def __init__(self, path: str | Path, options: onnxruntime.SessionOptions, content: bytes | None = None) -> None:
         self.path = path
+        if content is not None:
+            options.add_session_config_entry(FOLDER, str(Path(path).parent))
         try:
-            super().__init__(str(path), options, providers=["CPUExecutionProvider"])
+            super().__init__(content or str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise VerificationError(
-                f"{path} does not start in ONNX Runtime {onnxruntime.__version__}, which takes an .onnx file that "
+                missing_data(path)
+                or f"{path} does not start in ONNX Runtime {onnxruntime.__version__}, which takes an .onnx file that "
                 f"ssql export wrote: {reason_of(error)}"
             ) from error
 

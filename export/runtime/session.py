@@ -12,6 +12,8 @@ from torch import Tensor
 
 from export.runtime.ort_session import Session, session_options
 
+WEIGHTS_APART = "session.optimized_model_external_initializers_file_name"
+
 if TYPE_CHECKING:
     from export.runtime.start import AnySession
 
@@ -56,6 +58,8 @@ def integer_operators(path: str | Path) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         options = session_options(0)
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        # Floats may be over the 2 GB of one file.
+        options.add_session_config_entry(WEIGHTS_APART, "optimized.onnx.data")
         open_session(path, options)
-        graph = onnx.load(options.optimized_model_filepath).graph
+        graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
     return dict(Counter(node.op_type for node in graph.node))

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import export as onnx_export
 from encoders import SpeechTransformer, load_encoder, load_head, load_tokenizer, state_sha256, weights_sha256
-from encoders.storage.ownership import LATENCIES, REPORT, refuse_foreign
+from encoders.storage.ownership import LATENCIES, ONNX_DATA, REPORT, refuse_foreign
+from export import external_data
 from export.runtime.runtimes import DEFAULT, Runtime
 from ssql.commands.exported_files import file_paths, in_turn, labelled_of_head, verification_clips
 from ssql.commands.unquantized import note_unquantized
@@ -49,7 +50,7 @@ def export(
     Args:
         encoder: encoder folder.
         output: folder for encoder-fp32.onnx (fp), encoder-int8.onnx (w8a8), encoder-int4.onnx (w4a8),
-            encoder-<bit-width>.onnx for others.
+            encoder-<bit-width>.onnx for others. Over 2 GB a file has its weights beside it, <file>.data.
         bit_width: one, or a list: fp, w8a8, w4a8, w2a8, ...; w7a8 where a processor without VNNI would saturate the
             sums of w8a8; w4a32 where there are no integer kernels.
         input: waveform puts the front end into the files; log_mel by default, where the encoder takes that.
@@ -86,6 +87,7 @@ def export(
     refuse_foreign(latency_file, LATENCIES)
     for path in paths.values():
         refuse_foreign(path.with_suffix(".verification.json"), REPORT)
+        refuse_foreign(external_data.beside(path), ONNX_DATA)
     onnx_export.refuse_foreign_card(Path(output))
     heads = {b: own_head for b in bit_widths}
     if data is not None and task is not None and (own_head is None or own_head.label != task):
@@ -99,6 +101,8 @@ def export(
                 loaded, path, bit_width=b, float16=float16, input=input, head=heads[b], tokenizer=tokenizer,
                 clips=clips, labelled=labelled, overwrite=overwrite, runtime=runtime,
             )  # fmt: skip
+        card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
+        del loaded  # the files alone are measured
         latencies = onnx_export.measure_files(list(paths.values())) if bench else []
         # After those that the file has of other ONNX files beside it.
         earlier = (
@@ -113,7 +117,6 @@ def export(
         else:
             latency_file.unlink(missing_ok=True)  # it told of the files that were replaced
         say(*(latency_tables(latencies) if bench else ()))
-        card = onnx_export.describe(list(paths.values()), loaded, licence, trained_on)
         for entry in card["files"]:
             if not float16:  # the weights are others than those in torch
                 entry["accuracy_in_torch"] = known.get(entry["bit_width"], {})

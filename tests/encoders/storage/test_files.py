@@ -13,7 +13,15 @@ import pytest
 
 from encoders import check_folder_target
 from encoders.storage import files, ownership
-from encoders.storage.files import sole_writer, staged_file, staged_folder, utf8, write_json, write_together
+from encoders.storage.files import (
+    sole_writer,
+    staged_file,
+    staged_folder,
+    staged_pair,
+    utf8,
+    write_json,
+    write_together,
+)
 
 
 def listing(folder):
@@ -37,6 +45,37 @@ def test_a_file_takes_its_name_when_it_is_finished_and_not_before(tmp_path):
     assert listing(tmp_path) == {"new": None, "a.txt": b"first"}
     write_together({target: utf8("second, ä, \udcff")})
     assert target.read_bytes() == "second, ä, \\udcff".encode()
+
+
+def test_two_files_take_their_names_together_and_an_old_second_one_goes(tmp_path, monkeypatch):
+    target, second = tmp_path / "a.onnx", tmp_path / "a.onnx.data"
+
+    def write(*contents):
+        with staged_pair(target, second) as staging:
+            for path, content in zip((staging, staging.with_name(second.name)), contents, strict=False):
+                path.write_bytes(content)
+            assert staging.name == target.name  # what one says of the other is right before and after
+
+    write(b"1", b"2")
+    assert listing(tmp_path) == {"a.onnx": b"1", "a.onnx.data": b"2"}
+    write(b"3", b"4")
+    assert listing(tmp_path) == {"a.onnx": b"3", "a.onnx.data": b"4"}
+    with pytest.raises(KeyboardInterrupt), staged_pair(target, second) as staging:
+        staging.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert listing(tmp_path) == {"a.onnx": b"3", "a.onnx.data": b"4"}
+    # Killed between the two renamings: no file stands beside weights that are not its own.
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda source, to: replace(source, to) if to == str(second) else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write(b"5", b"6")
+    assert listing(tmp_path) == {"a.onnx.data": b"6"}
+    monkeypatch.undo()
+    write(b"7")
+    assert listing(tmp_path) == {"a.onnx": b"7"}
+    second.symlink_to(target)
+    with pytest.raises(FileExistsError, match=r"a\.onnx\.data is a symbolic link"):
+        write(b"8", b"9")
 
 
 def test_a_relative_name_and_the_folder_one_stands_in(tmp_path, monkeypatch):
@@ -243,6 +282,7 @@ def test_ours_is_what_says_so(tmp_path):
         ("a.html", ownership.PAGE): ('<meta name="generator" content="ssql-toolkit">', "<html>ssql-toolkit</html>"),
         ("a.onnx", ownership.ONNX): (ours.SerializeToString(), other.SerializeToString()),
         ("b.onnx", ownership.ONNX): (ours.SerializeToString(), b"ssql_toolkit_version"),
+        ("a.onnx.data", ownership.ONNX_DATA): (ownership.ONNX_DATA_MARK + b"\0", b"weights of an ONNX file"),
         ("a.safetensors", ownership.FEATURES): (safetensors(features), safetensors(weights)),
         ("b.safetensors", ownership.FEATURES): (safetensors(features), b"\xff" * 20),
     }
