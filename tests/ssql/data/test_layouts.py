@@ -116,6 +116,7 @@ WRONG = [
     ("nemo", "m.jsonl", '{"audio_filepath": "a.wav"}\n{"audio_filepath": \n', r"m\.jsonl row 2 is not JSON"),
     ("nemo", "m.jsonl", '{"audio_filepath": "a.wav"}\n[1]\n', r"m\.jsonl row 2 is not a JSON object"),
     ("nemo", "m.jsonl", '{"audio_filepath": "a.wav"}\n{"text": "x"}\n', r"m\.jsonl row 2 has no audio_filepath"),
+    ("nemo", "m.jsonl", '{"audio_filepath": "a.wav", "text": "\\ud83d"}\n', r"row 1 holds half of a character, like"),
     ("nemo", "m.jsonl", '{"audio_filepath": "b.wav"}\n', r"m\.jsonl row 1: \S*b\.wav does not exist$"),
     ("nemo", "m.jsonl", '{"audio_filepath": "../a.wav"}\n', r"row 1: \.\./a\.wav leads out of"),
     ("nemo", "m.jsonl", '{"audio_filepath": "a.wav"}\n' * 2, r"row 2: \S*a\.wav is listed already, in \S*jsonl row 1"),
