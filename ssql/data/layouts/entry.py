@@ -59,6 +59,13 @@ def below(folder: Path, name: str, where: str) -> Path:
     return path
 
 
+def check_folder(root: Path) -> None:
+    """Raise FileNotFoundError where a folder of recordings is not there, or is none."""
+    if not root.is_dir():
+        what = "is a file: give the folder that it lies in" if root.is_file() else "does not exist"
+        raise FileNotFoundError(f"audio folder {shown(root)} {what}")
+
+
 def relative(path: Path, root: Path) -> str:
     """A path as it is below a folder, with slashes, fit to be shown; whole where it lies elsewhere."""
     return shown(path.relative_to(root).as_posix() if path.is_relative_to(root) else path)

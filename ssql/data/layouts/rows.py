@@ -48,12 +48,13 @@ def columns_of(path: Path) -> list[str]:
     """The header of a table, or the keys of the first JSON line; empty where a file has none that can be read."""
     try:
         with path.open("rb") as file:
-            first = file.readline(2**16).decode("utf-8-sig").strip()
+            lines = (line.decode("utf-8-sig").strip() for line in iter(lambda: file.readline(2**16), b""))
+            first = next(filter(None, lines), "")
         if path.suffix.lower() in JSON_NAMES:
             value = json.loads(first)
             return list(value) if isinstance(value, dict) else []
         return first.split("\t") if path.suffix.lower() == ".tsv" else next(csv.reader([first]), [])
-    except (OSError, ValueError, csv.Error):
+    except (OSError, ValueError, csv.Error, RecursionError):
         return []
 
 

@@ -115,7 +115,7 @@ def _read(root: Path) -> dict[str, Any]:
         how = (
             "run the same `ssql pack` again, which goes on"
             if begun
-            else f"write them with `ssql pack --output {shown(root)}`"
+            else f"write them with `ssql pack --data.root {shown(root)} --output SHARDS` if it holds recordings"
         )
         raise ShardError(f"{shown(root)} {what}; {how}")
     try:

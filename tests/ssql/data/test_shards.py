@@ -334,9 +334,12 @@ def test_folders_that_hold_no_shards(tmp_path, folder, shards, ssql):
     with pytest.raises(FileNotFoundError, match="folder of shards .*nowhere does not exist"):
         AudioShards(str(tmp_path / "nowhere")).setup()
     with pytest.raises(
-        ValueError, match=r"folder holds no shards: there is no index.json; write them with `ssql pack --out"
+        ValueError,
+        match=r"folder holds no shards: there is no index.json; write them with `ssql pack --data.root \S+folder --out",
     ):
         AudioShards(str(folder)).setup()
+    with pytest.raises(ValueError, match="has no audio file .*it holds tar files: --data AudioShards reads those"):
+        AudioFolder(str(shards)).setup()
     with pytest.raises(SystemExit, match=r"ann was not written by ssql pack: choose another --output"):
         ssql("pack", "--data.root", folder, "--output", folder)
     write(folder / "ann" / "more.wav", noise(8_000))
