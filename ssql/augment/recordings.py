@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from encoders.speech.audio_file import AudioFileError, read_blocks
-from encoders.speech.log_mel import SAMPLE_RATE
+from encoders.speech.log_mel import SAMPLE_RATE, WINDOW
 from encoders.storage.paths import shown
 from ssql.data.folder_files import Skipped, files_below
 from ssql.terminal.progress import track
@@ -69,6 +69,8 @@ def _recordings(folder: Path, option: str, longest: float, most: float) -> list[
         else:
             if samples is None:
                 skipped.add("all silent", path)
+            elif option == "noise" and len(samples) < WINDOW:  # repeated, it would be a tone
+                skipped.add("shorter than one 25 ms frame", path)
             else:
                 found.append(samples)
                 seconds += len(samples) / SAMPLE_RATE

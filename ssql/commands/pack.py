@@ -16,7 +16,8 @@ def pack(data: AudioFolder | ImageFolder, output: str, shard_mb: float = 100.0) 
     Shards are plain tar files of the files as they are, in WebDataset's layout: train-000000.tar, ..., each with an
     index beside it (.jsonl), and index.json, which is written last: counts, seconds, names of labels, hash of each
     shard. Files that AudioFolder or ImageFolder would skip are left out and counted. A pack that was stopped goes on
-    when the same command is given again; given once more it checks every shard, and makes anew what is damaged.
+    when the same command is given again; given once more it checks every shard, and makes anew those that are
+    damaged or whose files have changed.
     Train on them with --data AudioShards (ImageShards) --data.root SHARDS in place of --data AudioFolder (ImageFolder).
     Example: ssql pack --data.root recordings --output shards/recordings
     Example: ssql pack --data.root recordings --data.labels manifest.csv --output shards/recordings
@@ -30,7 +31,7 @@ def pack(data: AudioFolder | ImageFolder, output: str, shard_mb: float = 100.0) 
     """
     check_above(0, shard_mb=shard_mb)
     examine, rate = (examined_audio, SAMPLE_RATE) if isinstance(data, AudioFolder) else (examined_images, 0)
-    packed = pack_entries(data.entries(), Path(output), examine, data.modality, round(shard_mb * 1e6), rate)
+    packed = pack_entries(data.entries(), Path(output), examine, data.modality, max(1, round(shard_mb * 1e6)), rate)
     say(_sentence(packed, output, data.modality))
 
 

@@ -90,7 +90,7 @@ class AudioFolder(DataModule):
                 "%.2f h (%.0f %% of clips) are read from their files: --data.cache_gib is full", hours, 100 * share
             )
         self.counts = {name: sum(entry.split == name for entry in used) for name in ("train", "test")}
-        self.classes, self.targets = classes_and_targets(used)
+        self.classes, self.targets = classes_and_targets([entry.labels for entry in used])
         places = {task: {name: place for place, name in enumerate(names)} for task, names in self.classes.items()}
         splits: dict[str, Dataset[Batch]] = {}
         for name in ("train", "test"):

@@ -5,9 +5,8 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from encoders.storage.paths import shown
 from ssql.data.layouts import Entry, Layout, read_layout
-from ssql.data.layouts.entry import check_files
+from ssql.data.layouts.entry import check_files, check_folder
 from ssql.data.layouts.folder import folder_name
 from ssql.data.layouts.manifest import ENDINGS, read_manifest
 from ssql.data.texts import Spelling, read_transcripts
@@ -40,8 +39,7 @@ def list_entries(
             a text; the sentence names it.
     """
     if is_manifest(labels):
-        if not root.is_dir():
-            raise FileNotFoundError(f"audio folder {shown(root)} does not exist")
+        check_folder(root)
         entries = read_manifest(Path(str(labels)), root)
         check_files(entries)
     else:

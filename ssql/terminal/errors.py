@@ -102,10 +102,13 @@ def _whole_sentence(error: BaseException) -> str | None:
         return f"{text.rstrip('.')}: {DOCTOR}"
     if isinstance(error, OSError) and error.strerror:
         return _of_system(error)
+    raised_here = _innermost(error)[1].startswith(OUR_PACKAGES) and _raised(error)
+    if raised_here and isinstance(error, OSError):  # it names the file
+        return text
     known = next((ours for pattern, ours in KNOWN if re.search(pattern, text, re.DOTALL)), None)
     if known:
         return known
-    if _innermost(error)[1].startswith(OUR_PACKAGES) and _raised(error):
+    if raised_here:
         return nested_sentence(str(error)) if isinstance(error, FOR_USERS) else None
     places = re.findall(r'File "([^"]+)", line', text) if "Original Traceback" in text else []
     if places and places[-1].startswith(OUR_PACKAGES):  # our own error in a process of a data loader

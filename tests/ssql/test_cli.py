@@ -18,6 +18,7 @@ from jsonargparse import capture_parser
 from written import unmeasured
 
 from encoders import Head, load_encoder, load_head
+from encoders.storage.files import staged_file
 from ssql import cli
 from ssql.terminal import errors, logs
 from ssql.terminal.help import command_help
@@ -255,6 +256,13 @@ def test_interrupted_and_errors_of_the_system(ssql, monkeypatch):
     assert ssql("bench", "x")[2] == "ssql bench: error: /root/x: permission denied"
     break_command(monkeypatch, ModuleNotFoundError("No module named 'torchaudio'"))
     assert "`ssql doctor`" in ssql("bench", "x")[2]
+
+
+def test_a_full_disk_is_said_with_the_file_that_was_not_written(tmp_path):
+    with pytest.raises(OSError, match="was not written") as full, staged_file(tmp_path / "train-000003.tar"):
+        raise OSError(28, "No space left on device")
+    unchanged = "train-000003.tar was not written, and what was there is unchanged: No space left on device"
+    assert errors.sentence_of(full.value) == f"{tmp_path}/{unchanged}"
 
 
 def test_errors_of_other_libraries_about_files_are_no_bugs(tmp_path):

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from encoders.storage.paths import shown
 from ssql.data.layouts.common_voice import is_common_voice, read_common_voice
-from ssql.data.layouts.entry import Entry, check_files, relative, some
+from ssql.data.layouts.entry import Entry, check_files, check_folder, relative, some
 from ssql.data.layouts.folder import audio_files, read_folder
 from ssql.data.layouts.huggingface import is_huggingface, read_huggingface
 from ssql.data.layouts.kaldi import is_kaldi, read_kaldi
@@ -27,6 +27,7 @@ _LAYOUTS = {
     "librispeech": (is_librispeech, read_librispeech),
     "folder": (Path.is_dir, read_folder),
 }
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".scp")  # names that manifests have
 # Their entries are the files that lie there; those of the others are the rows of manifests.
 _OF_FILES = ("folder", "librispeech")
 
@@ -47,11 +48,12 @@ def read_layout(root: Path, layout: Layout = "auto") -> list[Entry]:
     """
     if layout not in get_args(Layout):
         raise ValueError(f"layout is {layout!r}, not one of {', '.join(get_args(Layout))}")
-    if not root.is_dir():
-        raise FileNotFoundError(f"audio folder {shown(root)} does not exist")
+    check_folder(root)
     chosen = found_layout(root) if layout == "auto" else layout
     if chosen != "folder":
         log.info("%s is read in the layout %s (--data.layout)", shown(root), chosen)
+    elif layout == "auto":
+        _say_unknown_tables(root)
     entries = _LAYOUTS[chosen][1](root)
     if not entries:
         raise ValueError(f"{shown(root)} has no recording in the layout {chosen}")
@@ -64,6 +66,16 @@ def read_layout(root: Path, layout: Layout = "auto") -> list[Entry]:
 def found_layout(root: Path) -> str:
     """The layout that a folder is in, by what lies there."""
     return next(name for name, (is_there, _) in _LAYOUTS.items() if is_there(root))
+
+
+def _say_unknown_tables(root: Path) -> None:
+    """A manifest whose first row is wrong is none of a known layout, and its labels would be missed in silence."""
+    tables = sorted(path.name for path in root.iterdir() if path.suffix.lower() in TABLES)
+    if tables:
+        log.info(
+            "%s is read as a plain folder; these are no manifests of a known layout: %s (--data.layout NAME says why)",
+            shown(root), some(map(shown, tables)),
+        )  # fmt: skip
 
 
 def _say_unlisted(entries: list[Entry], root: Path, layout: str) -> None:

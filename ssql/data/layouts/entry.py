@@ -59,6 +59,13 @@ def below(folder: Path, name: str, where: str) -> Path:
     return path
 
 
+def check_folder(root: Path) -> None:
+    """Raise FileNotFoundError where a folder of recordings is not there, or is none."""
+    if not root.is_dir():
+        what = "is a file: give the folder that it lies in" if root.is_file() else "does not exist"
+        raise FileNotFoundError(f"audio folder {shown(root)} {what}")
+
+
 def relative(path: Path, root: Path) -> str:
     """A path as it is below a folder, with slashes, fit to be shown; whole where it lies elsewhere."""
     return shown(path.relative_to(root).as_posix() if path.is_relative_to(root) else path)
@@ -89,15 +96,15 @@ def check_files(entries: Sequence[Entry]) -> None:
         raise ValueError(f"{wrong[0].where}: {shown(wrong[0].path)} {what}{others}")
 
 
-def classes_and_targets(entries: Sequence[Entry]) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """What the labels of entries, which all have the same columns, are.
+def classes_and_targets(labels: Sequence[dict[str, str]]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """What the labels of recordings, which all have the same columns, are.
 
     Returns:
         task to its class names in label order; name of a number to predict to its unit: of a column `name (unit)`.
     """
-    targets = {column: match for column in entries[0].labels if (match := TARGET.fullmatch(column))}
-    tasks = [column for column in entries[0].labels if column not in targets]
-    classes = {task: sorted({entry.labels[task] for entry in entries}) for task in tasks}
+    targets = {column: match for column in labels[0] if (match := TARGET.fullmatch(column))}
+    tasks = [column for column in labels[0] if column not in targets]
+    classes = {task: sorted({of_one[task] for of_one in labels}) for task in tasks}
     return classes, {match["name"]: match["unit"] for match in targets.values()}
 
 

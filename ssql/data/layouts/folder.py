@@ -20,7 +20,8 @@ def read_folder(root: Path) -> list[Entry]:
     """
     paths = audio_files(root)
     if not paths:
-        raise ValueError(f"audio folder {shown(root)} has no audio file ({', '.join(READ[:6])}, ...)")
+        shards = "; it holds tar files: --data AudioShards reads those of ssql pack" if any(root.glob("*.tar")) else ""
+        raise ValueError(f"audio folder {shown(root)} has no audio file ({', '.join(READ[:6])}, ...){shards}")
     return [Entry(path, relative(path, root), {"class": folder_name(path)}) for path in paths]
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,13 @@ def columns_of(path: Path) -> list[str]:
     """The header of a table, or the keys of the first JSON line; empty where a file has none that can be read."""
     try:
         with path.open("rb") as file:
-            first = file.readline(2**16).decode("utf-8-sig").strip()
+            lines = (line.decode("utf-8-sig").strip() for line in iter(lambda: file.readline(2**16), b""))
+            first = next(filter(None, lines), "")
         if path.suffix.lower() in JSON_NAMES:
             value = json.loads(first)
             return list(value) if isinstance(value, dict) else []
         return first.split("\t") if path.suffix.lower() == ".tsv" else next(csv.reader([first]), [])
-    except (OSError, ValueError, csv.Error):
+    except (OSError, ValueError, csv.Error, RecursionError):
         return []
 
 
@@ -73,7 +75,8 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not UTF-8, or a line that is no JSON object; the sentence names file and row.
+        ValueError: not UTF-8, or a line that is no JSON object or holds half of a character, which could not be written
+            again; the sentence names file and row.
     """
     for where, line in lines_of(path):
         try:
@@ -82,6 +85,8 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise ValueError(f"{where} is not JSON: {error}") from None
         if not isinstance(value, dict):
             raise ValueError(f"{where} is not a JSON object, like {{...}}")
+        if re.search(_HALF, json.dumps(value, ensure_ascii=False)):
+            raise ValueError(f"{where} holds half of a character, like \\ud83d: write the whole one, in UTF-8")
         yield where, value
 
 
@@ -113,5 +118,6 @@ def seconds_of(value: Any, name: str, where: str) -> float:
     return seconds
 
 
+_HALF = "[\ud800-\udfff]"  # of a character that UTF-16 writes in two
 JSON_NAMES = (".jsonl", ".json")
 _TABS: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from encoders.storage.paths import shown
-from ssql.data.shards.tar import Item, ShardError, read_items
-
-AGAIN = "run the same `ssql pack` again, which makes anew the shards that are not whole"
+from ssql.data.shards.tar import AGAIN, Item, ShardError, read_items
 
 
 class PackedFiles:

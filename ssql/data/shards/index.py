@@ -10,8 +10,7 @@ from typing import Any
 
 from encoders.storage.paths import kind_of, shown
 from encoders.storage.strict_json import read_strict_json
-from ssql.data.shards.files import AGAIN
-from ssql.data.shards.tar import FORMAT, Item, ShardError, read_items
+from ssql.data.shards.tar import AGAIN, FORMAT, Item, ShardError, read_items
 
 INDEX = "index.json"
 _NAME = re.compile(r"\w+-\d{6}\.tar")
@@ -116,10 +115,13 @@ def _read(root: Path) -> dict[str, Any]:
         how = (
             "run the same `ssql pack` again, which goes on"
             if begun
-            else f"write them with `ssql pack --output {shown(root)}`"
+            else f"write them with `ssql pack --data.root {shown(root)} --output SHARDS` if it holds recordings"
         )
         raise ShardError(f"{shown(root)} {what}; {how}")
-    index = read_strict_json(root / INDEX)
+    try:
+        index = read_strict_json(root / INDEX)
+    except ValueError as error:
+        raise ShardError(f"{error}: {AGAIN}") from error
     if not isinstance(index, dict):
         raise ShardError(f"{shown(root / INDEX)} is damaged: {AGAIN}")
     return index

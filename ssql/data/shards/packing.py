@@ -5,17 +5,20 @@ import json
 import logging
 import os
 import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from encoders.storage.files import remove, remove_leftovers, sole_writer, write_json
+from encoders.storage.files import json_bytes, remove, remove_leftovers, sole_writer, staged_file, write_json
 from encoders.storage.folder import file_sha256
 from encoders.storage.paths import kind_of, shown
-from ssql.data.layouts.entry import Entry, classes_and_targets
+from encoders.storage.strict_json import read_strict_json
+from ssql.data.layouts.entry import Entry, classes_and_targets, counted, some
 from ssql.data.shards.index import INDEX
 from ssql.data.shards.tar import (
     FORMAT,
@@ -91,7 +94,9 @@ class _Plan:
 def pack_entries(
     entries: Sequence[Entry], output: Path, examine: Examine, modality: str, shard_bytes: int, rate: int
 ) -> Packed:
-    """Pack entries into shards of a folder; shards that are there already, and whole, stay.
+    """Pack entries into shards of a folder; shards that are there already, whole and of the same bytes, stay.
+
+    What is left out is logged.
 
     Args:
         entries: each with a split.
@@ -107,31 +112,48 @@ def pack_entries(
         ValueError: no entry can be used.
         OSError: a file cannot be read, or a shard not be written.
     """
+    made = not os.path.lexists(output)
     with sole_writer(output):
         plans = _planned(entries, output, shard_bytes)
         plan = _hash_of(plans, modality, shard_bytes)
         _check_folder(output, plan, {planned.path for planned in plans})
         output.mkdir(exist_ok=True)
-        remove_leftovers(output)
-        missing = [planned for planned in plans if not _is_whole(planned.path)]
-        if len(missing) < len(plans):
-            log.info("%d of %d shards are there already, and whole", len(plans) - len(missing), len(plans))
-        examined = track(
-            (found for planned in missing for found in _grouped(planned, examine)),
-            "packing", sum(len(planned.entries) for planned in missing), lambda group: len(group[1]),
-        )  # fmt: skip
-        for planned in missing:
-            _write(planned, plan, islice(examined, len(planned.files)), rate)
-        headers = [_header(planned.path) for planned in plans]
-        if not any(header.items for header in headers):
-            for name in _own(output):
-                remove(name)
-            reasons = ", ".join(sorted({reason for header in headers for reason in header.skipped}))
-            raise ValueError(f"none of the {len(entries)} files can be packed ({reasons})")
-        packed = _summed(plans, headers, len(missing))
-        if missing or not (output / INDEX).exists():
-            write_json(_index(plans, headers, packed, modality), output / INDEX)
-        return packed
+        try:
+            remove_leftovers(output)
+            return _packed(plans, output, plan, examine, modality, rate)
+        finally:
+            if made:
+                with suppress(OSError):  # not empty
+                    output.rmdir()
+
+
+def _packed(plans: Sequence[_Plan], output: Path, plan: str, examine: Examine, modality: str, rate: int) -> Packed:
+    missing = [planned for planned in plans if not _is_there(planned, examine)]
+    if len(missing) < len(plans):
+        log.info("%d of %d shards are there already, and whole", len(plans) - len(missing), len(plans))
+    examined = track(
+        (found for planned in missing for found in _grouped(planned, examine)),
+        "packing", sum(len(planned.entries) for planned in missing), lambda group: len(group[1]),
+    )  # fmt: skip
+    for planned in missing:
+        _write(planned, plan, islice(examined, len(planned.files)), rate)
+    headers = [_header(planned.path) for planned in plans]
+    skipped: dict[str, list[str]] = defaultdict(list)
+    for header in headers:
+        for reason, names in header.skipped.items():
+            skipped[reason] += names
+    for reason, names in skipped.items():
+        log.warning("left out %s (%s): %s", counted(names), reason, some(names, 10))
+    if not any(header.items for header in headers):
+        for name in _own(output):
+            remove(name)
+        count, reasons = sum(map(len, skipped.values())), ", ".join(sorted(skipped))
+        raise ValueError(f"none of the {count} files can be packed ({reasons})")
+    packed = _summed(plans, headers, len(missing))
+    index = _index(plans, headers, packed, modality)
+    if kind_of(output / INDEX) is not None or (output / INDEX).read_bytes() != json_bytes(index):
+        write_json(index, output / INDEX)
+    return packed
 
 
 def _planned(entries: Sequence[Entry], output: Path, shard_bytes: int) -> list[_Plan]:
@@ -177,20 +199,33 @@ def _own(output: Path) -> list[Path]:
 
 
 def _check_folder(output: Path, plan: str, shards: set[Path]) -> None:
-    """Refuse a folder that holds anything but shards of this plan."""
+    """Refuse a folder that holds anything but shards of this plan: their names alone do not say whose they are."""
     if not os.path.lexists(output):
         return
     if not output.is_dir():
-        raise FileExistsError(f"{shown(output)} is a file, and shards need a folder: choose another --output")
-    strange = sorted(set(output.iterdir()) - set(_own(output)))
-    if strange:
-        raise FileExistsError(f"{shown(strange[0])} was not written by ssql pack: choose another --output")
-    for shard in sorted(path.with_suffix(".tar") for path in output.glob("*.jsonl")):
-        header = _header_if_whole(shard)
-        if shard not in shards or (header is not None and header.plan != plan):
+        raise FileExistsError(f"{shown(output)} is no folder, and shards need one: choose another --output")
+    own = [path for path in _own(output) if not path.name.startswith(".")]
+    strange = sorted(path for path in output.iterdir() if not _OWN.fullmatch(path.name))
+    headers = {path: _header_if_whole(path) for path in own if path.suffix == ".jsonl"}
+    for path, header in headers.items():
+        if header is not None and (path.with_suffix(".tar") not in shards or header.plan != plan):
             raise FileExistsError(
                 f"{shown(output)} holds shards of other files, labels or options: choose another --output, or delete it"
             )
+    if not any(headers.values()) and not _lists_shards(output / INDEX, shards):
+        strange += sorted(own)
+    strange += sorted(path for path in own if path.name != INDEX and path.with_suffix(".tar") not in shards)
+    if strange:
+        raise FileExistsError(f"{shown(strange[0])} was not written by ssql pack: choose another --output")
+
+
+def _lists_shards(index: Path, shards: set[Path]) -> bool:
+    """Whether an index names these shards: where all of their lines are damaged, it still says whose they are."""
+    try:
+        listed = {index.with_name(shard["name"]) for shard in read_strict_json(index)["shards"]}
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    return bool(listed) and listed == shards
 
 
 def _header_if_whole(shard: Path) -> ShardHeader | None:
@@ -200,27 +235,53 @@ def _header_if_whole(shard: Path) -> ShardHeader | None:
         return None
 
 
-def _is_whole(shard: Path) -> bool:
-    if not os.path.lexists(lines_of(shard)):
+def _is_there(planned: _Plan, examine: Examine) -> bool:
+    """Whether a shard is there, whole, and of the bytes that its files have now."""
+    shard = planned.path
+    if not os.path.lexists(lines_of(shard)) and not os.path.lexists(shard):
         return False
-    header = _header_if_whole(shard)
-    whole = (
-        header is not None
-        and kind_of(shard) is None
-        and shard.stat().st_size == header.bytes
-        and file_sha256(shard) == header.sha256
-        and _lines_are_whole(shard)
-    )
-    if not whole:
+    header, items = _header_if_whole(shard), _items_if_whole(shard)
+    if (
+        header is None
+        or items is None
+        or kind_of(shard) is not None
+        or shard.stat().st_size != header.bytes
+        or file_sha256(shard) != header.sha256
+    ):
         log.warning("%s is missing or damaged, and is packed anew", shown(shard))
-    return whole
-
-
-def _lines_are_whole(shard: Path) -> bool:
-    try:
-        return sum(1 for _ in read_items(shard)) >= 0
-    except ShardError:
         return False
+    changed = _changed(planned, header, items, examine)
+    if changed:
+        log.warning("%s is packed anew, because %s has changed since", shown(shard), changed)
+    return not changed
+
+
+def _changed(planned: _Plan, header: ShardHeader, items: Sequence[Item], examine: Examine) -> str:
+    """The first file that has other bytes than when it was packed, or can be used now and could not; empty if none."""
+    skipped = {name for names in header.skipped.values() for name in names}
+    crc32s = {(item.name, item.crc32) for item in items}
+    of_items = {item.name for item in items}
+    for _, entries in planned.files:
+        packed = next((entry.name for entry in entries if entry.name in of_items), None)
+        if packed is not None and (packed, _crc32(entries[0].path)) not in crc32s:
+            return packed
+    left_out = [entry for entry in planned.entries if entry.name in skipped and entry.name not in of_items]
+    return next((found.entry.name for found in examine(left_out) if not found.reason), "")
+
+
+def _crc32(path: Path) -> int:
+    crc32 = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            crc32 = zlib.crc32(block, crc32)
+    return crc32
+
+
+def _items_if_whole(shard: Path) -> list[Item] | None:
+    try:
+        return list(read_items(shard))
+    except ShardError:
+        return None
 
 
 def _grouped(planned: _Plan, examine: Examine) -> Iterator[tuple[int, list[Examined]]]:
@@ -244,9 +305,10 @@ def _write(planned: _Plan, plan: str, groups: Iterator[tuple[int, list[Examined]
             if items:
                 yield f"{number:09d}", found[0].entry.path, items
 
-    items = write_tar(planned.path, used())
-    seconds = sum(item.end - item.start for item in items) / rate if rate else 0.0
-    write_lines(planned.path, plan, items, seconds, skipped)
+    with staged_file(planned.path) as staging:
+        items = write_tar(staging, used())
+        seconds = sum(item.end - item.start for item in items) / rate if rate else 0.0
+        write_lines(planned.path, staging, plan, items, seconds, skipped)
 
 
 def _header(shard: Path) -> ShardHeader:
@@ -266,9 +328,8 @@ def _summed(plans: Sequence[_Plan], headers: Sequence[ShardHeader], written: int
 
 
 def _index(plans: Sequence[_Plan], headers: Sequence[ShardHeader], packed: Packed, modality: str) -> dict[str, object]:
-    skipped = {name for header in headers for names in header.skipped.values() for name in names}
-    used = [entry for planned in plans for entry in planned.entries if entry.name not in skipped]
-    classes, targets = classes_and_targets(used)
+    # From what was packed: names of different folders may be the same.
+    classes, targets = classes_and_targets([item.labels for planned in plans for item in read_items(planned.path)])
     return {
         "format": FORMAT,
         "modality": modality,

@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from encoders.storage.files import staged_file
+from encoders.storage.files import utf8, write_together
 from encoders.storage.folder import file_sha256
 from encoders.storage.paths import shown
 
 FORMAT = 1
+AGAIN = "run the same `ssql pack` again, which makes anew the shards that are not whole"
+_LARGEST = 2**48  # of samples and bytes: no file has more
 
 
 class ShardError(ValueError):
@@ -57,6 +59,7 @@ class ShardHeader:
         bytes: of the tar file.
         sha256: of the tar file.
         format: of these lines.
+        crc32: of the lines that follow.
     """
 
     plan: str
@@ -66,6 +69,7 @@ class ShardHeader:
     bytes: int
     sha256: str
     format: int = FORMAT
+    crc32: int | None = None
 
 
 def lines_of(shard: Path) -> Path:
@@ -73,33 +77,33 @@ def lines_of(shard: Path) -> Path:
     return shard.with_suffix(".jsonl")
 
 
-def write_tar(shard: Path, files: Iterable[tuple[str, Path, list[Item]]]) -> list[Item]:
-    """Write files, as they are, into a tar file, which appears whole or not at all.
+def write_tar(path: Path, files: Iterable[tuple[str, Path, list[Item]]]) -> list[Item]:
+    """Write files, as they are, into a tar file.
 
     Beside KEY.ogg stands KEY.json with the names, labels and texts of its items, as readers of WebDataset expect it.
     Equal files make equal bytes: no dates, no owners.
 
     Args:
-        shard: the tar file.
+        path: of the tar file.
         files: key, file, and its items without their place.
 
     Returns:
         the items with their places.
 
     Raises:
-        OSError: a file cannot be read, or the shard not be written.
+        OSError: a file cannot be read, or the tar file not be written.
     """
     placed = []
-    with staged_file(shard) as staging, tarfile.open(staging, "w", format=tarfile.GNU_FORMAT) as tar:
-        for key, path, items in files:
-            with path.open("rb") as file:
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for key, source, items in files:
+            with source.open("rb") as file:
                 counted = _Counted(file)
-                member = tarfile.TarInfo(key + path.suffix.lower())
-                member.size = path.stat().st_size
+                member = tarfile.TarInfo(key + source.suffix.lower())
+                member.size = source.stat().st_size
                 tar.addfile(member, counted)  # type: ignore[arg-type]
                 offset = tar.offset - -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             known = [{key: value for key, value in asdict(item).items() if key in _KNOWN} for item in items]
-            about = json.dumps({"items": known}, ensure_ascii=False).encode()
+            about = utf8(json.dumps({"items": known}, ensure_ascii=False))
             member = tarfile.TarInfo(f"{key}.json")
             member.size = len(about)
             tar.addfile(member, io.BytesIO(about))
@@ -126,15 +130,37 @@ class _Counted:
         return content
 
 
-def write_lines(shard: Path, plan: str, items: list[Item], seconds: float, skipped: Mapping[str, list[str]]) -> None:
-    """Write the lines beside a finished shard: with them it is done."""
-    header = ShardHeader(plan, len(items), seconds, dict(skipped), shard.stat().st_size, file_sha256(shard))
-    with (
-        staged_file(lines_of(shard)) as staging,
-        staging.open("w", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        for value in (asdict(header), *map(asdict, items)):
-            file.write(json.dumps(value, ensure_ascii=False) + "\n")
+def write_lines(
+    shard: Path, written: Path, plan: str, items: list[Item], seconds: float, skipped: Mapping[str, list[str]]
+) -> None:
+    """Write the lines beside a shard.
+
+    They come before the shard takes its name: a tar file without lines was never written here.
+
+    Args:
+        shard: the tar file.
+        written: where it is as yet.
+        plan: see `ShardHeader`, as are the others.
+        items: what is in it.
+        seconds: of the clips.
+        skipped: what is left out.
+    """
+    lines = b"".join(_line(item) for item in items)
+    header = ShardHeader(
+        plan,
+        len(items),
+        seconds,
+        dict(skipped),
+        written.stat().st_size,
+        file_sha256(written),
+        FORMAT,
+        zlib.crc32(lines),
+    )
+    write_together({lines_of(shard): _line(header) + lines})
+
+
+def _line(value: Item | ShardHeader) -> bytes:
+    return utf8(json.dumps(asdict(value), ensure_ascii=False) + "\n")
 
 
 def read_header(shard: Path) -> ShardHeader | None:
@@ -148,7 +174,7 @@ def read_header(shard: Path) -> ShardHeader | None:
             return ShardHeader(**_object(file.readline(), shard))
     except FileNotFoundError:
         return None
-    except (TypeError, UnicodeDecodeError):
+    except (TypeError, UnicodeDecodeError, OSError):
         raise _damaged_lines(shard) from None
 
 
@@ -156,21 +182,43 @@ def read_items(shard: Path) -> Iterator[Item]:
     """What is in a shard, from the lines beside it.
 
     Raises:
-        ShardError: they are damaged, or not as many as their first line says.
+        ShardError: they are missing, damaged, or not as many as their first line says.
     """
     count = 0
     try:
-        with lines_of(shard).open(encoding="utf-8") as file:
-            items = _object(file.readline(), shard).get("items")
+        with lines_of(shard).open("rb") as file:
+            header = _object(file.readline().decode(), shard)
+            place, crc32 = file.tell(), 0
             for line in file:
-                yield Item(**_object(line, shard))
+                crc32 = zlib.crc32(line, crc32)
+            if header.get("crc32", crc32) != crc32:
+                raise _damaged_lines(shard)
+            file.seek(place)
+            for line in file:
+                yield _checked(Item(**_object(line.decode(), shard)), shard)
                 count += 1
     except FileNotFoundError:
-        raise ShardError(f"{shown(lines_of(shard))} does not exist: run the same `ssql pack` again") from None
+        raise ShardError(f"{shown(lines_of(shard))} does not exist: {AGAIN}") from None
+    except OSError as error:
+        raise ShardError(f"{shown(lines_of(shard))} cannot be read: {error.strerror}") from error
     except (TypeError, UnicodeDecodeError):
         raise _damaged_lines(shard) from None
-    if count != items:
+    if count != header.get("items"):
         raise _damaged_lines(shard)
+
+
+def _checked(item: Item, shard: Path) -> Item:
+    """An item as it must be: lines may have been written elsewhere."""
+    numbers = (item.start, item.end, item.offset, item.size, item.crc32)
+    texts = (item.name, *item.labels, *item.labels.values()) if isinstance(item.labels, dict) else (None,)
+    if (
+        not all(isinstance(text, str) for text in texts)
+        or not isinstance(item.text, str | None)
+        or not all(type(number) is int and 0 <= number < _LARGEST for number in numbers)
+        or item.end < item.start
+    ):
+        raise _damaged_lines(shard)
+    return item
 
 
 def _object(line: str, shard: Path) -> dict[str, Any]:
@@ -184,4 +232,4 @@ def _object(line: str, shard: Path) -> dict[str, Any]:
 
 
 def _damaged_lines(shard: Path) -> ShardError:
-    return ShardError(f"{shown(lines_of(shard))} is damaged: delete it and run the same `ssql pack` again")
+    return ShardError(f"{shown(lines_of(shard))} is damaged: {AGAIN}")

@@ -19,6 +19,14 @@ def test_noises_have_a_peak_of_one_and_no_silence_around(tmp_path):
     assert np.abs(noise.float().numpy() - 4 * samples[1_000:3_000]).max() < 1e-3
 
 
+def test_a_noise_of_a_few_samples_is_skipped_by_name(tmp_path, caplog):
+    soundfile.write(tmp_path / "click.wav", [0.5], RATE)
+    soundfile.write(tmp_path / "hiss.wav", DRAWN.uniform(-0.25, 0.25, 800), RATE)
+    assert len(read_noises(tmp_path)) == 1
+    assert "(shorter than one 25 ms frame): click.wav" in caplog.text
+    assert len(read_rooms(tmp_path)) == 2
+
+
 def test_the_direct_sound_of_a_room_is_where_it_is_looked_for(tmp_path):
     tail = np.exp(-np.arange(9_000) / 900) * DRAWN.uniform(-0.5, 0.5, 9_000)
     for name, delay in (("a", 0), ("b", 30), ("c", 4_000)):

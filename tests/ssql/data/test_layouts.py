@@ -112,10 +112,42 @@ def test_what_no_manifest_lists_is_named_and_what_lies_elsewhere_too(tmp_path, c
     assert f"1 audio files lie outside of {root}: {away}" in caplog.text
 
 
+@pytest.mark.parametrize("first", ["\n", "\r\n", "\ufeff\n", "  \n\n"])
+def test_a_manifest_that_begins_with_an_empty_line(first, tmp_path):
+    record(tmp_path / "a.wav", "anna")
+    (tmp_path / "all.jsonl").write_text(first + '{"audio_filepath": "a.wav", "speaker": "anna"}\n', encoding="utf-8")
+    assert read_layout(tmp_path)[0].labels == {"speaker": "anna"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.csv", "file_name;x\na.wav;1\n"),
+        ("all.jsonl", '{"audio_filepath": "a.wav"\n'),
+        ("all.json", "[" * 100_000),
+        ("all.json", '{"audio_filepath": "a.wav", "duration": ' + "9" * 5_000 + "}\n"),
+    ],
+)
+def test_a_manifest_that_is_none_is_named_where_a_plain_folder_is_read(name, content, tmp_path, ssql, caplog):
+    record(tmp_path / "folder" / "a.wav", "anna")
+    (tmp_path / "folder" / name).write_text(content)
+    with caplog.at_level("INFO"):
+        ssql("pack", "--data.root", tmp_path / "folder", "--output", tmp_path / "shards")
+    assert f"is read as a plain folder; these are no manifests of a known layout: {name}" in caplog.text
+
+
+def test_a_file_in_place_of_a_folder_is_said(tmp_path, ssql):
+    record(tmp_path / "a.wav", "anna")
+    for labels in ("layout", "labels.csv"):
+        with pytest.raises(SystemExit, match=r"a\.wav is a file: give the folder that it lies in"):
+            ssql("pack", "--data.root", tmp_path / "a.wav", "--data.labels", labels, "--output", tmp_path / "shards")
+
+
 WRONG = [
     ("nemo", "m.jsonl", '{"audio_filepath": "a.wav"}\n{"audio_filepath": \n', r"m\.jsonl row 2 is not JSON"),
     ("nemo", "m.jsonl", '{"audio_filepath": "a.wav"}\n[1]\n', r"m\.jsonl row 2 is not a JSON object"),
     ("nemo", "m.jsonl", '{"audio_filepath": "a.wav"}\n{"text": "x"}\n', r"m\.jsonl row 2 has no audio_filepath"),
+    ("nemo", "m.jsonl", '{"audio_filepath": "a.wav", "text": "\\ud83d"}\n', r"row 1 holds half of a character, like"),
     ("nemo", "m.jsonl", '{"audio_filepath": "b.wav"}\n', r"m\.jsonl row 1: \S*b\.wav does not exist$"),
     ("nemo", "m.jsonl", '{"audio_filepath": "../a.wav"}\n', r"row 1: \.\./a\.wav leads out of"),
     ("nemo", "m.jsonl", '{"audio_filepath": "a.wav"}\n' * 2, r"row 2: \S*a\.wav is listed already, in \S*jsonl row 1"),

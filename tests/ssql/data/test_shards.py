@@ -3,11 +3,13 @@
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -136,13 +138,14 @@ def test_images_are_those_of_the_folder(tmp_path, ssql, capsys):
         AudioShards(str(tmp_path / "shards")).setup()
 
 
-def test_what_is_left_out_is_counted_with_its_reason(folder, ssql, capsys):
+def test_what_is_left_out_is_counted_and_named_with_its_reason(folder, ssql, capsys, caplog):
     (folder / "ann" / "broken.wav").write_bytes(b"no audio")
     write(folder / "ann" / "silent.wav", np.zeros(8_000, np.float32))
     (folder / "ann" / "half.wav").write_bytes((folder / "bob" / "09.wav").read_bytes()[:2_000])
     pack(ssql, folder)
     out = capsys.readouterr().out
     assert "left out: 1 all silent, 1 cut off, 1 unreadable" in out
+    assert "left out 1 file (cut off): ann/half.wav" in caplog.text
     index = json.loads((folder.parent / "shards" / "index.json").read_text())
     assert index["skipped"] == {"unreadable": 1, "cut off": 1, "all silent": 1}
     lines = [path.read_text() for path in (folder.parent / "shards").glob("*.jsonl")]
@@ -158,13 +161,13 @@ def test_a_killed_pack_goes_on_and_ends_with_the_same_bytes(folder, shards, tmp_
     whole = contents(shards)
     words = ["pack", "--data.root", str(folder), "--shard_mb", "0.1", "--output", str(tmp_path / "killed")]
     slow = (
-        "import sys, time\nfrom ssql import cli\nfrom ssql.data.shards import packing\nbefore = packing.write_lines\n"
+        "import sys, time\nfrom ssql import cli\nfrom ssql.data.shards import packing\nbefore = packing._write\n"
         "def late(*args):\n    before(*args)\n    time.sleep(30)\n"
-        f"packing.write_lines = late\nsys.argv = ['ssql', *{words!r}]\ncli.main()"
+        f"packing._write = late\nsys.argv = ['ssql', *{words!r}]\ncli.main()"
     )
     process = subprocess.Popen([sys.executable, "-c", slow], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not list((tmp_path / "killed").glob("*.jsonl")) and time.monotonic() < deadline:
+    while not list((tmp_path / "killed").glob("*.tar")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -212,6 +215,102 @@ def test_a_damaged_shard_is_named_and_made_anew(folder, shards, ssql, caplog, ca
     assert "all of them were there, and whole" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("content", ["", "[]", EMPTY, '{"format": 9}', "\x00"])
+def test_a_damaged_index_is_made_anew(content, folder, shards, ssql):
+    whole = contents(shards)
+    (shards / "index.json").write_text(content)
+    with pytest.raises(ValueError, match="run the same `ssql pack` again"):
+        AudioShards(str(shards)).setup()
+    pack(ssql, folder)
+    assert contents(shards) == whole
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"end": ', '"end": 9'),
+        ('"end": ', '"end": 900000000000000000000'),
+        ('"offset": ', '"offset": -'),
+        ('"name": "', '"name": "x'),
+        ('"crc32": ', '"crc32": 1'),
+    ],
+)
+@pytest.mark.parametrize("hash_says_so", [True, False])
+def test_numbers_that_no_shard_has_are_damage(before, after, hash_says_so, folder, shards, ssql):
+    whole = contents(shards)
+    path = shards / "train-000000.jsonl"
+    header, *lines = path.read_text().splitlines(keepends=True)
+    lines = [line.replace(before, after) for line in lines]
+    if not hash_says_so:  # as another program would write them
+        crc32 = zlib.crc32("".join(lines).encode())
+        header = json.dumps(json.loads(header) | {"crc32": crc32}) + "\n"
+    path.write_text(header + "".join(lines))
+    readable = before in ('"name": "', '"crc32": ') or after == '"end": 9'
+    if hash_says_so or not readable:
+        with pytest.raises(ValueError, match="train-000000.jsonl is damaged: run the same"):
+            AudioShards(str(shards)).setup()
+        pack(ssql, folder)
+        assert contents(shards) == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("train-000000.tar", "a stranger's"),
+        ("train-000000.jsonl", '{"audio_filepath": "talk.wav"}'),
+        ("index.json", '{"shards": [{"name": "chunk-0"}]}'),
+        ("other-000000.tar", "a stranger's"),
+        (".notes", "a stranger's"),
+    ],
+)
+def test_files_of_others_with_names_of_shards_stay(name, content, folder, ssql):
+    (folder.parent / "shards").mkdir()
+    (folder.parent / "shards" / name).write_text(content)
+    with pytest.raises(SystemExit, match=f"{name} was not written by ssql pack: choose another --output"):
+        pack(ssql, folder)
+    assert contents(folder.parent / "shards") == {name: content.encode()}
+
+
+def test_a_tar_file_of_others_beside_the_shards_stays(folder, shards, ssql):
+    (shards / "train-000099.tar").write_text("a stranger's")
+    with pytest.raises(SystemExit, match="train-000099.tar was not written by ssql pack"):
+        pack(ssql, folder)
+
+
+def test_files_that_changed_are_packed_anew(folder, ssql, caplog, tmp_path):
+    """Of the same size, with the same date: their bytes count. What could not be used is looked at again."""
+    broken = folder / "ann" / "broken.wav"
+    write(folder / "bob" / "50.wav", noise(8_000, 50))
+    good = (folder / "bob" / "50.wav").read_bytes()
+    broken.write_bytes(b"x" * len(good))
+    pack(ssql, folder)
+    for path, samples in ((folder / "bob" / "50.wav", noise(8_000, 51)), (broken, noise(8_000, 52))):
+        dates = path.stat()
+        write(path, samples)
+        os.utime(path, ns=(dates.st_atime_ns, dates.st_mtime_ns))
+        caplog.clear()
+        pack(ssql, folder)
+        assert f"is packed anew, because {path.relative_to(folder)} has changed since" in caplog.text
+        equal(AudioShards(str(folder.parent / "shards")), AudioFolder(str(folder)))
+    ssql("pack", "--data.root", folder, "--output", tmp_path / "fresh", "--shard_mb", 0.1)
+    assert contents(tmp_path / "fresh") == contents(folder.parent / "shards")
+
+
+def test_equal_names_in_two_folders(tmp_path, ssql):
+    """An utterance of train/ that cannot be used says nothing of the one of test/ that has its name."""
+    for part, count in (("train", 3), ("test", 2)):
+        for number in range(count):
+            write(tmp_path / "kaldi" / f"{part}{number}.wav", noise(8_000, number))
+        rows = [(f"u{number}", f"{part}{number}.wav") for number in range(count)]
+        (tmp_path / "kaldi" / part).mkdir()
+        (tmp_path / "kaldi" / part / "wav.scp").write_text("".join(f"{name} {path}\n" for name, path in rows))
+        speakers = "".join(f"{name} {part}-{name}\n" for name, _ in rows)
+        (tmp_path / "kaldi" / part / "utt2spk").write_text(speakers)
+    (tmp_path / "kaldi" / "train0.wav").write_bytes(b"no audio")
+    ssql("pack", "--data.root", tmp_path / "kaldi", "--output", tmp_path / "shards")
+    equal(AudioShards(str(tmp_path / "shards")), AudioFolder(str(tmp_path / "kaldi")))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -221,8 +320,8 @@ def test_a_damaged_shard_is_named_and_made_anew(folder, shards, ssql, caplog, ca
         ("index.json", '{"format": 1, "modality": "audio"}', "index.json is damaged: run the same"),
         ("index.json", EMPTY, "lists no shards"),
         ("train-000000.jsonl", None, "train-000000.jsonl does not exist: run the same"),
-        ("train-000000.jsonl", "{}\n{}\n", "train-000000.jsonl is damaged: delete it and run the same"),
-        ("train-000000.jsonl", '{"items": 2}\n', "train-000000.jsonl is damaged: delete it and run the same"),
+        ("train-000000.jsonl", "{}\n{}\n", "train-000000.jsonl is damaged: run the same"),
+        ("train-000000.jsonl", '{"items": 2}\n', "train-000000.jsonl is damaged: run the same"),
     ],
 )  # fmt: skip
 def test_indexes_that_are_not_whole(shards, name, content, message):
@@ -235,9 +334,12 @@ def test_folders_that_hold_no_shards(tmp_path, folder, shards, ssql):
     with pytest.raises(FileNotFoundError, match="folder of shards .*nowhere does not exist"):
         AudioShards(str(tmp_path / "nowhere")).setup()
     with pytest.raises(
-        ValueError, match=r"folder holds no shards: there is no index.json; write them with `ssql pack --out"
+        ValueError,
+        match=r"folder holds no shards: there is no index.json; write them with `ssql pack --data.root \S+folder --out",
     ):
         AudioShards(str(folder)).setup()
+    with pytest.raises(ValueError, match="has no audio file .*it holds tar files: --data AudioShards reads those"):
+        AudioFolder(str(shards)).setup()
     with pytest.raises(SystemExit, match=r"ann was not written by ssql pack: choose another --output"):
         ssql("pack", "--data.root", folder, "--output", folder)
     write(folder / "ann" / "more.wav", noise(8_000))
@@ -251,18 +353,21 @@ def test_folders_that_hold_no_shards(tmp_path, folder, shards, ssql):
         path.write_bytes(b"no audio")
     with pytest.raises(SystemExit, match=r"none of the 26 files can be packed \(unreadable"):
         ssql("pack", "--data.root", folder, "--output", tmp_path / "none")
-    assert not (tmp_path / "none" / "index.json").exists()
-    assert not any((tmp_path / "none").iterdir())
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_disk_that_fills_leaves_whole_shards_only(folder, ssql, small_disk):
-    """No file beyond 10,000 bytes can be written: the first clips fit into small shards, a later one does not."""
+    """No file beyond 12,000 bytes can be written: the first clips fit into small shards, a later one does not."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    for number in range(2):
+        soundfile.write(folder / f"{number}.flac", noise(1_600, number), 16_000)
     words = ("pack", "--data.root", folder, "--output", folder.parent / "shards", "--shard_mb", 0.001)
     with pytest.raises(
         SystemExit, match=r"train-\d+\.tar was not written, and what was there is unchanged: File too large"
     ):
         ssql(*words)
     left = sorted(path.name for path in (folder.parent / "shards").iterdir())
+    assert left[:2] == ["train-000000.jsonl", "train-000000.tar"]
     assert "index.json" not in left
     assert [name for name in left if not name.endswith((".tar", ".jsonl"))] == []
     assert {name.split(".")[0] for name in left if name.endswith(".tar")} == {
