@@ -73,7 +73,7 @@ def said(tmp_path, monkeypatch, pretrained):
     return run
 
 
-AUGMENTATIONS = "class_path must be one of ImageAugmentation, SpeechAugmentation"
+AUGMENTATIONS = "class_path must be one of ImageAugmentation, Joined, SpeechAugmentation"
 ONLY_BASES = [
     ("pretrain", "model.augmentation", {}, "not the name of an Augmentation: " + AUGMENTATIONS),
     ("pretrain", "model.augmentation", {"init_args": {}}, "not the name of an Augmentation: " + AUGMENTATIONS),

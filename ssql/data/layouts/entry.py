@@ -80,11 +80,12 @@ def split_of(name: str) -> str | None:
 def check_files(entries: Sequence[Entry]) -> None:
     """Raise ValueError where rows of a manifest name files that are not there, no files, or the same one twice.
 
-    A file may come in several parts.
+    A file may come in several parts, and in one part several may speak: utterances of different names.
     """
-    seen: dict[tuple[Path, float, float | None], Entry] = {}
+    seen: dict[tuple[Path, float, float | None, str], Entry] = {}
     for entry in entries:
-        first = seen.setdefault((entry.path, entry.start, entry.end), entry)
+        part = bool(entry.start) or entry.end is not None
+        first = seen.setdefault((entry.path, entry.start, entry.end, entry.name if part else ""), entry)
         if first is not entry:
             raise ValueError(f"{entry.where}: {shown(entry.path)} is listed already, in {first.where}")
     kinds = {path: kind_of(path) for path in {entry.path for entry in entries}}
@@ -92,7 +93,8 @@ def check_files(entries: Sequence[Entry]) -> None:
     if wrong:
         kind = kinds[wrong[0].path]
         what = "does not exist" if kind == "missing" else f"is {kind}, not an audio file"
-        others = f"; so it is with {len(wrong) - 1:,} more rows" if len(wrong) > 1 else ""
+        more = len(wrong) - 1
+        others = f"; so it is with {more:,} more row{'s' * (more != 1)}" if more else ""
         raise ValueError(f"{wrong[0].where}: {shown(wrong[0].path)} {what}{others}")
 
 

@@ -75,6 +75,30 @@ def test_segments_are_the_parts_they_name(tmp_path):
     assert dataset[5]["inputs"].equal(whole[1]["inputs"][4_000:6_000])
 
 
+def test_several_may_speak_in_one_part_of_a_recording(tmp_path):
+    record(tmp_path / "a.wav", "anna")
+    (tmp_path / "wav.scp").write_text("a a.wav\n")
+    (tmp_path / "segments").write_text("anna-1 a 0 0.5\nben-1 a 0 0.5\n")
+    (tmp_path / "utt2spk").write_text("anna-1 anna\nben-1 ben\n")
+    assert [entry.labels["speaker"] for entry in read_layout(tmp_path)] == ["anna", "ben"]
+    (tmp_path / "segments").unlink()
+    (tmp_path / "wav.scp").write_text("a a.wav\nb a.wav\n")
+    with pytest.raises(ValueError, match="a.wav is listed already"):
+        read_layout(tmp_path)
+
+
+def test_metadata_may_lie_in_folders_of_any_depth(tmp_path):
+    for split in ("train", "test"):
+        folder = tmp_path / "data" / split / "part"
+        record(folder / "a.wav", "anna")
+        (folder / "metadata.csv").write_text("file_name,speaker\na.wav,anna\n")
+    entries = read_layout(tmp_path)
+    assert [(entry.name, entry.split) for entry in entries] == [
+        ("data/test/part/a.wav", "test"), ("data/train/part/a.wav", "train")
+    ]  # fmt: skip
+    assert {entry.labels["speaker"] for entry in entries} == {"anna"}
+
+
 def test_names_of_splits():
     names = ("train", "train-clean-100", "Training", "test.clean", "eval2000", "dev", "validation", "valid_1")
     splits = [*["train"] * 3, *["test"] * 2, *["validation"] * 3]
@@ -154,7 +178,7 @@ WRONG = [
     ("nemo", "m.jsonl", '{"audio_filepath": "a.wav", "offset": 1}', r"row 1: duration is None, not a number of sec"),
     ("nemo", "m.jsonl", '{"audio_filepath": "a.wav", "offset": "x"}', r"row 1: offset is 'x', not a number of seconds"),
     ("huggingface", "metadata.csv", "file_name,x\na.wav,1\nb.wav,1\nc.wav,1\n",
-     r"metadata\.csv row 3: \S*b\.wav does not exist; so it is with 1 more rows"),
+     r"metadata\.csv row 3: \S*b\.wav does not exist; so it is with 1 more row$"),
     ("huggingface", "metadata.csv", "file_name,x\na.wav\n", r"metadata\.csv row 2 has 1 fields, the header has 2"),
     ("huggingface", "metadata.CSV", "file_name\n../../x.wav\n", r"metadata\.CSV row 2: \.\./\.\./x\.wav leads out of"),
     ("huggingface", "metadata.jsonl", '{"file_name": "a.wav"}\n{"file": 1}', r"metadata\.jsonl row 2 has no file_name"),
