@@ -33,7 +33,8 @@ from ssql.augment import SpeechAugmentation
 from ssql.data import AudioFolder, AudioShards
 from ssql.data.entries import list_entries
 from ssql.data.layouts.entry import Entry
-from ssql.data.shards.packing import Examined, pack_entries
+from ssql.data.shards.examining import Examined
+from ssql.data.shards.packing import pack_entries
 from ssql.methods import SimSiam
 
 SOURCES = ("plain", "folder", "shards")

@@ -1,4 +1,4 @@
-"""Hugging Face's audiofolder: metadata.csv or .jsonl with a column file_name, in any folder, beside the files it names."""
+"""Hugging Face's audiofolder: metadata.csv or .jsonl with a column file_name, beside the files it names."""
 
 from pathlib import Path
 

@@ -1,61 +1,25 @@
-"""Files into shards: what goes where is known before any is read, so that a pack that was stopped goes on."""
+"""Files into shards: written where they are not there yet."""
 
-import hashlib
-import json
 import logging
 import os
-import re
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from encoders.storage.files import json_bytes, remove, remove_leftovers, sole_writer, staged_file, write_json
-from encoders.storage.folder import file_sha256
-from encoders.storage.paths import kind_of, shown
-from encoders.storage.strict_json import read_strict_json
+from encoders.storage.paths import kind_of
 from ssql.data.layouts.entry import Entry, classes_and_targets, counted, some
+from ssql.data.shards.examining import Examine, Examined
 from ssql.data.shards.index import INDEX
-from ssql.data.shards.tar import (
-    FORMAT,
-    Item,
-    ShardError,
-    ShardHeader,
-    lines_of,
-    read_header,
-    read_items,
-    write_lines,
-    write_tar,
-)
+from ssql.data.shards.plans import Plan, hash_of, plans_of
+from ssql.data.shards.present import check_folder, is_there, own_files
+from ssql.data.shards.tar import FORMAT, Item, ShardHeader, read_header, read_items, write_lines, write_tar
 from ssql.terminal.progress import track
 
 log = logging.getLogger(__name__)
-
-_OWN = re.compile(r"index\.json|\w+-\d{6}\.(tar|jsonl)|\.(index\.json|\w+-\d{6}\.(tar|jsonl))\.ssql-(tmp|lock)")
-
-
-class Examined(NamedTuple):
-    """What became of an entry when its file was decoded.
-
-    Attributes:
-        entry: of the list that was given.
-        start: its first sample at 16,000 Hz; 0 for images.
-        end: behind its last one.
-        reason: why it cannot be used, in a word or two; empty where it can.
-    """
-
-    entry: Entry
-    start: int = 0
-    end: int = 0
-    reason: str = ""
-
-
-# Decodes the files of entries, in their order.
-Examine = Callable[[Sequence[Entry]], Iterator[Examined]]
 
 
 class Packed(NamedTuple):
@@ -76,19 +40,6 @@ class Packed(NamedTuple):
     seconds: float
     bytes: int
     skipped: dict[str, int]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """One shard: files with their numbers and entries."""
-
-    split: str
-    path: Path
-    files: list[tuple[int, list[Entry]]]
-
-    @property
-    def entries(self) -> list[Entry]:
-        return [entry for _, entries in self.files for entry in entries]
 
 
 def pack_entries(
@@ -114,9 +65,9 @@ def pack_entries(
     """
     made = not os.path.lexists(output)
     with sole_writer(output):
-        plans = _planned(entries, output, shard_bytes)
-        plan = _hash_of(plans, modality, shard_bytes)
-        _check_folder(output, plan, {planned.path for planned in plans})
+        plans = plans_of(entries, output, shard_bytes)
+        plan = hash_of(plans, modality, shard_bytes)
+        check_folder(output, plan, {planned.path for planned in plans})
         output.mkdir(exist_ok=True)
         try:
             remove_leftovers(output)
@@ -127,8 +78,8 @@ def pack_entries(
                     output.rmdir()
 
 
-def _packed(plans: Sequence[_Plan], output: Path, plan: str, examine: Examine, modality: str, rate: int) -> Packed:
-    missing = [planned for planned in plans if not _is_there(planned, examine)]
+def _packed(plans: Sequence[Plan], output: Path, plan: str, examine: Examine, modality: str, rate: int) -> Packed:
+    missing = [planned for planned in plans if not is_there(planned, examine)]
     if len(missing) < len(plans):
         log.info("%d of %d shards are there already, and whole", len(plans) - len(missing), len(plans))
     examined = track(
@@ -145,7 +96,7 @@ def _packed(plans: Sequence[_Plan], output: Path, plan: str, examine: Examine, m
     for reason, names in skipped.items():
         log.warning("left out %s (%s): %s", counted(names), reason, some(names, 10))
     if not any(header.items for header in headers):
-        for name in _own(output):
+        for name in own_files(output):
             remove(name)
         count, reasons = sum(map(len, skipped.values())), ", ".join(sorted(skipped))
         raise ValueError(f"none of the {count} files can be packed ({reasons})")
@@ -156,142 +107,14 @@ def _packed(plans: Sequence[_Plan], output: Path, plan: str, examine: Examine, m
     return packed
 
 
-def _planned(entries: Sequence[Entry], output: Path, shard_bytes: int) -> list[_Plan]:
-    files: dict[Path, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        files[entry.path].append(entry)
-    splits: dict[str, dict[Path, list[Entry]]] = defaultdict(lambda: defaultdict(list))
-    for path, of_file in files.items():
-        for entry in of_file:
-            splits[str(entry.split)][path].append(entry)
-    plans, number = [], 0
-    for split, of_split in splits.items():
-        parts: list[list[tuple[int, list[Entry]]]] = [[]]
-        size = 0
-        for path, of_file in of_split.items():
-            if size >= shard_bytes:
-                parts.append([])
-                size = 0
-            parts[-1].append((number, of_file))
-            number += 1
-            size += _size(path)
-        plans += [_Plan(split, output / f"{split}-{place:06d}.tar", part) for place, part in enumerate(parts)]
-    return plans
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if kind_of(path) is None else 0
-
-
-def _hash_of(plans: Sequence[_Plan], modality: str, shard_bytes: int) -> str:
-    digest = hashlib.sha256(f"{FORMAT} {modality} {shard_bytes}".encode())
-    for planned in plans:
-        for _, entries in planned.files:
-            digest.update(f"\n{planned.path.name} {_size(entries[0].path)}".encode())
-            for entry in entries:
-                known = [entry.name, entry.labels, entry.text, entry.start, entry.end]
-                digest.update(json.dumps(known).encode())
-    return digest.hexdigest()
-
-
-def _own(output: Path) -> list[Path]:
-    return [path for path in output.iterdir() if _OWN.fullmatch(path.name)]
-
-
-def _check_folder(output: Path, plan: str, shards: set[Path]) -> None:
-    """Refuse a folder that holds anything but shards of this plan: their names alone do not say whose they are."""
-    if not os.path.lexists(output):
-        return
-    if not output.is_dir():
-        raise FileExistsError(f"{shown(output)} is no folder, and shards need one: choose another --output")
-    own = [path for path in _own(output) if not path.name.startswith(".")]
-    strange = sorted(path for path in output.iterdir() if not _OWN.fullmatch(path.name))
-    headers = {path: _header_if_whole(path) for path in own if path.suffix == ".jsonl"}
-    for path, header in headers.items():
-        if header is not None and (path.with_suffix(".tar") not in shards or header.plan != plan):
-            raise FileExistsError(
-                f"{shown(output)} holds shards of other files, labels or options: choose another --output, or delete it"
-            )
-    if not any(headers.values()) and not _lists_shards(output / INDEX, shards):
-        strange += sorted(own)
-    strange += sorted(path for path in own if path.name != INDEX and path.with_suffix(".tar") not in shards)
-    if strange:
-        raise FileExistsError(f"{shown(strange[0])} was not written by ssql pack: choose another --output")
-
-
-def _lists_shards(index: Path, shards: set[Path]) -> bool:
-    """Whether an index names these shards: where all of their lines are damaged, it still says whose they are."""
-    try:
-        listed = {index.with_name(shard["name"]) for shard in read_strict_json(index)["shards"]}
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
-    return bool(listed) and listed == shards
-
-
-def _header_if_whole(shard: Path) -> ShardHeader | None:
-    try:
-        return read_header(shard)
-    except ShardError:
-        return None
-
-
-def _is_there(planned: _Plan, examine: Examine) -> bool:
-    """Whether a shard is there, whole, and of the bytes that its files have now."""
-    shard = planned.path
-    if not os.path.lexists(lines_of(shard)) and not os.path.lexists(shard):
-        return False
-    header, items = _header_if_whole(shard), _items_if_whole(shard)
-    if (
-        header is None
-        or items is None
-        or kind_of(shard) is not None
-        or shard.stat().st_size != header.bytes
-        or file_sha256(shard) != header.sha256
-    ):
-        log.warning("%s is missing or damaged, and is packed anew", shown(shard))
-        return False
-    changed = _changed(planned, header, items, examine)
-    if changed:
-        log.warning("%s is packed anew, because %s has changed since", shown(shard), changed)
-    return not changed
-
-
-def _changed(planned: _Plan, header: ShardHeader, items: Sequence[Item], examine: Examine) -> str:
-    """The first file that has other bytes than when it was packed, or can be used now and could not; empty if none."""
-    skipped = {name for names in header.skipped.values() for name in names}
-    crc32s = {(item.name, item.crc32) for item in items}
-    of_items = {item.name for item in items}
-    for _, entries in planned.files:
-        packed = next((entry.name for entry in entries if entry.name in of_items), None)
-        if packed is not None and (packed, _crc32(entries[0].path)) not in crc32s:
-            return packed
-    left_out = [entry for entry in planned.entries if entry.name in skipped and entry.name not in of_items]
-    return next((found.entry.name for found in examine(left_out) if not found.reason), "")
-
-
-def _crc32(path: Path) -> int:
-    crc32 = 0
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            crc32 = zlib.crc32(block, crc32)
-    return crc32
-
-
-def _items_if_whole(shard: Path) -> list[Item] | None:
-    try:
-        return list(read_items(shard))
-    except ShardError:
-        return None
-
-
-def _grouped(planned: _Plan, examine: Examine) -> Iterator[tuple[int, list[Examined]]]:
+def _grouped(planned: Plan, examine: Examine) -> Iterator[tuple[int, list[Examined]]]:
     """What became of each file of a shard."""
     found = examine(planned.entries)
     for number, entries in planned.files:
         yield number, list(islice(found, len(entries)))
 
 
-def _write(planned: _Plan, plan: str, groups: Iterator[tuple[int, list[Examined]]], rate: int) -> None:
+def _write(planned: Plan, plan: str, groups: Iterator[tuple[int, list[Examined]]], rate: int) -> None:
     skipped: dict[str, list[str]] = defaultdict(list)
 
     def used() -> Iterator[tuple[str, Path, list[Item]]]:
@@ -317,7 +140,7 @@ def _header(shard: Path) -> ShardHeader:
     return header
 
 
-def _summed(plans: Sequence[_Plan], headers: Sequence[ShardHeader], written: int) -> Packed:
+def _summed(plans: Sequence[Plan], headers: Sequence[ShardHeader], written: int) -> Packed:
     items: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
     for planned, header in zip(plans, headers, strict=True):
@@ -327,7 +150,7 @@ def _summed(plans: Sequence[_Plan], headers: Sequence[ShardHeader], written: int
     return Packed(len(plans), written, dict(items), seconds, size, dict(skipped))
 
 
-def _index(plans: Sequence[_Plan], headers: Sequence[ShardHeader], packed: Packed, modality: str) -> dict[str, object]:
+def _index(plans: Sequence[Plan], headers: Sequence[ShardHeader], packed: Packed, modality: str) -> dict[str, object]:
     # From what was packed: names of different folders may be the same.
     classes, targets = classes_and_targets([item.labels for planned in plans for item in read_items(planned.path)])
     return {
