@@ -44,6 +44,13 @@ def data_file(path: str | Path) -> DataFile | None:
     return DataFile(Path(path).parent / name, size) if name else None
 
 
+def weights_of(path: str | Path) -> Path:
+    """The file that really holds a file's large weights, itself or the one beside it, with no link on the way."""
+    data = data_file(path)
+    inside = data is not None and data.path.parent == Path(path).parent
+    return (data.path if data is not None and inside else Path(path)).resolve()
+
+
 def size_of(path: str | Path) -> int:
     """Bytes of an ONNX file, with those of the file of weights beside it."""
     parts = [Path(path)]
@@ -58,6 +65,8 @@ def missing_data(path: str | Path) -> str | None:
     data = data_file(path)
     if data is None:
         return None
+    if data.path.parent != Path(path).parent:
+        return f"{path} names a file of weights in another folder, {data.path}: only what lies beside it is read"
     if not data.path.is_file():
         return (
             f"{path} has its weights in a second file, {data.path.name}, which is not beside it: both belong in one "

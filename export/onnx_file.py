@@ -153,32 +153,70 @@ def rename(path: Path, name: str) -> None:
     if external_data.data_file(path) is None:
         return
     proto = onnx.load(str(path), load_external_data=False)
+    _relocate(proto, None, name)
+    path.write_bytes(proto.SerializeToString())
+
+
+def _relocate(proto: onnx.ModelProto, old: str | None, new: str) -> None:
+    """Let weights that lie in one other file, or in any when None, say that it has another name."""
     for tensor in proto.graph.initializer:
         for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = name
-    path.write_bytes(proto.SerializeToString())
+            if entry.key == "location" and old in (None, entry.value):
+                entry.value = new
 
 
 def load(path: Path) -> onnx.ModelProto:
     """A file with its large weights as ONNX's external data: of one file they say where they lie in that very file.
 
-    `numpy_helper.to_array(tensor, path.parent)` reads one of them, and a runtime that is given the folder all of them.
+    `stored_array(tensor, folder)` reads one of them, and a runtime that is given the folder all of them; the folder is
+    that of `external_data.weights_of(path)`, as links are followed here: the runtime follows none.
 
     Raises:
         ValueError: not an ONNX file; from protobuf `google.protobuf.message.DecodeError`.
         OSError: it cannot be read.
     """
+    data, real = external_data.data_file(path), external_data.weights_of(path)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         model = []
         for part in fields(content, 0, len(content)):  # type: ignore[arg-type]
             if part.number != GRAPH:
                 model.append(content[part.start : part.end])
                 continue
-            graph = b"".join(_graph_parts(content, part.content, part.end, path.name))  # type: ignore[arg-type]
+            graph = b"".join(_graph_parts(content, part.content, part.end, real.name))  # type: ignore[arg-type]
             model.append(field(GRAPH, len(graph)) + graph)
     proto: onnx.ModelProto = onnx.ModelProto.FromString(b"".join(model))
+    if data is not None:
+        _relocate(proto, data.path.name, real.name)
     return proto
+
+
+def stored_array(tensor: TensorProto, folder: str | Path = "") -> np.ndarray:
+    """The numbers of a weight of a file that `load` read.
+
+    `numpy_helper.to_array` refuses weights behind a symbolic link, or in a file that has two names: caches of downloads
+    and backups hold files in these ways.
+
+    Args:
+        tensor: one of the graph's weights.
+        folder: of the file that holds it.
+
+    Raises:
+        ValueError: the weight says that it lies in another folder, or there are not as many numbers as it has.
+        OSError: its file cannot be read.
+    """
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return np.asarray(numpy_helper.to_array(tensor))
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    name = place.get("location", "")
+    if Path(name).name != name:
+        raise ValueError(
+            f"{tensor.name} says that it lies in {name!r}: weights are beside their ONNX file, nowhere else"
+        )
+    with (Path(folder) / name).open("rb") as file:
+        file.seek(int(place.get("offset", 0)))
+        content = file.read(int(place.get("length", -1)))
+    whole = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
+    return np.asarray(numpy_helper.to_array(whole))
 
 
 def _graph_parts(content: bytes, start: int, end: int, name: str) -> Iterator[bytes]:

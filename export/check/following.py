@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from export.check.agreement import frame_errors
 from export.graph.pipeline import Runs, run_in_torch
+from export.onnx_file import stored_array
 from export.runtime.ort_session import Session, session_options
 from export.runtime.session import run_session
 from quant import BitWidth, QuantActivation
@@ -333,7 +334,7 @@ def _moved_by_bias(
 
     def numbers(name: str) -> np.ndarray:
         if name in stored:
-            return np.asarray(numpy_helper.to_array(stored[name], folder), np.float64)
+            return np.asarray(stored_array(stored[name], folder), np.float64)
         maker = makers[name]  # a scale with the factor of a batch normalization, or in another shape
         return numbers(maker.input[0]) * numbers(maker.input[1]) if maker.op_type == "Mul" else numbers(maker.input[0])
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 
 from export.check.following import clip_and_quotient
 from export.graph.packing import stored_weight, weight_name
 from export.graph.qdq import activation_range
+from export.onnx_file import stored_array
 from quant import BitWidth, QuantActivation, QuantLayer
 from quant.bits import FLOAT_BITS
 
@@ -96,7 +96,7 @@ class _Graph:
         self.takers = {(name, place): node for node in proto.graph.node for place, name in enumerate(node.input)}
 
     def value(self, name: str) -> np.ndarray:
-        return numpy_helper.to_array(self.stored[name], self.folder).astype(np.float64)
+        return stored_array(self.stored[name], self.folder).astype(np.float64)
 
     def quantizes(self, scale: np.ndarray, zero_point: np.ndarray) -> bool:
         """Whether any tensor is quantized with these numbers: the exporter gives tensors no name to find them by."""

@@ -15,10 +15,11 @@ from export.check.inputs import GIVEN, SHIPPED, shipped_clips
 from export.check.stored import first_difference
 from export.check.verdict import Roundings, Verification
 from export.check.verify import LIMIT
+from export.external_data import weights_of
 from export.graph.pipeline import Pipeline, run_in_torch
 from export.graph.signature import frozen_copy
 from export.graph.step import Step
-from export.metadata import check_metadata, load_file
+from export.metadata import check_data_file, check_metadata, load_file
 from export.runtime.session import open_session
 from export.runtime.stream import FileStream
 from quant import FULL_PRECISION, BitWidth, parse_bit_width, quant_activations
@@ -45,11 +46,13 @@ def verify_stream(
     """
     path, run = Path(path), parse_bit_width(bit_width)
     proto, found = load_file(path)
+    check_data_file(path, found)
+    folder = weights_of(path).parent
     check_metadata(found, path, encoder, run)
     encoder = frozen_copy(encoder)
     layers = {} if run == FULL_PRECISION else quant_activations(encoder)
     rounds = any(layer.bits_at(run).activation != FLOAT_BITS for layer in layers.values())
-    session, probed = open_session(path), probe(proto, encoder, run, path.parent) if rounds else None
+    session, probed = open_session(path), probe(proto, encoder, run, folder) if rounds else None
     named = {f"given clip {place}": clip for place, clip in enumerate(clips or ())} or shipped_clips(encoder)
     left_alone, given_roundings, departure, values, at_edge = [], [], None, 0, 0
     for name, clip in named.items():
@@ -70,7 +73,7 @@ def verify_stream(
         own = torch.cat([step.expected[0][0, : int(step.expected[1])] for step in followed])
         given_roundings.append(Features(name, streamed, own))
     result = Verification(
-        str(path), str(run), len(layers), first_difference(proto, layers, run, path.parent),
+        str(path), str(run), len(layers), first_difference(proto, layers, run, folder),
         lengths_equal=len(left_alone) == len(named), padding_zero=True, features=None, limit=LIMIT,
         inputs=GIVEN if clips else SHIPPED, clips=len(named),
     )  # fmt: skip

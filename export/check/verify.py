@@ -19,6 +19,7 @@ from export.check.following import follow, probe
 from export.check.inputs import Batch, verification_inputs
 from export.check.stored import first_difference
 from export.check.verdict import InRuntime, Roundings, Verification
+from export.external_data import weights_of
 from export.graph.head import head_difference, stored_head
 from export.graph.pipeline import Pipeline, run_in_torch
 from export.graph.signature import frozen_copy
@@ -92,11 +93,12 @@ def verify(
     if "state" in found:
         raise VerificationError(f"{path} is one step of a stream: ssql stream has verified it when it wrote it")
     check_data_file(path, found)
+    folder = weights_of(path).parent
     encoder = frozen_copy(encoder)
     fill_as(found, encoder)
     check_metadata(found, path, encoder, run)
     layers = {} if run == FULL_PRECISION else quant_activations(encoder)
-    difference = first_difference(proto, layers, run, path.parent)
+    difference = first_difference(proto, layers, run, folder)
     own_head, own_tokenizer = stored_head(proto, path), stored_tokenizer(proto, path)
     notes: list[str] = []
     difference = (
@@ -138,11 +140,11 @@ def verify(
         if runtime != DEFAULT:
             result.in_runtime = _in_runtime(path, result, runtime, inputs.batches, comparisons, rate)
         if any(layer.bits_at(run).activation != FLOAT_BITS for layer in layers.values()):
-            _follow(result, proto, path.parent, reference, run, inputs.batches, comparisons, rate)
+            _follow(result, proto, folder, reference, run, inputs.batches, comparisons, rate)
         if run != FULL_PRECISION:
             result.by_default = _by_default(path, result, inputs.batches, comparisons, rate)
         if not result.features_agree and result.departure is None:
-            probed = probe(proto, encoder, run, path.parent, floats=True)
+            probed = probe(proto, encoder, run, folder, floats=True)
             followed = (follow(probed, reference, run, batch.inputs, limit) for batch in inputs.batches)
             departures = (each.departure(form == "waveform", limit) for each in followed)
             result.departure = next(filter(None, departures), None)

@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from export.graph.qdq import WEIGHT, QdqLayer
-from export.onnx_file import INT4, Weights, add, array_of, store
+from export.onnx_file import INT4, Weights, add, array_of, store, stored_array
 
 # Widths of the fields that make up an integer, its lowest bits first.
 FIELDS = {2: (2,), 3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
@@ -105,10 +105,10 @@ def stored_weight(stored: Mapping[str, TensorProto], layer: str, bits: int, fold
     """
     name = weight_name(layer)
     if f"{name}.shape" in stored:
-        fields = [numpy_helper.to_array(stored[f"{name}.field_{place}"], folder) for place in range(len(FIELDS[bits]))]
-        return unpack_fields(fields, bits).reshape(numpy_helper.to_array(stored[f"{name}.shape"]))
+        fields = [stored_array(stored[f"{name}.field_{place}"], folder) for place in range(len(FIELDS[bits]))]
+        return unpack_fields(fields, bits).reshape(stored_array(stored[f"{name}.shape"]))
     tensor = stored[f"{name}.int4" if f"{name}.int4" in stored else name]
-    return numpy_helper.to_array(tensor, folder).astype(np.int8)
+    return stored_array(tensor, folder).astype(np.int8)
 
 
 def pack_fields(integers: np.ndarray, bits: int) -> list[np.ndarray]:

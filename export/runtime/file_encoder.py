@@ -15,7 +15,7 @@ from encoders.speech.windows import limits
 from encoders.storage.folder import file_sha256
 from export.errors import VerificationError
 from export.external_data import size_of
-from export.metadata import log_mel_of, longest_input
+from export.metadata import check_data_file, log_mel_of, longest_input
 from export.runtime.runtimes import DEFAULT, Runtime
 from export.runtime.start import start
 
@@ -44,7 +44,8 @@ class FileEncoder:
     Raises:
         FileNotFoundError: no such file.
         ModuleNotFoundError: the runtime is not installed.
-        VerificationError: the runtime cannot read it, or `to_onnx` did not write it.
+        VerificationError: the runtime cannot read it, `to_onnx` did not write it, or the file of weights beside it is
+            another than the one it was written with.
     """
 
     def __init__(self, path: str | Path, threads: int = 0, runtime: Runtime = DEFAULT) -> None:
@@ -59,6 +60,7 @@ class FileEncoder:
                 f"{path} takes {self.form or 'nothing that it says'}: give a file that ssql export wrote, with "
                 "waveform, log_mel or images as its input"
             )
+        check_data_file(self.path, self.about)  # the runtime takes any weights of the right size
         self.modality: Literal["audio", "image"] = "image" if self.form == "images" else "audio"
         try:
             self.bit_width, self.weights_sha256 = self.about["bit_width"], self.about["weights_sha256"]

@@ -16,6 +16,7 @@ import export
 import quant
 from encoders import SpeechTransformer, save_encoder
 from export import external_data
+from export.onnx_file import load, rename, stored_array
 from export.runtime.start import start
 
 LIMIT = "export.onnx_file.LARGEST_FILE"
@@ -137,6 +138,53 @@ def test_a_file_without_its_weights_is_told_so_in_a_sentence(files, saved, ssql,
     data.write_bytes(whole[:-100] + bytes(100))
     with pytest.raises(SystemExit, match=r"onnx\.data is not the file of weights that was written with encoder-int8"):
         ssql(*words[0])
+
+
+def test_weights_of_another_file_are_not_taken_for_its_own(files, saved, ssql, tmp_path):
+    for name in ("encoder-int8.onnx", "encoder-int8.onnx.data"):
+        shutil.copy(files / name, tmp_path)
+    path, data = tmp_path / "encoder-int8.onnx", tmp_path / "encoder-int8.onnx.data"
+    content = bytearray(data.read_bytes())
+    content[-100] ^= 1
+    data.write_bytes(content)
+    soundfile.write(tmp_path / "talk.wav", feeds()["waveform"][0], 16_000)
+    features = ["features", tmp_path / "talk.wav", "--encoder", path, "--output", tmp_path / "out"]
+    for words in (features, [*features, "--runtime", "openvino"], ["verify", "--file", path, "--encoder", saved]):
+        with pytest.raises(
+            SystemExit, match=r"onnx\.data is not the file of weights that was written with encoder-int8"
+        ):
+            ssql(*words)
+    assert not (tmp_path / "out" / "talk.safetensors").exists()
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+@pytest.mark.parametrize("apart", [True, False])
+def test_files_behind_links_are_verified(files, encoder, saved, ssql, tmp_path, capsys, link, apart):
+    target, folder = (files if apart else tmp_path), tmp_path / "links"
+    if not apart:
+        to_file(encoder, tmp_path / "encoder-int8.onnx", "w8a8", input="waveform", check=False)
+    folder.mkdir()
+    for path in target.glob("encoder-int8.onnx*"):
+        link(path, folder / path.name)
+    ssql("verify", "--file", folder / "encoder-int8.onnx", "--encoder", saved)
+    assert "the file agrees with torch at" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("elsewhere", ["../encoder.data", "absolute"])
+def test_weights_in_another_folder_are_not_read(files, saved, ssql, tmp_path, elsewhere):
+    shutil.copy(files / "encoder-int8.onnx.data", tmp_path / "encoder.data")
+    path = tmp_path / "inner" / "encoder-int8.onnx"
+    path.parent.mkdir()
+    shutil.copy(files / path.name, path)
+    rename(path, str(tmp_path / "encoder.data") if elsewhere == "absolute" else elsewhere)
+    soundfile.write(tmp_path / "talk.wav", feeds()["waveform"][0], 16_000)
+    features = ["features", tmp_path / "talk.wav", "--encoder", path, "--output", tmp_path / "out"]
+    for words in (features, [*features, "--runtime", "openvino"], ["verify", "--file", path, "--encoder", saved]):
+        with pytest.raises(SystemExit, match=r"names a file of weights in another folder, .*encoder\.data: only what"):
+            ssql(*words)
+    stored = load(path).graph.initializer
+    with pytest.raises(ValueError, match="weights are beside their ONNX file, nowhere else"):
+        stored_array(next(tensor for tensor in stored if tensor.external_data), path.parent)
 
 
 def test_an_export_that_needs_one_file_removes_the_second_of_an_earlier_one(files, encoder, tmp_path, monkeypatch):
