@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from export.external_data import data_file
 from ssql.terminal.checks import not_empty
 from ssql.terminal.console import say
 
@@ -79,7 +80,8 @@ def open_server(
 
     Raises:
         FileNotFoundError: the page is not built; no config.json; a file it lists, or a clip, does not exist.
-        ValueError: no port, or a config.json that is not of `ssql export --input waveform`.
+        ValueError: no port, a config.json that is not of `ssql export --input waveform`, or a file with weights in a
+            second one.
         OSError: the port is taken.
     """
     if not 0 <= port < 2**16:
@@ -201,6 +203,11 @@ def _files(folder: Path) -> dict[str, Resource]:
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise FileNotFoundError(f"{path} lists {name!r}, which is not a file in {folder}: export again")
+        if data_file(folder / name) is not None:
+            raise ValueError(
+                f"{folder / name} has its weights in a second file, which the page does not load: export with fewer "
+                "weight bits, to another folder"
+            )
     return {f"/files/{name}": _resource(folder / name) for name in ("config.json", *names)}
 
 

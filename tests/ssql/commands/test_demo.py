@@ -9,6 +9,8 @@ import time
 import wave
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from ssql.commands import demo
@@ -116,6 +118,17 @@ def test_words_are_spoken_when_no_clips_are_named(files, page, caplog):
     with wave.open(io.BytesIO(spoken)) as clip:
         assert (clip.getframerate(), clip.getnchannels(), clip.getsampwidth()) == (16_000, 1, 2)
         assert 0.2 < clip.getnframes() / 16_000 < 2
+
+
+def test_a_file_with_weights_in_a_second_one_is_refused(files, page):
+    value = onnx.numpy_helper.from_array(np.zeros(600, np.float32), "weight")
+    output = onnx.helper.make_tensor_value_info("weight", onnx.TensorProto.FLOAT, [600])
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "graph", [], [output], [value]))
+    path = files / "encoder-int8.onnx"
+    path.unlink()
+    onnx.save(model, path, save_as_external_data=True, location=path.name + ".data")
+    with pytest.raises(ValueError, match=r"int8\.onnx has its weights in a second file, which the page does not load"):
+        open_server(files, clips=[], page=page)
 
 
 def test_bad_folders_are_named(files, page, tmp_path):
