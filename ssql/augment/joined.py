@@ -3,8 +3,8 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from encoders.base import Encoder
 from encoders.speech.log_mel import SAMPLE_RATE
@@ -46,6 +46,5 @@ class Joined(Augmentation):
             else:
                 windows.append(clip)
         lasting = torch.tensor([len(window) for window in windows], device=inputs.device)
-        joined = torch.stack([F.pad(window, (0, int(lasting.max()) - len(window))) for window in windows])
-        view: tuple[Tensor, Tensor | None] = encoder.front_end(joined, lasting)
+        view: tuple[Tensor, Tensor | None] = encoder.front_end(pad_sequence(windows, batch_first=True), lasting)
         return view

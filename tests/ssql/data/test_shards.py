@@ -226,16 +226,17 @@ def test_a_damaged_index_is_made_anew(content, folder, shards, ssql):
 
 
 @pytest.mark.parametrize(
-    ("before", "after"),
+    ("before", "after", "hash_says_so"),
     [
-        ('"end": ', '"end": 9'),
-        ('"end": ', '"end": 900000000000000000000'),
-        ('"offset": ', '"offset": -'),
-        ('"name": "', '"name": "x'),
-        ('"crc32": ', '"crc32": 1'),
+        ('"end": ', '"end": 9', True),
+        ('"end": ', '"end": 900000000000000000000', True),
+        ('"end": ', '"end": 900000000000000000000', False),
+        ('"offset": ', '"offset": -', True),
+        ('"offset": ', '"offset": -', False),
+        ('"name": "', '"name": "x', True),
+        ('"crc32": ', '"crc32": 1', True),
     ],
 )
-@pytest.mark.parametrize("hash_says_so", [True, False])
 def test_numbers_that_no_shard_has_are_damage(before, after, hash_says_so, folder, shards, ssql):
     whole = contents(shards)
     path = shards / "train-000000.jsonl"
@@ -245,12 +246,10 @@ def test_numbers_that_no_shard_has_are_damage(before, after, hash_says_so, folde
         crc32 = zlib.crc32("".join(lines).encode())
         header = json.dumps(json.loads(header) | {"crc32": crc32}) + "\n"
     path.write_text(header + "".join(lines))
-    readable = before in ('"name": "', '"crc32": ') or after == '"end": 9'
-    if hash_says_so or not readable:
-        with pytest.raises(ValueError, match="train-000000.jsonl is damaged: run the same"):
-            AudioShards(str(shards)).setup()
-        pack(ssql, folder)
-        assert contents(shards) == whole
+    with pytest.raises(ValueError, match="train-000000.jsonl is damaged: run the same"):
+        AudioShards(str(shards)).setup()
+    pack(ssql, folder)
+    assert contents(shards) == whole
 
 
 @pytest.mark.parametrize(
