@@ -40,8 +40,7 @@ class Distillation(Method):
         common: see `Method`.
 
     Raises:
-        ValueError: a teacher of other inputs or another frame rate, a request for quantized targets, or a teacher of
-            another width for weights that are frozen.
+        ValueError: a teacher of other inputs or another frame rate, or a request for quantized targets.
     """
 
     def __init__(
@@ -57,9 +56,8 @@ class Distillation(Method):
             raise ValueError("distillation has a teacher in full precision: ssql.targets must be full_precision")
         super().__init__(encoder, augmentation, ssql, optimizer=optimizer, **common)
         # With frozen weights the student's own full-precision pass is that of its teacher.
-        frozen = self.ssql is not None and self.ssql.freeze_weights
         self.teacher = None
-        if teacher is not None or not frozen:
+        if teacher is not None or not self.keeps_ranges:
             teacher = _full_precision(encoder) if teacher is None else teacher
             _check_teacher(encoder, teacher)
             self.teacher = FrozenEncoder(teacher)
