@@ -38,7 +38,7 @@ $(QUICKSTART)/encoder-int4.onnx: $(QUICKSTART)/accuracy.json
 NODE_20 := $(shell node --eval 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null && echo yes)
 
 test: lint $(if $(NODE_20),web)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0
 
 # Not in CI: 2,000 damaged inputs, options and files. FUZZ='--seed 1 --count 200 --only export' for others.
 fuzz: $(INSTALLED)

@@ -39,7 +39,7 @@ def learn_bit_widths(
         >>> model = quant.prepare(torch.nn.Linear(4, 2), quant.Policy(first_layer="w8a32"))
         >>> quant.learn_bit_widths(model, ["w4a8"])
         >>> sorted(name for name, _ in model.named_parameters())
-        ['bias', 'learned.w4a8.correction', 'learned.w4a8.factor', 'weight']
+        ['bias', 'learned.w4a8.change', 'learned.w4a8.factor', 'weight']
     """
     runs = [parse_bit_width(each) for each in bit_widths]
     if not runs:

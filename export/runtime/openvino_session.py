@@ -103,7 +103,10 @@ class OpenVinoSession:
             raise ValueError(f"{self.path} {wrong}")
         try:
             with self._lock:
-                found = self._request.infer(dict(input_feed)).to_tuple()
+                # On one thread `infer` keeps errors to itself and gives the outputs of the run before.
+                self._request.start_async(dict(input_feed))
+                self._request.wait()
+                found = self._request.results.to_tuple()
         except Exception as error:
             wrong = too_long(self._about, input_feed)
             if wrong is not None:
