@@ -39,7 +39,7 @@ def learn_bit_widths(
         >>> model = quant.prepare(torch.nn.Linear(4, 2), quant.Policy(first_layer="w8a32"))
         >>> quant.learn_bit_widths(model, ["w4a8"])
         >>> sorted(name for name, _ in model.named_parameters())
-        ['bias', 'learned.w4a8.change', 'learned.w4a8.factor', 'weight']
+        ['bias', 'learned.w4a8.change', 'learned.w4a8.growth', 'weight']
     """
     runs = [parse_bit_width(each) for each in bit_widths]
     if not runs:
@@ -70,13 +70,14 @@ def learning_bit_widths(model: nn.Module) -> list[BitWidth]:
     return list(next(iter(quant_layers(model).values())).learning)
 
 
-def own_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Scales, corrections and offsets of the bit-widths that learn.
+def own_parameters(model: nn.Module, run: BitWidth | None = None) -> list[nn.Parameter]:
+    """Scales, corrections and offsets of the bit-widths that learn, or of one of them.
 
     Raises:
         ValueError: a model that is not prepared.
     """
-    return [each for layer in quant_layers(model).values() for each in layer.learned.parameters()]
+    learned = [item for layer in quant_layers(model).values() for item in layer.learned.items()]
+    return [each for name, own in learned if run is None or name == str(run) for each in own.parameters()]
 
 
 def settle_bit_widths(model: nn.Module) -> list[BitWidth]:

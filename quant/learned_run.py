@@ -9,6 +9,9 @@ from quant.grid.learned_factor import fake_quantize_factored
 # Of a step: how far from the middle of its cell a weight starts at most whose integer was chosen on data. The integers
 # make up for each other's errors: near an edge the first steps of a training would undo that.
 INSIDE = 0.25
+# A learning rate that moves offsets well throws scales and biases about: their Parameters count in smaller units. Tried on
+# Whisper tiny.en at w2a8 (experiments/whisper/distilled.md).
+OF_SCALE, OF_NOISE = 1 / 8, 1 / 2
 
 
 class LearnedRun(nn.Module):
@@ -16,11 +19,11 @@ class LearnedRun(nn.Module):
 
     Attributes:
         scale: buffer, shape (rows, 1, ...), those that the integers come from.
-        factor: Parameter of the same shape, ones at first: scales are learned in units of the first ones, because an
-            optimizer such as Adam moves small numbers as far as large ones.
+        growth: Parameter of the same shape, zeros at first: by how much scales have grown, in eighths of the first ones,
+            because an optimizer such as Adam moves small numbers as far as large ones.
         first_correction: buffer, shape (out,): what is taken off the bias at first.
         noise: buffer, shape (out,): size of an output's error if rounding errors of one step met inputs of one.
-        change: Parameter, shape (out,), zeros at first: what more is taken off, in units of `noise`.
+        change: Parameter, shape (out,), zeros at first: what more is taken off, in halves of `noise`.
         integers: buffer, int8, shape (rows, ...), that were chosen on data and stay; None where the weight is rounded.
         offset: Parameter, shape (rows, ...), in steps: what is added to the weight before it is rounded; None without.
     """
@@ -33,7 +36,7 @@ class LearnedRun(nn.Module):
     def __init__(self, rows: Tensor, scale: Tensor, correction: Tensor, integers: Tensor | None, offsets: bool) -> None:
         super().__init__()
         self.register_buffer("scale", scale.clone())
-        self.factor = nn.Parameter(torch.ones_like(scale))
+        self.growth = nn.Parameter(torch.zeros_like(scale))
         self.register_buffer("first_correction", correction.clone())
         self.register_buffer("noise", _norms(scale.expand_as(rows), len(correction)))
         self.change = nn.Parameter(torch.zeros_like(correction))
@@ -41,9 +44,14 @@ class LearnedRun(nn.Module):
         self.offset = nn.Parameter(_first_offset(rows, scale, integers)) if offsets else None
 
     @property
+    def factor(self) -> Tensor:
+        """What the first scales are multiplied by, shape (rows, 1, ...)."""
+        return 1 + OF_SCALE * self.growth
+
+    @property
     def correction(self) -> Tensor:
         """What is taken off the bias, shape (out,)."""
-        return self.first_correction + self.noise * self.change
+        return self.first_correction + OF_NOISE * self.noise * self.change
 
     def fake_quantized(self, rows: Tensor, bits: int) -> Tensor:
         """Rows of a weight, shape (rows, ...), on the grid."""

@@ -1,6 +1,6 @@
 """The training step all methods share: a full-precision pass and, with SSQL, a quantized pass at random bits."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -66,7 +66,8 @@ class SSQLOptions:
         freeze_weights: only what bit-widths have of their own is learned. The encoder in full precision stays what it
             was, and its pass only gives targets; bit-widths that are not named keep the integers of `ssql quantize`.
         own_lr: learning rate of what bit-widths have of their own, instead of the optimizer's: offsets are in steps,
-            scales in units of the first ones, biases in units of the noise of rounding.
+            scales in eighths of the first ones, biases in halves of the noise of rounding. One for all, or one for
+            each of bit_widths, as {w4a8: 0.003, w2a8: 0.02}: what is coarse bears more.
         loss_units: `as_is`, or `running_mean`: the loss of full precision and of each of bit_widths is divided by its
             own running mean, so that those of few bits do not drown the others.
     """
@@ -85,7 +86,7 @@ class SSQLOptions:
     learn_scales: bool = False
     learn_offsets: bool = False
     freeze_weights: bool = False
-    own_lr: float = 0.01
+    own_lr: float | dict[str, float] = 0.01
     loss_units: Literal["as_is", "running_mean"] = "as_is"
 
     def __post_init__(self) -> None:
@@ -103,7 +104,11 @@ class SSQLOptions:
             raise ValueError("learn_offsets true needs ssql.learn_scales true: offsets are of bit-widths that learn")
         if self.freeze_weights and not self.learn_scales:
             raise ValueError("freeze_weights true needs ssql.learn_scales true: nothing else would learn")
-        check_at_least(0, consistency=self.consistency, own_lr=self.own_lr)
+        check_at_least(0, consistency=self.consistency)
+        if isinstance(self.own_lr, dict):
+            _check_named(self.own_lr, self.runs)
+        for rate in self.own_lr.values() if isinstance(self.own_lr, dict) else [self.own_lr]:
+            check_at_least(0, own_lr=rate)
         if self.targets == "quantized" and (self.draw == "sandwich" or self.loss_units == "running_mean"):
             raise ValueError("targets quantized goes with one quantized pass, and losses as they are")
         if self.targets == "quantized" and not self.auxiliary_loss:
@@ -116,6 +121,12 @@ class SSQLOptions:
         """The bit-widths that were named."""
         return [quant.parse_bit_width(each) for each in self.bit_widths or ()]
 
+    def own_rate(self, run: quant.BitWidth) -> float:
+        """Learning rate of what this bit-width has of its own."""
+        if not isinstance(self.own_lr, dict):
+            return self.own_lr
+        return {quant.parse_bit_width(name): rate for name, rate in self.own_lr.items()}[run]
+
 
 def _check_bit_widths(runs: Sequence[quant.BitWidth]) -> None:
     if not runs:
@@ -125,6 +136,14 @@ def _check_bit_widths(runs: Sequence[quant.BitWidth]) -> None:
     twice = [str(run) for run in runs if runs.count(run) > 1]
     if twice:
         raise ValueError(f"bit_widths names {twice[0]} twice")
+
+
+def _check_named(rates: Mapping[str, float], runs: Sequence[quant.BitWidth]) -> None:
+    named = {quant.parse_bit_width(name) for name in rates}
+    for missing in [run for run in runs if run not in named]:
+        raise ValueError(f"own_lr gives no rate for {missing}: give one number, or one for each of bit_widths")
+    for unknown in [run for run in named if run not in runs]:
+        raise ValueError(f"own_lr gives a rate for {unknown}, which is none of bit_widths")
 
 
 class Projected(NamedTuple):
@@ -369,15 +388,14 @@ class Method(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with a linear warm-up and a cosine to zero over the whole run."""
-        own = {id(each) for each in quant.own_parameters(self.encoder)}
-        groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
-        for parameter in self.parameters():
-            if parameter.requires_grad:
-                groups[id(parameter) in own].append(parameter)
-        optimizer = built(self.optimizer, [{"params": found} for found in groups.values() if found])
-        if groups[True] and self.ssql is not None:
-            optimizer.param_groups[-1]["lr"] = self.ssql.own_lr
-            optimizer.param_groups[-1]["weight_decay"] = 0.0
+        learning = quant.learning_bit_widths(self.encoder)
+        own = {run: quant.own_parameters(self.encoder, run) for run in learning}
+        taken = {id(each) for found in own.values() for each in found}
+        shared = [each for each in self.parameters() if each.requires_grad and id(each) not in taken]
+        optimizer = built(self.optimizer, [{"params": found} for found in (shared, *own.values()) if found])
+        for run, group in zip(reversed(learning), reversed(optimizer.param_groups), strict=False):
+            assert self.ssql is not None
+            group["lr"], group["weight_decay"] = self.ssql.own_rate(run), 0.0
         if isinstance(self.encoder, FSDPModule):
             check_knows_shards(optimizer)
         self.total_steps = total_steps(self.trainer)
