@@ -184,6 +184,9 @@ def test_bit_widths_learn_scales_of_their_own_beside_one_weight(tmp_path):
         ({"bit_widths": ["w9a8"]}, "2 to 8"),
         ({"bit_widths": ["fp", "w4a8"]}, "leave fp out"),
         ({"bit_widths": ["w4a8", "w4a8"]}, "names w4a8 twice"),
+        ({"bit_widths": ["w4a8", "w2a8"], "own_lr": {"w2a8": 0.1}}, "own_lr gives no rate for w4a8"),
+        ({"bit_widths": ["w2a8"], "own_lr": {"w2a8": 0.1, "w3a8": 0.1}}, "rate for w3a8, which is none of bit_widths"),
+        ({"bit_widths": ["w2a8"], "own_lr": {"w2a8": -0.1}}, "own_lr must be at least 0"),
         (SANDWICH | {"targets": "quantized"}, "one quantized pass"),
     ],
 )
@@ -200,7 +203,7 @@ def test_a_quantized_encoder_keeps_its_policy_and_starts_from_its_integers(tmp_p
     with quant.at(encoder, "w2a8"), torch.no_grad():
         expected = encoder.eval()(*clips[0])[0]
     encoders.save_encoder(encoder, tmp_path / "quantized")
-    options = SSQLOptions(bit_widths=["w2a8"], learn_scales=True, learn_offsets=True, own_lr=0.5)
+    options = SSQLOptions(bit_widths=["w2a8"], learn_scales=True, learn_offsets=True, own_lr={"w2a8": 0.5})
     method = build(encoders.init_from(str(tmp_path / "quantized"), quantized=True), ssql=options)
     assert quant.policy_of(method.encoder).activation_range == "per_token"
     assert not quant.is_prepared(method.teacher)
@@ -230,7 +233,7 @@ def test_frozen_weights_are_their_own_teacher(tmp_path):
     method = build(encoders.init_from(str(tmp_path / "quantized"), quantized=True), ssql=options)
     assert method.teacher is None
     before = features_at(method.encoder, "fp", "w8a8", "w2a8")
-    optimizer = torch.optim.Adam([each for each in method.parameters() if each.requires_grad], lr=0.05)
+    optimizer = torch.optim.Adam([each for each in method.parameters() if each.requires_grad], lr=0.2)
     losses = []
     for _ in range(20):
         optimizer.zero_grad()
