@@ -186,7 +186,7 @@ def test_bit_widths_learn_scales_of_their_own_beside_one_weight(tmp_path):
         ({"bit_widths": ["w4a8", "w4a8"]}, "names w4a8 twice"),
         ({"bit_widths": ["w4a8", "w2a8"], "own_lr": {"w2a8": 0.1}}, "own_lr gives no rate for w4a8"),
         ({"bit_widths": ["w2a8"], "own_lr": {"w2a8": 0.1, "w3a8": 0.1}}, "rate for w3a8, which is none of bit_widths"),
-        ({"bit_widths": ["w2a8"], "own_lr": {"w2a8": -0.1}}, "own_lr must be at least 0"),
+        ({"bit_widths": ["w2a8"], "own_lr": {"w2a8": -0.1}}, "own_lr must be 0 or more"),
         (SANDWICH | {"targets": "quantized"}, "one quantized pass"),
     ],
 )
@@ -233,9 +233,9 @@ def test_frozen_weights_are_their_own_teacher(tmp_path):
     method = build(encoders.init_from(str(tmp_path / "quantized"), quantized=True), ssql=options)
     assert method.teacher is None
     before = features_at(method.encoder, "fp", "w8a8", "w2a8")
-    optimizer = torch.optim.Adam([each for each in method.parameters() if each.requires_grad], lr=0.2)
+    optimizer = torch.optim.Adam([each for each in method.parameters() if each.requires_grad], lr=0.05)
     losses = []
-    for _ in range(20):
+    for _ in range(60):
         optimizer.zero_grad()
         method.training_step(BATCH, 0).backward()
         optimizer.step()
