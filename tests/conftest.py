@@ -3,7 +3,6 @@
 import copy
 import functools
 import logging
-import os
 import resource
 
 import pytest
@@ -24,14 +23,6 @@ def _copied_registry(*args: int, **options: int) -> ONNXRegistry:
 
 
 ONNXRegistry.from_torchlib = staticmethod(_copied_registry)
-
-
-def pytest_configure():
-    """A core for each of several processes: threads of a runtime wait long for one on a core that is taken."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER")
-    if worker and hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.fixture
