@@ -9,8 +9,8 @@ from quant.grid.learned_factor import fake_quantize_factored
 # Of a step: how far from the middle of its cell a weight starts at most whose integer was chosen on data. The integers
 # make up for each other's errors: near an edge the first steps of a training would undo that.
 INSIDE = 0.25
-# A learning rate that moves offsets well throws scales and biases about: their Parameters count in smaller units. Tried on
-# Whisper tiny.en at w2a8 (experiments/whisper/distilled.md).
+# A learning rate that moves offsets well throws scales and biases about: their Parameters count in smaller units.
+# Tried on Whisper tiny.en at w2a8 (experiments/whisper/distilled.md).
 OF_SCALE, OF_NOISE = 1 / 8, 1 / 2
 
 
@@ -19,8 +19,8 @@ class LearnedRun(nn.Module):
 
     Attributes:
         scale: buffer, shape (rows, 1, ...), those that the integers come from.
-        growth: Parameter of the same shape, zeros at first: by how much scales have grown, in eighths of the first ones,
-            because an optimizer such as Adam moves small numbers as far as large ones.
+        growth: Parameter of the same shape, zeros at first: by how much scales have grown, in eighths of the first
+            ones, because an optimizer such as Adam moves small numbers as far as large ones.
         first_correction: buffer, shape (out,): what is taken off the bias at first.
         noise: buffer, shape (out,): size of an output's error if rounding errors of one step met inputs of one.
         change: Parameter, shape (out,), zeros at first: what more is taken off, in halves of `noise`.

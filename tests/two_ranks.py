@@ -1,8 +1,8 @@
 """A distributed run of two ranks on this machine, for tests of what ranks join."""
 
-import importlib.util
 import inspect
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -26,15 +26,12 @@ def on_two_ranks(work: Callable[[int, Path], None], folder: Path) -> None:
 
 
 def _both(module: str, work: str, folder: str) -> None:
-    specification = importlib.util.spec_from_file_location("of_tests", module)
-    assert specification is not None and specification.loader is not None
-    loaded = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(loaded)
+    called = runpy.run_path(module)[work]
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     # Forked: a spawned process imports torch again.
-    mp.start_processes(_in_group, (port, getattr(loaded, work), Path(folder)), nprocs=2, start_method="fork")
+    mp.start_processes(_in_group, (port, called, Path(folder)), nprocs=2, start_method="fork")
 
 
 def _in_group(rank: int, port: int, work: Callable[[int, Path], None], folder: Path) -> None:

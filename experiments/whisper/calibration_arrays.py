@@ -1,6 +1,8 @@
 """Inputs of an encoder as arrays, for others' tools to calibrate on: those that `ssql quantize` looks at.
 
-python calibration_arrays.py ENCODER RECORDINGS OUTPUT.npz
+    python calibration_arrays.py ENCODER RECORDINGS OUTPUT.npz
+
+RECORDINGS is a folder; OUTPUT.npz is what others.py takes.
 """
 
 import sys

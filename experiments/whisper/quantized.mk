@@ -68,12 +68,14 @@ $(ENCODERS:%=$(OUTPUT)/%): | $(OUTPUT)/encoder
 	ssql quantize --encoder $(OUTPUT)/encoder --output $@ $(quantize_$(@F)) --data AudioFolder \
 	  --data.root $(OUTPUT)/calibration --data.labels null --data.max_seconds 30 > $@.txt 2>&1 || { cat $@.txt; exit 1; }
 
+# Of NAME=PLACE: the place, and a line of JSON.
+place_of = $(OUTPUT)/$(lastword $(subst =, ,$(1)))
+encoder_of = "$(firstword $(subst =, ,$(1)))":"$(place_of)"
 empty :=
-space := $(empty) $(empty)
-comma := ,
+comma_and_space := $(empty), $(empty)
 define reading
-$(OUTPUT)/$(1)-$(2)/accuracy.json: | $$(OUTPUT)/encoder $$(foreach each,$$(read_$(1)),$$(OUTPUT)/$$(lastword $$(subst =, ,$$(each))))
-	ssql evaluate --encoders '{$$(subst $$(space),$$(comma) ,$$(foreach each,$$(read_$(1)),"$$(firstword $$(subst =, ,$$(each)))":"$$(OUTPUT)/$$(lastword $$(subst =, ,$$(each)))"))}' \
+$(OUTPUT)/$(1)-$(2)/accuracy.json: | $$(OUTPUT)/encoder $$(foreach each,$$(read_$(1)),$$(call place_of,$$(each)))
+	ssql evaluate --encoders '{$$(subst $$(empty) $$(empty),$$(comma_and_space),$$(foreach each,$$(read_$(1)),$$(call encoder_of,$$(each))))}' \
 	  --bit_widths '$$(bits_$(1))' --runtime $$(or $$(runtime_$(1)),onnxruntime) --reader WhisperDecoder \
 	  --reader.folder "$$(DECODER)" --data AudioFolder --data.root $$(OUTPUT)/$(2) --data.labels null \
 	  --data.texts $$(OUTPUT)/$(2).tsv --data.test_pattern . --data.max_seconds 40 --data.batch_size 4 \

@@ -21,11 +21,13 @@ from torch import Tensor
 import quant
 from encoders import Encoder, load_encoder
 from encoders.speech.audio_file import read_audio
+from quant.learned_run import OF_NOISE, OF_SCALE
+from ssql.methods.distillation import distance_by_feature
 
 SAMPLES, PAUSE, HOP = 28 * 16_000, 4_000, 320  # of a window, between two recordings, of a frame
 WARMUP, SAID_EVERY = 20, 40  # steps
 # Parameters of a `LearnedRun`, and how many of each are the unit that its rate is in.
-PARTS = {"offset": 1.0, "growth": 8.0, "change": 2.0}
+PARTS = {"offset": 1.0, "growth": 1 / OF_SCALE, "change": 1 / OF_NOISE}
 
 
 def windows(files: list[Path]) -> Iterator[Tensor]:
@@ -51,12 +53,6 @@ def both(encoder: Encoder, run: str, waveform: Tensor) -> tuple[Tensor, Tensor]:
     return exact[0].float(), found[0].float()
 
 
-def by_feature(exact: Tensor, found: Tensor) -> Tensor:
-    """Squared distance in units of each feature's variance: `ssql.methods.Distillation`."""
-    variance = exact.var(dim=0, correction=0)
-    return ((found - exact).square() / variance.maximum(variance.mean() / 100)).mean()
-
-
 @torch.no_grad()
 def distances(encoder: Encoder, run: str, files: list[Path]) -> str:
     """Of recordings, each followed by silence."""
@@ -68,7 +64,7 @@ def distances(encoder: Encoder, run: str, files: list[Path]) -> str:
     for own in (False, True):
         exact, given = (torch.cat([pair[side][: pair[2] if own else None] for pair in pairs]) for side in (0, 1))
         found.append(float((given - exact).square().mean() / exact.var(dim=0, correction=0).mean()))
-    return f"{found[0]:.4f} {found[1]:.4f} {float(by_feature(exact, given)):.4f}"
+    return f"{found[0]:.4f} {found[1]:.4f} {float(distance_by_feature(given, exact)):.4f}"
 
 
 def main(folder: str, recordings: str, validation: str, run: str, steps: int, *rates: float) -> None:
@@ -87,7 +83,8 @@ def main(folder: str, recordings: str, validation: str, run: str, steps: int, *r
         for group in optimizer.param_groups:
             group["lr"] = group["rate"] * (1 + math.cos(math.pi * step / steps)) / 2 * min(1, (step + 1) / WARMUP)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = by_feature(*both(encoder.train(), run, waveform))
+            exact, found = both(encoder.train(), run, waveform)
+            loss = distance_by_feature(found, exact)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -82,14 +82,8 @@ class Distillation(Method):
         return [rows(self.teacher.encoder, views)]
 
     def loss(self, branch: Rows, targets: list[Tensor]) -> Tensor:
-        """Mean square distance to the teacher's features, each over its own variance across the rows.
-
-        A feature that hardly varies counts as if it had a hundredth of the mean variance.
-        """
-        reference = targets[0].detach().float()
-        variance = reference.var(dim=0, correction=0)
-        variance = variance.clamp_min(float(torch.finfo(torch.float32).tiny)).maximum(variance.mean() / 100)
-        return ((branch.predictions.float() - reference).square() / variance).mean()
+        """Distance to the teacher's features: see `distance_by_feature`."""
+        return distance_by_feature(branch.predictions, targets[0])
 
     def features(self, branch: Rows) -> Tensor:
         """The features, which are also what shows a collapse."""
@@ -108,6 +102,21 @@ class FrozenEncoder(nn.Module):
     def train(self, mode: bool = True) -> "FrozenEncoder":
         """Stays in evaluation mode."""
         return super().train(False)
+
+
+def distance_by_feature(found: Tensor, reference: Tensor) -> Tensor:
+    """Mean square distance of rows of features, each over its own variance across the reference's rows, shape ().
+
+    A feature that hardly varies counts as if it had a hundredth of the mean variance.
+
+    Args:
+        found: shape (count, dim).
+        reference: of the same shape; no gradient flows into it.
+    """
+    reference = reference.detach().float()
+    variance = reference.var(dim=0, correction=0)
+    variance = variance.clamp_min(float(torch.finfo(torch.float32).tiny)).maximum(variance.mean() / 100)
+    return ((found.float() - reference).square() / variance).mean()
 
 
 def rows(encoder: Encoder, view: View) -> Tensor:

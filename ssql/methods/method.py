@@ -104,11 +104,9 @@ class SSQLOptions:
             raise ValueError("learn_offsets true needs ssql.learn_scales true: offsets are of bit-widths that learn")
         if self.freeze_weights and not self.learn_scales:
             raise ValueError("freeze_weights true needs ssql.learn_scales true: nothing else would learn")
-        check_at_least(0, consistency=self.consistency)
-        if isinstance(self.own_lr, dict):
-            _check_named(self.own_lr, self.runs)
-        for rate in self.own_lr.values() if isinstance(self.own_lr, dict) else [self.own_lr]:
-            check_at_least(0, own_lr=rate)
+        own_lr = list(self.own_lr.values()) if isinstance(self.own_lr, dict) else self.own_lr
+        check_at_least(0, consistency=self.consistency, own_lr=own_lr)
+        _check_named(self.own_rates, self.runs)
         if self.targets == "quantized" and (self.draw == "sandwich" or self.loss_units == "running_mean"):
             raise ValueError("targets quantized goes with one quantized pass, and losses as they are")
         if self.targets == "quantized" and not self.auxiliary_loss:
@@ -121,11 +119,12 @@ class SSQLOptions:
         """The bit-widths that were named."""
         return [quant.parse_bit_width(each) for each in self.bit_widths or ()]
 
-    def own_rate(self, run: quant.BitWidth) -> float:
-        """Learning rate of what this bit-width has of its own."""
+    @property
+    def own_rates(self) -> dict[quant.BitWidth, float]:
+        """Learning rates of what the bit-widths have of their own."""
         if not isinstance(self.own_lr, dict):
-            return self.own_lr
-        return {quant.parse_bit_width(name): rate for name, rate in self.own_lr.items()}[run]
+            return dict.fromkeys(self.runs, self.own_lr)
+        return {quant.parse_bit_width(name): rate for name, rate in self.own_lr.items()}
 
 
 def _check_bit_widths(runs: Sequence[quant.BitWidth]) -> None:
@@ -138,11 +137,10 @@ def _check_bit_widths(runs: Sequence[quant.BitWidth]) -> None:
         raise ValueError(f"bit_widths names {twice[0]} twice")
 
 
-def _check_named(rates: Mapping[str, float], runs: Sequence[quant.BitWidth]) -> None:
-    named = {quant.parse_bit_width(name) for name in rates}
-    for missing in [run for run in runs if run not in named]:
+def _check_named(rates: Mapping[quant.BitWidth, float], runs: Sequence[quant.BitWidth]) -> None:
+    for missing in [run for run in runs if run not in rates]:
         raise ValueError(f"own_lr gives no rate for {missing}: give one number, or one for each of bit_widths")
-    for unknown in [run for run in named if run not in runs]:
+    for unknown in [run for run in rates if run not in runs]:
         raise ValueError(f"own_lr gives a rate for {unknown}, which is none of bit_widths")
 
 
@@ -388,14 +386,14 @@ class Method(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with a linear warm-up and a cosine to zero over the whole run."""
-        learning = quant.learning_bit_widths(self.encoder)
-        own = {run: quant.own_parameters(self.encoder, run) for run in learning}
-        taken = {id(each) for found in own.values() for each in found}
-        shared = [each for each in self.parameters() if each.requires_grad and id(each) not in taken]
-        optimizer = built(self.optimizer, [{"params": found} for found in (shared, *own.values()) if found])
-        for run, group in zip(reversed(learning), reversed(optimizer.param_groups), strict=False):
-            assert self.ssql is not None
-            group["lr"], group["weight_decay"] = self.ssql.own_rate(run), 0.0
+        own = {id(each) for each in quant.own_parameters(self.encoder)}
+        shared = [each for each in self.parameters() if each.requires_grad and id(each) not in own]
+        groups: list[dict[str, Any]] = [{"params": shared}] if shared else []
+        if own and self.ssql is not None:
+            for run, rate in self.ssql.own_rates.items():
+                found = quant.own_parameters(self.encoder, run)
+                groups.append({"params": found, "lr": rate, "weight_decay": 0.0})
+        optimizer = built(self.optimizer, groups)
         if isinstance(self.encoder, FSDPModule):
             check_knows_shards(optimizer)
         self.total_steps = total_steps(self.trainer)

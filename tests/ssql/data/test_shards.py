@@ -132,7 +132,7 @@ def test_images_are_those_of_the_folder(tmp_path, ssql, capsys):
     for grey in (False, True):
         common = {"image_size": 8, "grey": grey}
         equal(ImageShards(str(tmp_path / "shards"), **common), ImageFolder(str(tmp_path / "images"), **common))
-    loader = ImageShards(str(tmp_path / "shards"), batch_size=4, num_workers=0).train_dataloader()
+    loader = ImageShards(str(tmp_path / "shards"), batch_size=4).train_dataloader()
     assert sorted(i for batch in loader for i in batch["indices"].tolist()) == sorted(set(range(12)))
     with pytest.raises(ValueError, match=r"shards holds shards of image, not of audio: take --data ImageShards"):
         AudioShards(str(tmp_path / "shards")).setup()
@@ -195,13 +195,11 @@ def test_a_damaged_shard_is_named_and_made_anew(folder, shards, ssql, caplog, ca
     path.write_bytes(content)
     words = f"{path.name} is damaged where it holds {first['name']}: run the same"
     with pytest.raises(ValueError, match=words):
-        list(AudioShards(str(shards), batch_size=4, num_workers=0).evaluation_dataloader("train"))
+        list(AudioShards(str(shards), batch_size=4).evaluation_dataloader("train"))
     # In a process of its own: a worker that the runner forks may take it down.
-    program = (
-        "import sys; from ssql.data import AudioShards; data = AudioShards(sys.argv[1], batch_size=4, num_workers=1)"
-    )
-    program = [sys.executable, "-c", f"{program}; list(data.evaluation_dataloader('train'))", str(shards)]
-    assert words in subprocess.run(program, stderr=subprocess.PIPE, text=True).stderr
+    data = f"AudioShards({str(shards)!r}, batch_size=4, num_workers=1)"
+    program = f"from ssql.data import AudioShards; list({data}.evaluation_dataloader('train'))"
+    assert words in subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True).stderr
     with caplog.at_level(logging.WARNING):
         pack(ssql, folder)
     assert f"{path.name} is missing or damaged, and is packed anew" in caplog.text
