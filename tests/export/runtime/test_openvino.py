@@ -142,6 +142,21 @@ def test_an_encoder_of_a_file_refuses_a_clip_that_is_too_long(tmp_path):
         export.OnnxEncoder(path, runtime="openvino")(np.zeros(32_000), 16_000)
 
 
+def test_signals_are_heard_when_sessions_have_gone(files):
+    program = """if True:
+        import os, signal, sys
+        from export.runtime.start import start
+
+        first, second = (start(sys.argv[1], "openvino") for _ in range(2))
+        del first
+        del second
+        signal.signal(signal.SIGUSR1, lambda *_: sys.stdout.write("heard"))
+        os.kill(os.getpid(), signal.SIGUSR1)
+    """
+    ran = subprocess.run([sys.executable, "-c", program, files["speech", "fp"]], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "heard"), ran.stderr
+
+
 def test_a_file_that_is_none_is_named(files, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.onnx does not exist"):
         start(tmp_path / "nowhere.onnx", "openvino")

@@ -1,7 +1,3 @@
-import json
-import subprocess
-import sys
-
 import lightning
 import pytest
 import torch
@@ -34,12 +30,6 @@ def record(folder, steps, checkpoint=None, workers=0):
     return model.seen
 
 
-def recorded_by_another(folder, steps, checkpoint, workers):
-    """The same in a process of its own: workers that the runner forks may take it down."""
-    words = [sys.executable, "-W", "ignore", __file__, folder, str(steps), checkpoint, str(workers)]
-    return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("stop", [2, 3, 4, 6])
@@ -47,8 +37,7 @@ def test_resumed_run_sees_the_same_batches(tmp_path, stop, workers):
     """Three batches an epoch: stops in mid-epoch and at an epoch's end; workers begin before the epoch is known."""
     whole = record(tmp_path / "whole", 9)
     first = record(tmp_path / "parts", stop)
-    resumed = recorded_by_another if workers else record
-    rest = resumed(tmp_path / "parts", 9, tmp_path / "parts" / "last.ckpt", workers)
+    rest = record(tmp_path / "parts", 9, tmp_path / "parts" / "last.ckpt", workers)
     assert first + rest == whole
     assert whole[0] != whole[3]
 
@@ -135,8 +124,3 @@ def test_batches_by_seconds_that_cannot_be():
         BatchesBySeconds([16_000], 240_000, 1, 0, 2)
     with pytest.raises(ValueError, match="batch_seconds is for audio: images take batch_size"):
         Digits(batch_seconds=3)
-
-
-if __name__ == "__main__":
-    folder, steps, checkpoint, workers = sys.argv[1:]
-    sys.stdout.write(json.dumps(record(folder, int(steps), checkpoint, int(workers))))
