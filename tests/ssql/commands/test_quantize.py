@@ -1,8 +1,11 @@
 """`ssql quantize` as it is typed: what it says, what it keeps when it is interrupted, and what it refuses."""
 
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
@@ -140,3 +143,32 @@ def test_an_output_that_another_process_has_just_written_is_refused(said, tmp_pa
     monkeypatch.setattr(LayerProgress, "__init__", written_meanwhile)
     assert "out exists already" in str(said("--bit_width", "w4a8")[0])
     assert not (tmp_path / "out.ssql-layers").exists()
+
+
+def test_what_is_quantized_at_several_bits_trains_by_the_recipe(tmp_path, monkeypatch):
+    """The commands at the end of docs/quantize.md, with Whisper's shape in small."""
+    torch.manual_seed(0)
+    encoder = SpeechTransformer(width=64, depth=1, heads=2, positions=100, log_mel="whisper_filled", pooling=1)
+    save_encoder(encoder, tmp_path / "encoder")
+    for n in range(10):
+        noise = 0.1 * np.random.default_rng(n).standard_normal(8_000)
+        soundfile.write(tmp_path / f"{n}.wav", noise, 16_000)
+
+    def ssql(*words):
+        monkeypatch.setattr(sys, "argv", ["ssql", *map(str, words)])
+        main()
+
+    recordings = ["--data", "AudioFolder", "--data.root", tmp_path, "--data.labels", "null"]
+    policy = ["--policy.activation_range", "per_token", "--policy.granularity", "per_group_64"]
+    ssql("quantize", "--encoder", tmp_path / "encoder", "--output", tmp_path / "groups", *recordings, *policy,
+         "--policy.layers", '{"conv2": "/per_channel"}', "--bit_width", "[w8a8, w4a8, w3a8, w2a8]")  # fmt: skip
+    recipe = Path(__file__).parents[3] / "experiments/whisper/distilled_tiny.yaml"
+    ssql("pretrain", "--config", recipe, "--output", tmp_path / "run", "--model.encoder.folder", tmp_path / "groups",
+         "--data.root", tmp_path, "--trainer.max_steps", "2", "--trainer.precision", "32-true",
+         "--model.warmup_steps", "0")  # fmt: skip
+    trained, before = load_encoder(tmp_path / "run/encoder"), load_encoder(tmp_path / "groups")
+    clip = torch.randn(1, 8_000)
+    # Two steps may draw w3a8 alone beside w2a8.
+    for bit_width, same in {"fp": True, "w8a8": True, "w2a8": False}.items():
+        with torch.no_grad(), quant.at(trained, bit_width), quant.at(before, bit_width):
+            assert torch.equal(trained.embed_raw(clip), before.embed_raw(clip)) == same, bit_width
