@@ -11,6 +11,7 @@ from torch import Tensor
 
 import quant
 from encoders.base import Encoder
+from encoders.speech.frames import FrameEncoder
 from encoders.speech.log_mel import SAMPLE_RATE
 from ssql.data import DataModule
 from ssql.evaluation.calibration import inputs_of
@@ -36,6 +37,10 @@ class ExportedFile(Protocol):
     runtime: Any
     precision: str
 
+    @property
+    def frame_rate(self) -> float:
+        """Features a second, in Hz; of a speech file."""
+
     def __call__(self, inputs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Features, and frames of each clip."""
 
@@ -60,6 +65,7 @@ def embed_split(encoder: Encoder | ExportedFile, data: DataModule, split: str, b
     """Embeddings and labels of a whole split at a bit-width; of a file, at its own.
 
     Embeddings are (clips, feature_dim), or (clips, parts * feature_dim) where the data ask for several parts of a clip.
+    They are means of the clip's own frames: where an encoder fills clips with silence, that of the silence is left out.
 
     Raises:
         ValueError: embeddings that are NaN or infinite.
@@ -83,13 +89,17 @@ def embed_split(encoder: Encoder | ExportedFile, data: DataModule, split: str, b
 
 
 def _embed(encoder: Encoder | ExportedFile, inputs: Tensor, lengths: Tensor | None, parts: int) -> Tensor:
-    """One embedding of each clip, or of as many parts of it, side by side."""
-    if parts == 1:
-        return encoder.embed_raw(inputs, lengths)
-    given = encoder.front_end(inputs, lengths) if isinstance(encoder, Encoder) else (inputs, lengths)
-    features, counts = encoder(*given)
+    """One embedding of each clip, or of as many parts of it, side by side; of an image, its own."""
+    if lengths is None:
+        return encoder.embed_raw(inputs)
+    if isinstance(encoder, Encoder):
+        assert isinstance(encoder, FrameEncoder)
+        features, counts = encoder(*encoder.front_end(inputs, lengths))
+    else:
+        features, counts = encoder(inputs, lengths)
     assert counts is not None
-    return part_means(features, counts, parts)
+    own = (lengths * encoder.frame_rate / SAMPLE_RATE).ceil().to(counts)
+    return part_means(features, counts.minimum(own), parts)
 
 
 def check_finite(values: Tensor, what: str) -> None:

@@ -1,3 +1,6 @@
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +107,22 @@ def test_parts_of_a_clip_are_pooled_apart_and_without_its_padding():
     embeddings, labels = embed_split(encoder, data, "test", "fp")
     assert embeddings.shape == (3, 3 * 16)
     assert list(labels) == data.tasks
+
+
+def test_silence_that_an_encoder_fills_a_clip_with_is_not_part_of_its_embedding():
+    torch.manual_seed(0)
+    encoder = SpeechTransformer(width=16, depth=1, heads=2, positions=200, pooling=1, log_mel="whisper_filled").eval()
+    data = SpokenProsody(train_size=1, test_size=3)
+    found = embed_split(quant.prepare(encoder), data, "test", "fp").embeddings.reshape(3, 3, 16)
+    for thirds, place in zip(found, range(3), strict=True):
+        clip = data.dataset("test")[place]["inputs"]
+        with torch.no_grad():
+            features, (frames,) = encoder(*encoder.front_end(clip[None]))
+        own = features[0, : math.ceil(len(clip) / 320)]  # 50 Hz
+        assert frames == 200 and len(own) < 200
+        cuts = [math.ceil(part * len(own) / 3) for part in range(4)]
+        expected = [own[start:end].mean(0) for start, end in itertools.pairwise(cuts)]
+        torch.testing.assert_close(torch.from_numpy(thirds), torch.stack(expected))
 
 
 def test_sensitivity_table_has_a_line_for_each_layer_and_what_was_chosen():
