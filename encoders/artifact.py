@@ -82,6 +82,10 @@ def save_encoder(
         raise ValueError(
             "bit-widths are still learning scales of their own: call quant.settle_bit_widths(encoder) first"
         )
+    for run in [] if mode is None else corrected_bit_widths(encoder):
+        lacking = [name for name, layer in quant_layers(encoder).items() if run not in layer.corrected]
+        if lacking:
+            raise ValueError(f"{run} was not found for all layers: {lacking[0]} has no correction of its bias")
     if mode is not None and mode.learned is not None:
         config["learned_steps"] = str(mode.learned)
     if mode is not None and corrected_bit_widths(encoder):

@@ -22,14 +22,17 @@ EXACT = {"session.x64quantprecision": "1", "session.qdq_matmulnbits_accuracy_lev
 
 def read_wav(path: str) -> np.ndarray:
     """A 16-bit wav as float32 samples in [-1, 1], shape (samples,), channels averaged, at 16 kHz."""
-    with wave.open(path) as file:
-        if file.getsampwidth() != 2:
-            sys.exit(f"{path} has {8 * file.getsampwidth()} bits a sample; this example reads 16")
-        rate, channels = file.getframerate(), file.getnchannels()
-        content = file.readframes(file.getnframes())
-        if len(content) != 2 * channels * file.getnframes():
-            sys.exit(f"{path} was cut off: its header promises more samples than there are")
-        samples = np.frombuffer(content, "<i2").reshape(-1, channels)
+    try:
+        with wave.open(path) as file:
+            if file.getsampwidth() != 2:
+                sys.exit(f"{path} has {8 * file.getsampwidth()} bits a sample; this example reads 16")
+            rate, channels, frames = file.getframerate(), file.getnchannels(), file.getnframes()
+            content = file.readframes(frames)
+    except (wave.Error, EOFError) as error:
+        sys.exit(f"{path} is no wav that this example reads ({error}): convert it, as with ffmpeg -i {path} clip.wav")
+    if len(content) != 2 * channels * frames:
+        sys.exit(f"{path} was cut off: its header promises more samples than there are")
+    samples = np.frombuffer(content, "<i2").reshape(-1, channels)
     return resample(samples.mean(axis=1) / 32768, rate).astype(np.float32)
 
 

@@ -20,6 +20,7 @@ from export.graph.tokenizer import stored_tokenizer
 from export.metadata import load_file
 from export.oldest_runtime import oldest_runtime
 from export.runtime.limits import limits_of
+from quant import FULL_PRECISION, BitWidth, is_prepared, parse_bit_width, quant_layers
 
 CONFIG, README = "config.json", "README.md"
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -42,10 +43,11 @@ def describe(
     Returns:
         sample_rate_hz, input (waveform, log_mel, images), inputs and outputs (name to shape, dtype, unit), limits (of
         `export.runtime.limits`), frame_rate_hz, feature_dim, head (null, or task, classes, units, label), tokenizer
-        (null, or its sizes), files (file, bit_width, size_bytes, sha256, where a second file has its weights data_file
-        and data_sha256, oldest_onnxruntime, error_over_variance and accuracy: of the file itself, by its verification;
-        `measured` of the file itself, by `add_results`, `accuracy_in_torch` and `latency_ms` may be added), licence,
-        trained_on, encoder, format_version.
+        (null, or its sizes), files (file, bit_width, where layers have bits of their own average_weight_bits,
+        size_bytes, sha256, where a second file has its weights data_file and data_sha256, oldest_onnxruntime,
+        error_over_variance and accuracy: of the file itself, by its verification; `measured` of the file itself, by
+        `add_results`, `accuracy_in_torch` and `latency_ms` may be added), licence, trained_on, encoder,
+        format_version.
     """
     proto, found = load_file(paths[0])
     head, tokenizer = stored_head(proto), stored_tokenizer(proto)
@@ -63,7 +65,7 @@ def describe(
         "feature_dim": encoder.feature_dim,
         "head": head.arguments if head else None,
         "tokenizer": tokenizer.arguments if tokenizer else None,
-        "files": [_entry(path) for path in paths],
+        "files": [_entry(path, encoder) for path in paths],
         "licence": licence,
         "trained_on": trained_on,
     }
@@ -164,8 +166,8 @@ def _is_file_of(entry: dict[str, Any], folder: Path) -> bool:
     return path.is_file() and entry.get("sha256") == file_sha256(path)
 
 
-def _entry(path: Path) -> dict[str, Any]:
-    """Of one file; accuracy and error over variance are those of its verification report."""
+def _entry(path: Path, encoder: Encoder) -> dict[str, Any]:
+    """Of one file of an encoder; accuracy and error over variance are those of its verification report."""
     proto, found = load_file(path)
     report = path.with_suffix(".verification.json")
     checked = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
@@ -176,6 +178,7 @@ def _entry(path: Path) -> dict[str, Any]:
     return {
         "file": path.name,
         "bit_width": found["bit_width"],
+        **_weight_bits(encoder, parse_bit_width(found["bit_width"])),
         "size_bytes": size_of(path),
         "sha256": file_sha256(path),
         **weights,
@@ -183,6 +186,15 @@ def _entry(path: Path) -> dict[str, Any]:
         "error_over_variance": checked.get("error_over_variance"),
         "accuracy": {accuracy["label"]: accuracy["onnx"]} if accuracy else {},
     }
+
+
+def _weight_bits(encoder: Encoder, run: BitWidth) -> dict[str, float]:
+    """Bits of a weight on average, where layers but the first have bits of their own in a run."""
+    layers = list(quant_layers(encoder).values()) if is_prepared(encoder) else []
+    if run == FULL_PRECISION or all(layer.bits_at(run).weight == run.weight for layer in layers[1:]):
+        return {}
+    bits = sum(layer.bits_at(run).weight * layer.weight.numel() for layer in layers)
+    return {"average_weight_bits": round(bits / sum(layer.weight.numel() for layer in layers), 2)}
 
 
 def _tensor(value: onnx.ValueInfoProto, units: dict[str, str]) -> dict[str, Any]:

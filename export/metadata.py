@@ -82,6 +82,8 @@ def load_file(path: Path) -> tuple[onnx.ModelProto, dict[str, str]]:
         VerificationError: not an ONNX file, not written by `to_onnx`, of another format version, of an opset that is
             too old, or without the file of its weights.
     """
+    if path.is_dir():
+        raise VerificationError(f"{path} is a folder: give a file that ssql export wrote, such as encoder-int8.onnx")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:

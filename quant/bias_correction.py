@@ -94,7 +94,9 @@ def rounded_bit_widths(model: nn.Module) -> list[BitWidth]:
 def check_correctable(bit_width: str | BitWidth) -> None:
     """Raise ValueError for a bit-width that cannot have corrections: an unknown one, or full precision."""
     if parse_bit_width(bit_width) == FULL_PRECISION:
-        raise ValueError("full precision needs no bias correction: choose a bit-width such as w4a8")
+        raise ValueError(
+            "full precision has no integers to choose and no bias to correct: choose a bit-width such as w4a8"
+        )
 
 
 def corrected_bit_widths(model: nn.Module) -> list[BitWidth]:

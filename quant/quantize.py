@@ -1,6 +1,7 @@
 """One call from a float model to one that runs at bit-widths."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 from torch import nn
@@ -8,17 +9,35 @@ from torch import nn
 from quant.bias_correction import check_correctable, correct_bias
 from quant.bits import BitWidth, parse_bit_width
 from quant.checks import check_choice
-from quant.policy import Policy
-from quant.prepare import at, policy_of, prepare
+from quant.policy import ActivationRange, Policy
+from quant.prepare import at, policy_of, prepare, quant_layers
 from quant.ranges.calibration import calibrate
 from quant.ranges.observers import Observer
 from quant.rounding.walk import round_weights
 
 Model = TypeVar("Model", bound=nn.Module)
 Rounding = Literal["outputs", "nearest"]
+MOST_BITS = 8
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
-# What keeps most of a published encoder that nobody trained for few bits: experiments/whisper/.
-POST_TRAINING = Policy(activation_range="per_token")
+
+
+@dataclass(frozen=True)
+class PostTrainingPolicy(Policy):
+    """A policy that keeps most of a published encoder that nobody trained for few bits: experiments/whisper/.
+
+    Args:
+        activation_range: when None `per_token`, and `static` for inputs that are smoothed.
+    """
+
+    activation_range: ActivationRange | None = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.activation_range is None:
+            object.__setattr__(self, "activation_range", "static" if self.smooth else "per_token")
+        super().__post_init__()
+
+
+POST_TRAINING = Policy(**PostTrainingPolicy().to_dict())
 
 
 def quantize(
@@ -86,7 +105,8 @@ def better_rounding(model: nn.Module, bit_width: str | BitWidth) -> Rounding:
 
     Args:
         model: prepared.
-        bit_width: `w8a8`, `w4a8`, ...
+        bit_width: `w8a8`, `w4a8`, ...: of the run; a layer's own bits count.
     """
-    by_token = policy_of(model).activation_range == "per_token"
-    return "nearest" if by_token and parse_bit_width(bit_width).weight == 8 else "outputs"
+    run = parse_bit_width(bit_width)
+    finest = all(layer.bits_at(run).weight >= MOST_BITS for layer in quant_layers(model).values())
+    return "nearest" if finest and policy_of(model).activation_range == "per_token" else "outputs"

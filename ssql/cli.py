@@ -18,7 +18,7 @@ from ssql.terminal.interruption import Interrupted, heard_everywhere, interrupti
 
 USAGE = """usage: ssql COMMAND [options]
 
-  import     published weights:         ssql import --weights whisper-base/ --output runs/start
+  import     published weights:         ssql import --weights whisper-base/ --output runs/whisper
   pack       files into shards:         ssql pack --data.root recordings --output shards/recordings
   pretrain   pretrain an encoder:       ssql pretrain --config FILE.yaml --output runs/mine
   finetune   encoder and head:          ssql finetune --encoder runs/mine/encoder --data SpokenWords --task word ...
@@ -28,7 +28,7 @@ USAGE = """usage: ssql COMMAND [options]
   suite      speech at bit-widths:      ssql suite --encoders.mine runs/mine/encoder --output runs/mine
   compare    merge evaluations:         ssql compare --rows '[a/accuracy.json, b/accuracy.json]' --output runs/both
   report     runs as one HTML page:     ssql report --runs '[runs/a, runs/b]' --output report.html
-  quantize   for low bits, no training: ssql quantize --encoder runs/start/encoder --bit_width w4a8 --output runs/w4 ...
+  quantize   for low bits, no training: ssql quantize --encoder runs/whisper --bit_width w4a8 --output runs/w4 ...
   export     write ONNX files:          ssql export --encoder runs/mine/encoder --output runs/mine --bit_width w4a8
   stream     a streaming encoder:       ssql stream --encoder runs/mine/encoder --output runs/mine --bit_width w4a8
   verify     ONNX file against torch:   ssql verify --file F.onnx --encoder runs/mine/encoder

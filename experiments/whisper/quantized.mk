@@ -6,9 +6,11 @@
 # DECODER  the same model as ct2-transformers-converter writes it
 # SPEECH   folder with train-clean-100/, test-other/ and transcripts.tsv (lines of path, tab, text)
 # OUTPUT   folder; what is there already is not made again
+# EVERY    recordings of train-clean-100 with a text that are read: every third where not given, 1 for all of them
 # PYTHON   of an environment with nncf, openvino, onnx and onnxruntime, for the others' files; left out without it
 # Each job has one thread: as many jobs as cores (-j) are the quickest.
 OUTPUT ?= runs/whisper-quantized
+EVERY ?= 3
 SPEECH_FOLDER := $(abspath $(SPEECH))
 HERE := $(dir $(lastword $(MAKEFILE_LIST)))
 SETS := train-clean test-other
@@ -44,7 +46,7 @@ READINGS := eight four low ctranslate2 $(if $(PYTHON),others dynamic)
 
 all: $(OUTPUT)/table.md
 
-# Calibration: recordings of train-clean-100 without a text. Test: all of test-other, every third of train-clean-100 with a text.
+# Calibration: recordings of train-clean-100 without a text. Test: all of test-other, and those of train-clean-100 with a text.
 $(OUTPUT)/clips:
 	test -n "$(WEIGHTS)" -a -n "$(DECODER)" -a -n "$(SPEECH)" || { echo "give WEIGHTS, DECODER and SPEECH" >&2; exit 2; }
 	mkdir -p $(OUTPUT)/calibration $(SETS:%=$(OUTPUT)/%)
@@ -52,7 +54,7 @@ $(OUTPUT)/clips:
 	  grep -qF "$${file#$(SPEECH_FOLDER)/}" "$(SPEECH_FOLDER)/transcripts.tsv" || ln -sf "$$file" $(OUTPUT)/calibration/; \
 	done
 	grep '^test-other/' "$(SPEECH_FOLDER)/transcripts.tsv" > $(OUTPUT)/test-other.lines
-	grep '^train-clean-100/' "$(SPEECH_FOLDER)/transcripts.tsv" | awk 'NR % 3 == 1' > $(OUTPUT)/train-clean.lines
+	grep '^train-clean-100/' "$(SPEECH_FOLDER)/transcripts.tsv" | awk 'NR % $(EVERY) == 1 % $(EVERY)' > $(OUTPUT)/train-clean.lines
 	for set in $(SETS); do \
 	  while IFS="$$(printf '\t')" read -r path text; do \
 	    ln -sf "$(SPEECH_FOLDER)/$$path" $(OUTPUT)/$$set/; \

@@ -5,14 +5,14 @@ from typing import Literal
 import quant
 from encoders import check_folder_target, load_encoder, load_head, load_tokenizer, save_encoder
 from quant.checks import check_at_least, check_choice
-from quant.quantize import ROUNDINGS, better_rounding
+from quant.quantize import ROUNDINGS, PostTrainingPolicy, better_rounding
 from quant.ranges.observers import parse_observer
 from ssql.data import DataModule
 from ssql.evaluation.calibration import prepare_anew
 from ssql.evaluation.layer_progress import LayerProgress
 from ssql.evaluation.post_training import calibrate_on_inputs, departure, encoder_inputs, features_at, round_on_inputs
 from ssql.reports.tables import rounding_table, sensitivity_table
-from ssql.terminal.checks import not_empty
+from ssql.terminal.checks import each_once, not_empty
 from ssql.terminal.console import say
 from ssql.terminal.inputs import check_inputs
 
@@ -25,7 +25,7 @@ def quantize(
     output: str,
     bit_width: list[str] | str = ["w8a8", "w4a8"],  # noqa: B006
     rounding: Literal["outputs", "nearest"] | None = None,
-    policy: quant.Policy | None = None,
+    policy: PostTrainingPolicy | None = None,
     observer: str = "min_max",
     average_bits: float | None = None,
     examples: int | None = None,
@@ -54,8 +54,8 @@ def quantize(
         rounding: outputs, as above, or nearest: each weight to its nearest integer, and biases corrected so that each
             layer's mean output is that of full precision. When null nearest where weights have 8 bits and inputs a
             range for each token (it is the more exact there), and outputs elsewhere.
-        policy: per-layer bit-widths and grids; when null the encoder's own, or for one that has none a range for
-            each token.
+        policy: per-layer bit-widths and grids; when null the encoder's own, or for one that has none that of
+            --policy.help, with a range for each token.
         observer: how static activation ranges are found: min_max, moving_average, mse.
         average_bits: gives each layer its own weight bits, by its sensitivity, within this average.
         examples: clips or images looked at, drawn from the training split; when null as many as make 8 minutes of
@@ -64,6 +64,7 @@ def quantize(
     """
     bit_widths = [bit_width] if isinstance(bit_width, str) else bit_width
     not_empty(bit_width=bit_widths)
+    bit_widths = each_once(bit_widths)
     check_at_least(1, examples=examples)
     check_at_least(2, average_bits=average_bits)
     if average_bits is not None and average_bits > MOST_BITS:
@@ -80,7 +81,8 @@ def quantize(
     if loaded.modality != data.modality:
         raise ValueError(f"{encoder} is an encoder for {loaded.modality}, the data is {data.modality}")
     check_folder_target(output, overwrite)
-    prepare_anew(loaded, policy or (None if quant.is_prepared(loaded) else quant.POST_TRAINING))
+    given = None if policy is None else quant.Policy(**policy.to_dict())
+    prepare_anew(loaded, given or (None if quant.is_prepared(loaded) else quant.POST_TRAINING))
     learned = quant.learned_bit_width(loaded)
     if learned is not None:
         raise ValueError(
@@ -93,11 +95,15 @@ def quantize(
         mixed = quant.policy_within(loaded, rows, average_bits)
         say(sensitivity_table(rows, mixed))
         prepare_anew(loaded, mixed)
+    for run in map(quant.parse_bit_width, bit_widths):
+        if all(layer.bits_at(run) == quant.FULL_PRECISION for layer in quant.quant_layers(loaded).values()):
+            raise ValueError(f"the policy leaves every layer in float at {run}: there is nothing to quantize")
     calibrate_on_inputs(loaded, inputs, observer)
-    with LayerProgress(output, loaded, inputs, overwrite) as progress:
+    chosen = [each for each in bit_widths if (rounding or better_rounding(loaded, each)) == "outputs"]
+    with LayerProgress(output, loaded, inputs, chosen, overwrite) as progress:
         exact = features_at(loaded, inputs, "fp")
         for each in bit_widths:
-            if (rounding or better_rounding(loaded, each)) == "nearest":
+            if each not in chosen:
                 quant.correct_bias(loaded, each, inputs, lambda batch: loaded(*batch))
                 say(f"{each}: each weight takes its nearest integer and biases are corrected, hence no table of layers")
             else:

@@ -105,6 +105,11 @@ def _add_texts(entries: Sequence[Entry], texts: str | Path | Spelling | None) ->
         transcripts = read_transcripts(Path(texts))
         for entry in entries:
             entry.text = transcripts.get(entry.name)
+        if strangers := list(transcripts.keys() - {entry.name for entry in entries}):
+            log.info(
+                "%d of %d lines of %s name no recording that is there, such as %s",
+                len(strangers), len(transcripts), texts, min(strangers),
+            )  # fmt: skip
     missing = [entry.name for entry in entries if entry.text is None]
     if missing:
         of = f"{len(missing)} of {len(entries)} audio files, the first of them {missing[0]}"

@@ -47,6 +47,8 @@ def read_transcripts(path: Path) -> dict[str, str]:
     texts: dict[str, str] = {}
     try:
         for number, row in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
+            if not row:  # an empty line
+                continue
             if len(row) != 2 or not all(row):
                 raise ValueError(f"{shown(path)} line {number} is not path<TAB>text")
             if row[0] in texts:

@@ -26,12 +26,14 @@ log = logging.getLogger(__name__)
 class LayerProgress:
     """The folder `OUTPUT.ssql-layers`, with a safetensors file for each group of layers that is done.
 
-    Entering it gives the encoder the layers that are there; leaving it without an exception deletes them.
+    Entering it gives the encoder the layers that are there at the bit-widths that are asked for; leaving it without an
+    exception deletes these. Layers at other bit-widths stay where they are, for a command that asks for them.
 
     Args:
         output: that the encoder is going to be written to.
         encoder: prepared and calibrated, no bit-width corrected yet.
         inputs: what its layers are rounded for.
+        bit_widths: whose integers are being chosen.
         overwrite: delete layers of another encoder, policy or data.
 
     Attributes:
@@ -44,11 +46,17 @@ class LayerProgress:
     """
 
     def __init__(
-        self, output: str, encoder: Encoder, inputs: Sequence[tuple[Tensor, Tensor | None]], overwrite: bool
+        self,
+        output: str,
+        encoder: Encoder,
+        inputs: Sequence[tuple[Tensor, Tensor | None]],
+        bit_widths: Sequence[str],
+        overwrite: bool,
     ) -> None:
         self.output = plain(output)
         self.folder = self.output.with_name(self.output.name + ENDING)
         self.encoder, self.overwrite = encoder, overwrite
+        self.runs = {parse_bit_width(bit_width) for bit_width in bit_widths}
         self.signature = _signature(encoder, inputs)
         self.rows: dict[BitWidth, list[RoundedLayer]] = {}
         self._lock = sole_writer(self.folder)
@@ -67,6 +75,9 @@ class LayerProgress:
             raise
         for run, rows in self.rows.items():
             log.info("%d layers at %s are done already, in %s", len(rows), run, self.folder)
+        names = {str(run) for run in self.runs}
+        if others := sorted({file.name.partition(".")[0] for file in self.folder.glob("w*a*.*.safetensors")} - names):
+            log.info("%s has layers at %s, which are not asked for: they stay there", self.folder, " and ".join(others))
         return self
 
     def __exit__(
@@ -96,7 +107,7 @@ class LayerProgress:
             safetensors.torch.save_file({name: value.contiguous() for name, value in values.items()}, staging, metadata)
 
     def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("w*a*.*.safetensors"))
+        return sorted(file for run in self.runs for file in self.folder.glob(f"{run}.*.safetensors"))
 
     def _load(self, file: Path) -> None:
         try:

@@ -121,7 +121,7 @@ def check_texts(data: DataModule, reader: Reader) -> None:
                 f"{len(silent)} of {len(clips)} clips of the {split} split have no text, the first of them "
                 f"{silent[0]}: a reader needs texts, as of --data AudioFolder --data.texts transcripts.tsv"
             )
-        wordless = [(name, text) for name, text in clips if not reader.normalized(text or "")]
+        wordless = [(name, text) for name, text in clips if not any(map(str.isalnum, reader.normalized(text or "")))]
         if wordless:
             name, text = wordless[0]
             raise ValueError(

@@ -97,7 +97,7 @@ def _more(name: str, tree: ast.Module, options: list[Option]) -> Iterator[str]:
         yield f"--data DATA is one of {modules}; its options: ssql {name} --data.help AudioFolder"
     for option, kind in kinds.items():
         for word, module in OBJECTS.items():
-            if word in re.findall(r"\w+", kind):
+            if any(each.endswith(word) for each in re.findall(r"\w+", kind)):
                 yield f"--{option} has {', '.join(_fields(module, word))}: ssql {name} --{option}.help"
     if "Reader" in kinds.get("reader", ""):
         known = "WhisperDecoder"

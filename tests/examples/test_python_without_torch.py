@@ -95,3 +95,11 @@ def test_a_wav_that_was_cut_off_is_refused(model, tmp_path):
     result = run(model, clip)
     assert result.returncode == 1
     assert result.stderr.strip() == f"{clip} was cut off: its header promises more samples than there are"
+
+
+def test_another_file_than_a_wav_is_a_sentence(model, tmp_path):
+    (tmp_path / "clip.ogg").write_bytes(b"OggS and more")
+    words = [sys.executable, SCRIPT, model, tmp_path / "clip.ogg"]
+    result = subprocess.run(words, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "clip.ogg is no wav that this example reads" in result.stderr and "Traceback" not in result.stderr

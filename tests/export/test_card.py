@@ -11,6 +11,7 @@ import torch
 from written import to_file
 
 import export
+import quant
 from encoders import Head, SpeechTransformer, VisionEncoder, save_encoder
 from export.card import card_text
 
@@ -71,6 +72,20 @@ def test_config_says_what_the_files_take_and_give(folder, encoder, head):
     assert (first["oldest_onnxruntime"], second["oldest_onnxruntime"]) == ("1.18", "1.23")
     assert first["error_over_variance"] is None
     assert second["error_over_variance"] < 1e-4
+
+
+def test_layers_with_bits_of_their_own_are_said(tmp_path):
+    torch.manual_seed(0)
+    policy = quant.Policy(activation_range="per_token", layers={"blocks.0.mlp.*": "w2"})
+    mixed = quant.prepare(SpeechTransformer(width=16, depth=1, heads=2), policy).eval()
+    clips = [mixed.front_end(0.1 * torch.randn(2, 16_000))]
+    quant.calibrate(mixed, clips, lambda each: mixed(*each))
+    layers = list(quant.quant_layers(mixed).items())
+    bits = [8 if name == layers[0][0] else 2 if ".mlp." in name else 4 for name, _ in layers]
+    sizes = [layer.weight.numel() for _, layer in layers]
+    to_file(mixed, tmp_path / "mixed.onnx", "w4a8")
+    entry = export.describe([tmp_path / "mixed.onnx"], mixed)["files"][0]
+    assert entry["average_weight_bits"] == round(float(np.average(bits, weights=sizes)), 2)
 
 
 def test_readme_has_the_same_numbers(folder):

@@ -176,7 +176,7 @@ BAD_INPUT = {
     "bench x.onnx --threads [-1]": "threads must be 0 or more, got -1",
     "demo --files x --port 99999": "--port is from 0 to 65535, not 99999",
     "demo --files x --clips []": "--clips is empty",
-    "verify --encoder x --file .": ". does not exist",
+    "verify --encoder x --file .": ". is a folder: give a file that ssql export wrote",
     "bench x.onnx --output ''": "--output is empty",
     "export --encoder x --output y --bit_width []": "--bit_width is empty",
     "export --encoder x --output y --accuracy ''": "--accuracy is empty",

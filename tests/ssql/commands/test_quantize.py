@@ -98,16 +98,55 @@ def test_an_interrupted_run_goes_on_where_it_was(said, tmp_path, monkeypatch):
     assert [path.name for path in kept.iterdir()] == ["notes.txt"]
 
 
-def test_layers_of_another_run_go_when_they_are_to_be_overwritten(said, tmp_path, monkeypatch):
+def save_one(monkeypatch):
+    """An interruption once the first layers are kept; gives back how it ends."""
     save = LayerProgress.save
 
-    def save_one(self, rows, bit_width):
+    def save_and_stop(self, rows, bit_width):
         save(self, rows, bit_width)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(LayerProgress, "save", save_one)
+    monkeypatch.setattr(LayerProgress, "save", save_and_stop)
+    return lambda: monkeypatch.setattr(LayerProgress, "save", save)
+
+
+@pytest.mark.parametrize("other", [["--bit_width", "w3a8"], ["--bit_width", "w4a8", "--rounding", "nearest"]])
+def test_layers_at_a_bit_width_that_is_not_rounded_stay_where_they_are(said, tmp_path, monkeypatch, other):
+    go_on = save_one(monkeypatch)
     assert said("--bit_width", "w4a8")[0] == 130
-    monkeypatch.setattr(LayerProgress, "save", save)
+    go_on()
+    kept = list((tmp_path / "out.ssql-layers").iterdir())
+    assert said(*other)[0] == 0 and list((tmp_path / "out.ssql-layers").iterdir()) == kept
+    assert said(*other, "--output", tmp_path / "clean")[0] == 0
+    found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "clean"))
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    load_encoder(tmp_path / "out")
+
+
+def test_a_policy_changes_what_it_names_alone(said, tmp_path):
+    for words, expected in (
+        (["--policy.weight_range", "mse"], "per_token"),
+        (["--policy.smooth", "true"], "static"),
+        (["--policy.activation_range", "static"], "static"),
+    ):
+        assert said("--bit_width", "w8a8", *words, "--overwrite", "true")[0] == 0
+        assert quant.policy_of(load_encoder(tmp_path / "out")).activation_range == expected
+
+
+def test_layers_of_few_bits_are_rounded_on_data_whatever_the_run_is_called(said):
+    assert "w8a8: what a layer" in said("--bit_width", "w8a8", "--policy.layers", '{"blocks.*": "w4"}')[1]
+
+
+def test_a_policy_that_leaves_all_in_float_is_refused(said, tmp_path):
+    words = ["--bit_width", "w4a8", "--policy.first_layer", "fp", "--policy.layers", '{"*": "fp"}']
+    assert "leaves every layer in float at w4a8" in str(said(*words)[0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_layers_of_another_run_go_when_they_are_to_be_overwritten(said, tmp_path, monkeypatch):
+    go_on = save_one(monkeypatch)
+    assert said("--bit_width", "w4a8")[0] == 130
+    go_on()
     assert "another encoder, policy or data" in str(said("--bit_width", "w4a8", "--examples", "3")[0])
     assert said("--bit_width", "w4a8", "--examples", "3", "--overwrite", "true")[0] == 0
     assert not (tmp_path / "out.ssql-layers").exists()
@@ -136,8 +175,8 @@ def test_data_of_another_modality_is_named(said, tmp_path):
 def test_an_output_that_another_process_has_just_written_is_refused(said, tmp_path, monkeypatch):
     entered = LayerProgress.__init__
 
-    def written_meanwhile(self, output, encoder, inputs, overwrite):
-        entered(self, output, encoder, inputs, overwrite)
+    def written_meanwhile(self, output, encoder, *arguments):
+        entered(self, output, encoder, *arguments)
         save_encoder(encoder, output)
 
     monkeypatch.setattr(LayerProgress, "__init__", written_meanwhile)

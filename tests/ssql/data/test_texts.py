@@ -38,6 +38,15 @@ def test_a_transcript_file(folder):
     assert len(AudioFolder(str(folder), labels=None, max_seconds=2).dataset("train")) == 5
 
 
+def test_lines_of_recordings_that_are_not_there_are_counted_and_empty_ones_are_none(folder, caplog):
+    names = ("2_ann", "2_long", "7_ann", "7_bob")
+    lines = [f"{name}.wav\ttwo\n" for name in names] + ["\n", "gone.wav\ttwo\n", "\n"]
+    (folder / "t.tsv").write_text("".join(lines), encoding="utf-8")
+    with caplog.at_level("INFO"):
+        AudioFolder(str(folder), labels=None, texts=str(folder / "t.tsv")).setup()
+    assert "1 of 5 lines of" in caplog.text and "name no recording that is there, such as gone.wav" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
