@@ -99,7 +99,6 @@ def test_a_wav_that_was_cut_off_is_refused(model, tmp_path):
 
 def test_another_file_than_a_wav_is_a_sentence(model, tmp_path):
     (tmp_path / "clip.ogg").write_bytes(b"OggS and more")
-    words = [sys.executable, SCRIPT, model, tmp_path / "clip.ogg"]
-    result = subprocess.run(words, capture_output=True, text=True)
+    result = run(model, tmp_path / "clip.ogg")
     assert result.returncode == 1
     assert "clip.ogg is no wav that this example reads" in result.stderr and "Traceback" not in result.stderr
