@@ -101,6 +101,8 @@ class OnnxEncoder:
         samples = np.asarray(samples)
         if samples.ndim != 1:
             raise ValueError(f"samples must be mono, of shape (samples,), got {samples.shape}: average the channels")
+        if not len(samples):
+            raise ValueError("samples are empty: a clip has one sample or more")
         if samples.dtype.kind in "iu" and samples.dtype != np.int16:
             raise ValueError(f"samples must be floats from -1 to 1, or int16, got {samples.dtype}")
         samples = samples / 32768 if samples.dtype == np.int16 else samples

@@ -66,8 +66,10 @@ def evaluate(
     """
     quantizers = quantizers or {AS_SAVED: Quantizer()}
     tasks = list(tasks or data.tasks)
-    if not tasks or not set(tasks) <= set(data.tasks):
-        raise ValueError(f"tasks {list(tasks)} are not all among the data's labels: {', '.join(data.tasks) or 'none'}")
+    if not data.tasks:
+        raise ValueError("the data have no labels that a probe could learn: give some, or read texts with a --reader")
+    if not set(tasks) <= set(data.tasks):
+        raise ValueError(f"tasks {list(tasks)} are not all among the data's labels: {', '.join(data.tasks)}")
     check_labels(data, tasks)
     for method, encoder in encoders.items():
         check_measurable(method, encoder, data, bit_widths, quantizers)

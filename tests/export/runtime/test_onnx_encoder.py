@@ -49,6 +49,8 @@ def test_another_rate_is_resampled(file):
 
 def test_what_it_does_not_take_is_said(file, encoder, tmp_path):
     in_onnx = OnnxEncoder(file)
+    with pytest.raises(ValueError, match="samples are empty"):
+        in_onnx(np.zeros(0, np.float32), 16_000)
     with pytest.raises(ValueError, match=r"talk\.wav is a path: read the file first"):
         in_onnx("talk.wav", 16_000)
     with pytest.raises(ValueError, match=r"mono, of shape \(samples,\), got \(2, 100\)"):
