@@ -300,11 +300,12 @@ def results_of_file(rows: Sequence[Row], path: Path) -> dict[str, float]:
 
 
 def _result_name(row: Row) -> str:
-    """`word, %`, `text, WER, %`, `digit, %, linear probe`; of another runtime `word, %, openvino at bf16`."""
+    """`word, %, n = 300`, `digit, %, linear probe, n = 300` (clips); of another runtime `word, %, openvino at bf16`."""
     measure = "%" if row["metric"] in ("linear", "accuracy") else metric_name(row["metric"])
     probe = ", linear probe" if row["metric"] in ("linear", "r2") and "head_sha256" not in row else ""
     place = f", {row['runtime']} at {row['precision']}" if other_runtimes([row]) else ""
-    return f"{row['task']}, {measure}{probe}{place}"
+    count = f", n = {row['clips']}" if row.get("clips") else ""
+    return f"{row['task']}, {measure}{probe}{place}{count}"
 
 
 def _cell(measured: list[Row]) -> Cell:

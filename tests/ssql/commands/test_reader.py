@@ -122,9 +122,9 @@ def test_rates_are_those_of_what_was_read_of_folder_and_files(folder, ssql, tmp_
     assert "**WER above full precision, points**" in (tmp_path / "accuracy.md").read_text()
     card = json.loads((folder / "files" / "config.json").read_text())
     [entry] = card["files"]
-    assert entry["measured"]["text, SignReader, WER, %"] == found["file", "w2a4", "wer"]["value"]
+    assert entry["measured"]["text, SignReader, WER, %, n = 10"] == found["file", "w2a4", "wer"]["value"]
     text = (folder / "files" / "README.md").read_text()
-    assert "text, SignReader, distance of features (this file)" in text
+    assert "text, SignReader, distance of features, n = 10 (this file)" in text
     # Results of the encoder in torch go to the cards of its files by their bit-width.
     known = json.loads((tmp_path / "accuracy.json").read_text())[0]["weights_sha256"]
     from ssql.reports.rows import results_of
