@@ -130,7 +130,7 @@ def test_rates_are_those_of_what_was_read_of_folder_and_files(folder, ssql, tmp_
     from ssql.reports.rows import results_of
 
     results = results_of(tmp_path / "accuracy.json", known, None, "encoder")
-    assert results["w3a8"]["text, SignReader, WER, %"] == found["torch", "w3a8", "wer"]["value"]
+    assert results["w3a8"]["text, SignReader, WER, %, n = 10"] == found["torch", "w3a8", "wer"]["value"]
 
 
 @pytest.mark.filterwarnings("ignore:.*interpolat")
