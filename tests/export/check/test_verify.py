@@ -304,6 +304,11 @@ def test_files_of_something_else_are_named(encoder, file, tmp_path):
     with pytest.raises(export.VerificationError, match=r"text\.onnx does not start in ONNX Runtime"):
         export.integer_operators(tmp_path / "text.onnx")
     proto = onnx.load(file)
+    next(prop for prop in proto.metadata_props if prop.key == "policy").value = "null"
+    onnx.save(proto, tmp_path / "policy.onnx")
+    with pytest.raises(export.VerificationError, match="is of another encoder: .* not one of another policy"):
+        export.verify(tmp_path / "policy.onnx", encoder)
+    proto = onnx.load(file)
     next(prop for prop in proto.metadata_props if prop.key == "frame_rate_hz").value = "12.5"
     onnx.save(proto, tmp_path / "rate.onnx")
     with pytest.raises(export.VerificationError, match=r"holds an encoder with frame_rate_hz 12\.5, not 50"):

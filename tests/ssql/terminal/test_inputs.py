@@ -108,6 +108,10 @@ def test_a_published_model_has_to_be_imported(command, taken, pretrained, said, 
     (published / "model.bin").write_bytes(b"")
     sentence = said(command, *commands(taken, published, pretrained)[command], "--output", tmp_path / "out")
     assert f"{published} is a model of CTranslate2 (model.bin), which is a reader's (--reader.folder)" in sentence
+    (published / "model.bin").unlink()
+    (published / "config.json").write_text(json.dumps({"files": [], "encoder": {}}))
+    sentence = said(command, *commands(taken, published, pretrained)[command], "--output", tmp_path / "out")
+    assert f"{published} has files of ssql export and their card" in sentence
     for name, hint in {"base.pt": "ssql import --weights", "a.onnx": "that this ONNX file was exported from"}.items():
         (tmp_path / name).write_bytes(b"")
         if command in ("quantize", "export"):
