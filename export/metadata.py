@@ -137,7 +137,7 @@ def check_metadata(found: dict[str, str], path: Path, encoder: Encoder, run: Bit
     for key, value in expected.items():
         if key == "policy" and found.get(key) != value:
             given = "that was not quantized" if value == "null" else "of another policy (bits and ranges of layers)"
-            raise VerificationError(f"{path} is of another encoder: compare it with the one it is from, not one {given}")
+            raise VerificationError(f"{path} is of another encoder: give the one that it is from, not one {given}")
         if key not in NOT_OF_THE_ENCODER and found.get(key) != value:
             raise VerificationError(f"{path} holds an encoder with {key} {found.get(key)}, not {value}")
 

@@ -41,8 +41,8 @@ def refuse_published(folder: Path, name: str | Path) -> None:
         return  # whoever reads it says what is wrong
     if isinstance(config, dict) and isinstance(config.get("files"), list):
         raise ArtifactError(
-            f"{shown(name)} has files of ssql export and their card, and what is asked for is the folder of the encoder "
-            "that they were exported from"
+            f"{shown(name)} has files of ssql export and their card, and what is asked for is the folder of the "
+            "encoder that they were exported from"
         )
     kind = config.get("model_type") if isinstance(config, dict) and "encoder" not in config else None
     if isinstance(kind, str):
