@@ -1,4 +1,4 @@
-"""What kind of error is left of an encoder's features at a bit-width: could a map of them mend it, does a reader see it?
+"""What error is left of an encoder's features at a bit-width: could a map of them mend it, does a reader see it?
 
     python leftover.py ENCODER WEIGHTS FIT TEST BIT_WIDTH...
 

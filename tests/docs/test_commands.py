@@ -34,7 +34,7 @@ OTHERS = {
         "--margin 5": IMPORT,
         "--bench false": EXPORT,
         "--accuracy runs/whisper/read/accuracy.json": EXPORT,
-        """--encoders '{"file": "runs/whisper/encoder-int8.onnx"}'""": READ,
+        """--encoders '{"fp": "runs/whisper/encoder-fp32.onnx", "int8": "runs/whisper/encoder-int8.onnx"}'""": READ,
         "--reader.language de --reader.normalizer basic": READ,
     },
 }

@@ -131,7 +131,7 @@ BEFORE_THE_DATA = [
     ("tokenizer", ["--trainer.max_epochs", "0"], "must not be 0: nothing would be trained"),
     ("pretrain", ["--calibration_batches", "0"], "calibration_batches must be 1 or more, got 0"),
     ("pretrain", ["--bias_correction", "[w9a9]"], "unknown bit-width 'w9a9'"),
-    ("pretrain", ["--bias_correction", "[fp]"], "full precision needs no bias correction"),
+    ("pretrain", ["--bias_correction", "[fp]"], "full precision has no integers to choose"),
     ("pretrain", ["--model.encoder.depth", "-1"], "depth must be 1 or more, got -1"),
     ("finetune", ["--calibration_batches", "-1"], "calibration_batches must be 1 or more, got -1"),
     ("finetune", ["--patience", "-1"], "patience must be 1 or more, got -1"),
@@ -147,7 +147,7 @@ BEFORE_THE_DATA = [
     ("quantize", ["--average_bits", "1"], "average_bits must be 2 or more, got 1"),
     ("quantize", ["--observer", "max_min"], "unknown observer 'max_min'"),
     ("quantize", ["--bit_width", "[w4a8, w9a9]"], "unknown bit-width 'w9a9'"),
-    ("quantize", ["--bit_width", "fp"], "full precision needs no bias correction"),
+    ("quantize", ["--bit_width", "fp"], "full precision has no integers to choose"),
 ]
 
 
