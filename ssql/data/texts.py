@@ -49,7 +49,9 @@ def read_transcripts(path: Path) -> dict[str, str]:
         for number, row in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
             if not row:  # an empty line
                 continue
-            if len(row) != 2 or not all(row):
+            if len(row) == 2 and not row[1].strip():
+                raise ValueError(f"{shown(path)} line {number}: the text of {row[0]} is empty: leave the recording out")
+            if len(row) != 2 or not row[0]:
                 raise ValueError(f"{shown(path)} line {number} is not path<TAB>text")
             if row[0] in texts:
                 raise ValueError(f"{shown(path)} line {number}: {row[0]} has a text already")

@@ -53,7 +53,7 @@ def test_lines_of_recordings_that_are_not_there_are_counted_and_empty_ones_are_n
         ("2_ann.wav\ttwo\n", r"has no line for \d of \d audio files, the first of them 2_long.wav"),
         ("2_ann.wav two\n", r"line 1 is not path<TAB>text"),
         ("2_ann.wav\ttwo\n2_ann.wav\ttwo\n", r"line 2: 2_ann.wav has a text already"),
-        ("2_ann.wav\t\n", r"line 1 is not path<TAB>text"),
+        ("2_ann.wav\t\n", r"line 1: the text of 2_ann.wav is empty"),
     ],
 )
 def test_wrong_transcripts(folder, lines, message):
