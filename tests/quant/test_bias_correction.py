@@ -82,7 +82,7 @@ def test_other_bit_widths_stay_and_the_way_back_forgets(model, batches):
 
 
 @pytest.mark.parametrize(
-    ("bit_width", "count", "message"), [("fp", 1, "full precision needs no"), ("w4a8", 0, "at least one")]
+    ("bit_width", "count", "message"), [("fp", 1, "full precision has no"), ("w4a8", 0, "at least one")]
 )
 def test_nothing_to_correct_is_an_error(model, batches, bit_width, count, message):
     quant.calibrate(model, batches)
