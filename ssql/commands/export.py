@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import export as onnx_export
+import quant
 from encoders import SpeechTransformer, load_encoder, load_head, load_tokenizer, state_sha256, weights_sha256
 from encoders.storage.ownership import LATENCIES, ONNX_DATA, REPORT, refuse_foreign
 from export import external_data
@@ -81,6 +82,8 @@ def export(
     head_sha256 = state_sha256(own_head) if own_head else None
     known = results_of(Path(accuracy), weights_sha256(loaded), head_sha256, encoder) if accuracy is not None else {}
     paths = file_paths(output, "encoder", bit_widths, float16)
+    if not quant.is_prepared(loaded) and set(paths) != {"fp"}:
+        raise ValueError(f"{encoder} was never quantized: run ssql quantize first, or export it at fp")
     note_unquantized(loaded, bit_widths, encoder)
     refuse_existing(paths.values(), overwrite)
     latency_file = Path(output) / "latency.json"

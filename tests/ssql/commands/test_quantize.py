@@ -211,3 +211,11 @@ def test_what_is_quantized_at_several_bits_trains_by_the_recipe(tmp_path, monkey
     for bit_width, same in {"fp": True, "w8a8": True, "w2a8": False}.items():
         with torch.no_grad(), quant.at(trained, bit_width), quant.at(before, bit_width):
             assert torch.equal(trained.embed_raw(clip), before.embed_raw(clip)) == same, bit_width
+
+
+def test_what_was_never_quantized_is_exported_at_full_precision_alone(imported, monkeypatch, tmp_path):
+    words = ["export", "--encoder", imported, "--output", tmp_path / "files", "--bit_width", "w8a8"]
+    monkeypatch.setattr(sys, "argv", ["ssql", *map(str, words)])
+    with pytest.raises(SystemExit, match="was never quantized: run ssql quantize first"):
+        main()
+    assert not list(tmp_path.rglob("*.onnx"))
