@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar, get_args
 from torch import nn
 
 from quant.bias_correction import check_correctable, correct_bias
-from quant.bits import BitWidth, parse_bit_width
+from quant.bits import INTEGER_BITS, BitWidth, parse_bit_width
 from quant.checks import check_choice
 from quant.policy import ActivationRange, Policy
 from quant.prepare import at, policy_of, prepare, quant_layers
@@ -17,7 +17,6 @@ from quant.rounding.walk import round_weights
 
 Model = TypeVar("Model", bound=nn.Module)
 Rounding = Literal["outputs", "nearest"]
-MOST_BITS = 8
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 
 
@@ -108,5 +107,5 @@ def better_rounding(model: nn.Module, bit_width: str | BitWidth) -> Rounding:
         bit_width: `w8a8`, `w4a8`, ...: of the run; a layer's own bits count.
     """
     run = parse_bit_width(bit_width)
-    finest = all(layer.bits_at(run).weight >= MOST_BITS for layer in quant_layers(model).values())
+    finest = all(layer.bits_at(run).weight >= max(INTEGER_BITS) for layer in quant_layers(model).values())
     return "nearest" if finest and policy_of(model).activation_range == "per_token" else "outputs"

@@ -98,7 +98,7 @@ def _embed(encoder: Encoder | ExportedFile, inputs: Tensor, lengths: Tensor | No
     else:
         features, counts = encoder(inputs, lengths)
     assert counts is not None
-    own = (lengths * encoder.frame_rate / SAMPLE_RATE).ceil().to(counts)
+    own = -(-lengths // round(SAMPLE_RATE / encoder.frame_rate))  # as encoders.speech.windows keeps them
     return part_means(features, counts.minimum(own), parts)
 
 
