@@ -221,3 +221,11 @@ def test_a_run_starts_from_the_weights_alone(saved):
     with torch.no_grad():
         assert torch.equal(start.eval()(mel)[0], encoder(mel)[0])
     quant.prepare(start, quant.Policy(shift=True))
+
+
+def test_a_bit_width_that_only_some_layers_have_is_not_saved(tmp_path):
+    encoder = quant.prepare(SpeechTransformer(width=16, depth=1, heads=2))
+    next(iter(quant.quant_layers(encoder).values())).add_correction(quant.parse_bit_width("w4a8"))
+    with pytest.raises(ValueError, match="w4a8 was not found for all layers: conv2 has no correction"):
+        save_encoder(encoder, tmp_path / "encoder")
+    assert not (tmp_path / "encoder").exists()
