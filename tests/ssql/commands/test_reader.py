@@ -190,12 +190,12 @@ def test_a_clip_without_a_line_is_named(folder, ssql, tmp_path):
 
 def test_texts_are_looked_at_before_any_audio_and_any_encoder(folder, ssql, tmp_path, monkeypatch):
     monkeypatch.setattr("ssql.data.audio_folder.read_clips", lambda *_: pytest.fail("audio was read"))
-    texts = "".join(f"{n}.wav\t{' ' if n > 7 else 'yes'}\n" for n in range(10))
+    texts = "".join(f"{n}.wav\t{'...' if n > 7 else 'yes'}\n" for n in range(10))
     (tmp_path / "wordless.tsv").write_text(texts, encoding="utf-8")
     cases = {
         (): "10 of 10 clips of the test split have no text, the first of them 0.wav",
         ("--data.texts", tmp_path / "wordless.tsv"): "the texts of 2 of 10 clips of the test split leave no word to "
-        "compare, the first of them ' ' of 8.wav: leave these clips out",
+        "compare, the first of them '...' of 8.wav: leave these clips out",
     }
     for words, sentence in cases.items():
         code, _ = ssql("--encoders.a", folder / "encoder", "--output", tmp_path / "out", *words, texts=False)
