@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quant.grid.affine import integer_range
-from quant.rounding.solve import best_scale, gptq, inverse_factor, round_for_outputs
+from quant.rounding.solve import best_scale, descend, first_scale, gptq, inverse_factor, round_for_outputs
 
 
 def error(values, target, moment):
@@ -53,6 +53,42 @@ def test_the_best_scale_is_that_of_least_squares(problem):
     scale = best_scale(integers, weight, moment, torch.ones(8, 1))
     products = ((integers @ moment) * weight).sum(1) / ((integers @ moment) * integers).sum(1)
     torch.testing.assert_close(scale[:, 0], products, rtol=1e-4, atol=0)
+
+
+def test_no_integer_alone_could_be_better_after_the_descent(problem):
+    """Against trying every integer of every weight, with all others as they are."""
+    weight, moment = problem
+    weight, scale = weight[:2], torch.tensor([[0.7, -0.6], [0.8, 0.9]])
+    steps = scale.repeat_interleave(32, dim=1)
+    integers = (weight / steps).round().clamp(-2, 1)
+    for _ in range(50):
+        before, integers = error(integers * steps, weight, moment), descend(integers, scale, weight, moment, 2)
+        assert error(integers * steps, weight, moment) <= before * (1 + 1e-5)
+    assert (integers.min(), integers.max()) == (-2, 1)
+    least = error(integers * steps, weight, moment)
+    for row in range(2):
+        for column in range(64):
+            for value in range(-2, 2):
+                other = integers.clone()
+                other[row, column] = value
+                assert error(other * steps, weight, moment) >= least * (1 - 1e-5)
+
+
+def test_the_wider_side_of_the_grid_is_where_the_weights_reach_further():
+    costs = torch.ones(4)
+    up, down = torch.tensor([[0.0, 1, 2, -1]]), torch.tensor([[0.0, -1, -2, 1]])
+    assert first_scale(up, costs, 2, 4) < 0 < first_scale(down, costs, 2, 4)
+    assert first_scale(up, costs, 2, 4) == -first_scale(down, costs, 2, 4)
+    assert first_scale(up, costs, 8, 4) > 0  # int8 files have scales above zero, as other tools' do
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_a_weight_and_its_negative_are_rounded_alike(problem, bits):
+    weight, moment = problem
+    integers, scale = round_for_outputs(weight, moment, bits, 32)
+    others, negative = round_for_outputs(-weight, moment, bits, 32)
+    assert torch.equal(integers, others) and torch.equal(scale, -negative)
+    assert (scale < 0).any() and (scale > 0).any()
 
 
 def test_channels_that_never_vary_and_weights_of_zero_stay_finite():
